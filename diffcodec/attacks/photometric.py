@@ -1,0 +1,116 @@
+"""Attacks on colour. One draw serves all frames of a clip. Factors mean what they mean in torchvision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..color import luma, rgb_to_ycbcr, ycbcr_to_rgb
+from ..layer import Draw, Layer
+from ..rounding import straight_through
+from ..strength import Strength, StrengthLike, per_sample, uniform
+
+
+class Brightness(Layer):
+    """Brightness: ``factor * video``.
+
+    Args:
+        factor: 0 is black, 1 changes nothing.
+    """
+
+    images = True
+
+    def __init__(self, factor: StrengthLike = (0.8, 1.2)) -> None:
+        super().__init__()
+        self.factor = Strength(factor, "factor", 0, 10)
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        return video * per_sample(draw["factor"], video)
+
+
+class Contrast(Layer):
+    """Contrast: away from (factor above 1) or towards the mean luma of each frame.
+
+    Args:
+        factor: 0 is grey, 1 changes nothing.
+    """
+
+    images = True
+
+    def __init__(self, factor: StrengthLike = (0.8, 1.2)) -> None:
+        super().__init__()
+        self.factor = Strength(factor, "factor", 0, 10)
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        mean = luma(video).mean((-2, -1))[..., None, None, None]  # [B, (T,) 1, 1, 1]
+        return mean + per_sample(draw["factor"], video) * (video - mean)
+
+
+class Saturation(Layer):
+    """Saturation: away from (factor above 1) or towards the luma of each pixel.
+
+    Args:
+        factor: 0 is black and white, 1 changes nothing.
+    """
+
+    images = True
+
+    def __init__(self, factor: StrengthLike = (0.8, 1.2)) -> None:
+        super().__init__()
+        self.factor = Strength(factor, "factor", 0, 10)
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        grey = luma(video).unsqueeze(-3)
+        return grey + per_sample(draw["factor"], video) * (video - grey)
+
+
+class Hue(Layer):
+    """Hue: turn chroma (Cb, Cr) around grey, luma unchanged. Unlike a turn in HSV this is linear, so its gradient has no jumps.
+
+    Args:
+        turn: share of a full turn, -0.5..0.5; 0 changes nothing.
+    """
+
+    images = True
+
+    def __init__(self, turn: StrengthLike = (-0.05, 0.05)) -> None:
+        super().__init__()
+        self.turn = Strength(turn, "turn", -0.5, 0.5)
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        y, cb, cr = rgb_to_ycbcr(video).unbind(-3)
+        angle = per_sample(draw["turn"], cb) * (2 * math.pi)
+        c, s = torch.cos(angle), torch.sin(angle)
+        cb, cr = cb - 128, cr - 128
+        return ycbcr_to_rgb(torch.stack([y, c * cb - s * cr + 128, s * cb + c * cr + 128], -3))
+
+
+class ColorDither(Layer):
+    """Colour dithering: each channel quantised to few levels, with noise of one step added before rounding so that means are kept.
+
+    The gradient passes straight through the rounding.
+
+    Args:
+        levels: number of levels per channel, 2..256; a range draws whole numbers.
+    """
+
+    images = True
+
+    def __init__(self, levels: StrengthLike = 16) -> None:
+        super().__init__()
+        self.levels = Strength(levels, "levels", 2, 256, integer=True)
+
+    def draw(
+        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
+    ) -> Draw:
+        draw = super().draw(shape, generator, step, device)
+        draw["dither"] = uniform(shape, generator, device)
+        return draw
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        top = per_sample(draw["levels"], video) - 1
+        return straight_through(video * top + (draw["dither"].to(video) - 0.5)) / top

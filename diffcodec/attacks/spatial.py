@@ -1,0 +1,232 @@
+"""Attacks on the geometry and sharpness of frames; one draw serves all frames of a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import require
+from ..layer import Draw, Layer
+from ..strength import Strength, StrengthLike, normal, per_sample, uniform
+
+
+class RandomCrop(Layer):
+    """Random crop: a window with the share p of each side stays (p = 0.4 keeps 16 % of the area).
+
+    Args:
+        p: kept share per side, above 0 up to 1.
+        mode: "zero" leaves the window in place on black, "resize" scales it up to the whole frame (bilinear).
+    """
+
+    images = True
+
+    def __init__(self, p: StrengthLike = 0.4, mode: str = "zero") -> None:
+        super().__init__()
+        self.p = Strength(p, "p", 1e-3, 1)
+        require("mode", mode, ["zero", "resize"])
+        self.mode = mode
+
+    def draw(
+        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
+    ) -> Draw:
+        draw = super().draw(shape, generator, step, device)
+        draw["position"] = uniform((shape[0], 2), generator, device)  # (y, x), 0 is top or left, 1 bottom or right
+        return draw
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        h, w = video.shape[-2:]
+        p, position = draw["p"].to(video), draw["position"].to(video)
+        window = []  # first row and number of rows, then the same for columns; whole samples
+        for n, u in ((h, position[:, 0]), (w, position[:, 1])):
+            kept = torch.round(p * n).clamp(1, n)
+            first = torch.floor(u * (n - kept + 1)).clamp(max=n - 1)
+            window.append((first, kept))
+        if self.mode == "zero":
+            masks = [_inside(n, *window[i], like=video) for i, n in enumerate((h, w))]
+            mask = masks[0][:, :, None] * masks[1][:, None, :]  # [B, H, W]
+            return video * mask.view(video.shape[0], *[1] * (video.dim() - 3), h, w)
+        rows, columns = (_upscale(n, *window[i], like=video) for i, n in enumerate((h, w)))
+        return _resample(video, rows, columns)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p!r}, mode={self.mode!r}"
+
+
+def _inside(n: int, first: Tensor, kept: Tensor, like: Tensor) -> Tensor:
+    """1 inside the window, 0 outside. Shape: ``[B], [B] -> [B, n]``."""
+    i = torch.arange(n, device=like.device)
+    return ((i >= first[:, None]) & (i < (first + kept)[:, None])).to(like)
+
+
+def _upscale(n: int, first: Tensor, kept: Tensor, like: Tensor) -> Tensor:
+    """Matrix that scales samples ``first .. first + kept - 1`` to n, bilinear. Shape: ``[B], [B] -> [B, n, n]``."""
+    i = torch.arange(n, device=like.device).to(like)
+    at = (i + 0.5) * (kept / n)[:, None] - 0.5  # [B, n]
+    at = first[:, None] + torch.minimum(at.clamp(min=0), kept[:, None] - 1)
+    return (1 - (at[..., None] - i).abs()).clamp(min=0)
+
+
+def _resample(video: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Apply one matrix to the rows and one to the columns of each sample. Shape: ``[B, ..., H, W] -> [B, ..., H', W']``."""
+    extra = [1] * (video.dim() - 3)
+    rows = rows.view(rows.shape[0], *extra, *rows.shape[1:])
+    columns = columns.view(columns.shape[0], *extra, *columns.shape[1:])
+    return rows @ video @ columns.mT
+
+
+class Resize(Layer):
+    """Resize: scale the frame down and back up to its size, bilinear with antialiasing (as Pillow and torchvision do).
+
+    Args:
+        scale: factor on height and width on the way down, above 0 up to 1.
+    """
+
+    images = True
+
+    def __init__(self, scale: StrengthLike = (0.5, 1.0)) -> None:
+        super().__init__()
+        self.scale = Strength(scale, "scale", 1e-3, 1)
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        scale = draw["scale"].to(video)
+        rows, columns = (_down_and_up(n, scale) for n in video.shape[-2:])
+        return _resample(video, rows, columns)
+
+
+def _down_and_up(n: int, scale: Tensor) -> Tensor:
+    """Scaling n samples to ``m = round(scale n)`` and back as one matrix. Shape: ``[B] -> [B, n, n]``.
+
+    m differs per sample, so the small grid is laid out for n places and those beyond m stay empty.
+    """
+    m = torch.round(n * scale).clamp(1, n)[:, None, None]  # [B, 1, 1]
+    i = torch.arange(n, device=scale.device).to(scale)
+    centre = (i[:, None] + 0.5) * (n / m) - 0.5  # of small sample j (rows) among the n [B, n, 1]
+    down = (1 - (centre - i).abs() * (m / n)).clamp(min=0)  # triangle as wide as one small sample each way [B, n, n]
+    down = down * (i[:, None] < m)
+    down = down / down.sum(-1, keepdim=True).clamp(min=1e-12)
+    at = torch.minimum(((i + 0.5)[:, None] * (m / n) - 0.5).clamp(min=0), m - 1)  # of sample i among the m [B, n, 1]
+    up = (1 - (at - i).abs()).clamp(min=0)
+    return up @ down
+
+
+class Rotate(Layer):
+    """Rotation about the centre, bilinear; what comes in from outside is black.
+
+    Args:
+        degrees: angle, counter-clockwise positive; a range is drawn per sample.
+    """
+
+    images = True
+
+    def __init__(self, degrees: StrengthLike = (-10.0, 10.0)) -> None:
+        super().__init__()
+        self.degrees = Strength(degrees, "degrees", -360, 360)
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        h, w = video.shape[-2:]
+        angle = torch.deg2rad(draw["degrees"].to(video))[:, None, None]  # [B, 1, 1]
+        y = (torch.arange(h, device=video.device).to(video) - (h - 1) / 2)[:, None]
+        x = torch.arange(w, device=video.device).to(video) - (w - 1) / 2
+        # where each output pixel comes from, in pixels; y points down
+        from_x = torch.cos(angle) * x - torch.sin(angle) * y  # [B, H, W]
+        from_y = torch.sin(angle) * x + torch.cos(angle) * y
+        # align_corners=True: -1 and 1 are the centres of the outermost pixels
+        grid = torch.stack([from_x * (2 / max(w - 1, 1)), from_y * (2 / max(h - 1, 1))], -1)
+        flat = video.flatten(1, -3)  # [B, T*C, H, W]
+        return F.grid_sample(flat, grid, "bilinear", "zeros", align_corners=True).view(video.shape)
+
+
+class Flip(Layer):
+    """Mirror a sample with probability p.
+
+    Args:
+        p: probability, 0..1.
+        axis: "horizontal" (left and right change places) or "vertical".
+    """
+
+    images = True
+
+    def __init__(self, p: StrengthLike = 0.5, axis: str = "horizontal") -> None:
+        super().__init__()
+        self.p = Strength(p, "p", 0, 1)
+        require("axis", axis, ["horizontal", "vertical"])
+        self.axis = axis
+
+    def draw(
+        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
+    ) -> Draw:
+        p = super().draw(shape, generator, step, device)["p"]
+        return {"flip": uniform((shape[0],), generator, device) < p}
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        flipped = video.flip(-1 if self.axis == "horizontal" else -2)
+        return torch.where(draw["flip"].view(-1, *[1] * (video.dim() - 1)), flipped, video)
+
+
+class GaussianNoise(Layer):
+    """Additive white Gaussian noise, independent for each sample value, then clamped to [0, 1].
+
+    Args:
+        sigma: standard deviation on the [0, 1] scale.
+    """
+
+    images = True
+
+    def __init__(self, sigma: StrengthLike = 0.04) -> None:
+        super().__init__()
+        self.sigma = Strength(sigma, "sigma", 0, 10)
+
+    def draw(
+        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
+    ) -> Draw:
+        draw = super().draw(shape, generator, step, device)
+        draw["noise"] = normal(shape, generator, device)
+        return draw
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        return video + per_sample(draw["sigma"], video) * draw["noise"].to(video)
+
+
+class GaussianBlur(Layer):
+    """Gaussian blur over time, height and width with a cubic window; edges are repeated. On images, over height and width.
+
+    Args:
+        sigma: standard deviation in frames and pixels.
+        kernel: window side, odd; the paper's 3 x 3 x 3.
+    """
+
+    images = True
+
+    def __init__(self, sigma: StrengthLike = 2.0, kernel: int = 3) -> None:
+        super().__init__()
+        self.sigma = Strength(sigma, "sigma", 1e-3, 1e3)
+        if not (isinstance(kernel, int) and kernel >= 1 and kernel % 2):
+            raise ValueError(f"kernel expected to be an odd whole number >= 1, got {kernel!r}")
+        self.kernel = kernel
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        r = self.kernel // 2
+        i = torch.arange(-r, r + 1, device=video.device).to(video)
+        weights = torch.exp(-(i**2) / (2 * draw["sigma"].to(video)[:, None] ** 2))
+        weights = weights / weights.sum(1, keepdim=True)  # [B, kernel]
+        for dim in (1, -2, -1) if video.dim() == 5 else (-2, -1):
+            video = _filter(video, weights, dim)
+        return video
+
+    def extra_repr(self) -> str:
+        return f"sigma={self.sigma!r}, kernel={self.kernel}"
+
+
+def _filter(video: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """Correlate one axis with each sample's weights ``[B, K]``, edges repeated."""
+    n, r = video.shape[dim], weights.shape[1] // 2
+    first, last = video.narrow(dim, 0, 1), video.narrow(dim, n - 1, 1)
+    padded = torch.cat([first] * r + [video] + [last] * r, dim)
+    out = torch.zeros_like(video)
+    for k in range(weights.shape[1]):
+        out = out + per_sample(weights[:, k], video) * padded.narrow(dim, k, n)
+    return out

@@ -1,0 +1,174 @@
+"""Attacks on the order, number and mixture of frames.
+
+All but averaging are a choice of frames: the draw is an index ``[B, T']`` into the frames of the clip, the attack a gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..layer import Draw, Layer
+from ..strength import Strength, StrengthLike, uniform
+
+
+def take_frames(video: Tensor, index: Tensor) -> Tensor:
+    """Frames of each clip by index. Shape: ``[B, T, ...], [B, T'] -> [B, T', ...]``."""
+    return video[torch.arange(video.shape[0], device=video.device)[:, None], index]
+
+
+class FrameAverage(Layer):
+    """Frame averaging: each frame becomes the mean of a window of n frames around it; at the ends the window is cut off.
+
+    Args:
+        n: window length in frames; a range draws whole numbers. Even windows reach one frame further back.
+    """
+
+    def __init__(self, n: StrengthLike = 3) -> None:
+        super().__init__()
+        self.n = Strength(n, "n", 1, 1000, integer=True)
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        t = video.shape[1]
+        n = draw["n"].to(video)[:, None, None]  # [B, 1, 1]
+        i = torch.arange(t, device=video.device)
+        distance = (i[None, :] - i[:, None]).to(video)  # [T, T], source minus target
+        inside = (distance >= -torch.floor(n / 2)) & (distance <= torch.floor((n - 1) / 2))
+        weights = inside.to(video)
+        weights = weights / weights.sum(-1, keepdim=True)  # [B, T, T]
+        return (weights @ video.flatten(2)).view(video.shape)
+
+
+class _FrameChoice(Layer):
+    """An attack that is a choice of frames, ``index`` ``[B, T']``."""
+
+    def __init__(self, keep_length: bool = True) -> None:
+        super().__init__()
+        self.keep_length = keep_length
+
+    def index(self, values: Draw, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
+        """The index ``[B, T']`` for drawn strengths, made on the CPU."""
+        raise NotImplementedError
+
+    def draw(
+        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
+    ) -> Draw:
+        values = {k: v.cpu() for k, v in super().draw(shape, generator, step, None).items()}
+        index = self.index(values, shape[0], shape[1], generator)
+        return {"index": index if device is None else index.to(device)}
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        return take_frames(video, draw["index"])
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, keep_length={self.keep_length}".lstrip(", ")
+
+
+class FrameDrop(_FrameChoice):
+    """Frame dropping: each frame is lost with probability p; at least one stays.
+
+    Args:
+        p: probability of loss, 0..1.
+        keep_length: True replaces a lost frame by its nearest kept neighbour (the earlier one of two); False returns the shorter clip: then each
+            clip of the batch loses the same number of frames, round(p T), at random places, and p may not differ between them.
+    """
+
+    def __init__(self, p: StrengthLike = 0.5, keep_length: bool = True) -> None:
+        super().__init__(keep_length)
+        self.p = Strength(p, "p", 0, 1)
+
+    def index(self, values: Draw, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
+        u = uniform((batch, frames), generator).cpu()
+        p = values["p"][:, None]
+        if not self.keep_length:
+            kept = max(1, frames - round(_common(p, "p", self) * frames))
+            return u.topk(kept, dim=1).indices.sort(1).values
+        lost = (u < p) & (u < u.amax(1, keepdim=True))  # the largest draw always stays
+        i = torch.arange(frames)
+        distance = (i[None, :] - i[:, None]).abs().float() + 0.1 * (i[None, :] > i[:, None])  # ties go to the past
+        return (distance + lost[:, None, :] * 1e6).argmin(-1)  # [B, T]
+
+
+class FrameSwap(_FrameChoice):
+    """Frame swapping: walking along the clip, a frame changes places with the next one with probability p.
+
+    A frame takes part in one swap at most, so every frame ends up where it was or one place beside it.
+
+    Args:
+        p: probability of a swap, 0..1.
+    """
+
+    def __init__(self, p: StrengthLike = 0.5) -> None:
+        super().__init__()
+        self.p = Strength(p, "p", 0, 1)
+
+    def index(self, values: Draw, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
+        wish = uniform((batch, frames), generator).cpu() < values["p"][:, None]
+        index = torch.arange(frames).repeat(batch, 1)
+        busy = torch.zeros(batch, dtype=torch.bool)  # the frame at t was just swapped with t - 1
+        for t in range(frames - 1):
+            swap = wish[:, t] & ~busy
+            index[swap, t], index[swap, t + 1] = t + 1, t
+            busy = swap
+        return index
+
+
+class FrameInsert(_FrameChoice):
+    """Frame insertion: after each frame, a copy of it is inserted with probability p.
+
+    Args:
+        p: probability of an insertion, 0..1.
+        keep_length: True cuts the clip back to T frames; False returns the longer clip: then each clip of the batch gains the same
+            number of frames, round(p T), at random places, and p may not differ between them.
+    """
+
+    def __init__(self, p: StrengthLike = 0.2, keep_length: bool = True) -> None:
+        super().__init__(keep_length)
+        self.p = Strength(p, "p", 0, 1)
+
+    def index(self, values: Draw, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
+        u = uniform((batch, frames), generator).cpu()
+        p = values["p"][:, None]
+        if not self.keep_length:
+            gained = round(_common(p, "p", self) * frames)
+            again = u.topk(gained, dim=1).indices
+            return torch.cat([torch.arange(frames).repeat(batch, 1), again], 1).sort(1).values
+        start = torch.cumsum(1 + (u < p).long(), 1) - 1 - (u < p).long()  # where each frame first appears [B, T]
+        i = torch.arange(frames)
+        return (start[:, None, :] <= i[None, :, None]).sum(-1) - 1  # last frame that has appeared by i
+
+
+class FrameRate(_FrameChoice):
+    """Frame-rate change by repeating or leaving out frames, as ffmpeg's ``fps`` filter does.
+
+    Args:
+        ratio: new frame rate over the old one, above 0.
+        keep_length: True goes there and back, so T stays; False returns the clip at the new rate, ``max(1, round(ratio T))`` frames, and the
+            ratio may not differ between the clips of a batch.
+    """
+
+    def __init__(self, ratio: StrengthLike = (0.5, 1.0), keep_length: bool = True) -> None:
+        super().__init__(keep_length)
+        self.ratio = Strength(ratio, "ratio", 1e-3, 1e3)
+
+    def index(self, values: Draw, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
+        ratio = values["ratio"].double()[:, None]
+        if not self.keep_length:
+            r = _common(ratio, "ratio", self)
+            there = torch.arange(max(1, round(r * frames)))[None].expand(batch, -1)
+            return (there / r + 1e-9).floor().long().clamp(0, frames - 1)
+        here = torch.arange(frames)[None]
+        there = (here * ratio + 1e-9).floor()  # frame at the new rate that is on display at time of frame i
+        return (there / ratio + 0.5 - 1e-9).floor().long().clamp(0, frames - 1)
+
+
+def _common(values: Tensor, name: str, layer: Layer) -> float:
+    if (values != values.flatten()[0]).any():
+        raise ValueError(
+            f"{type(layer).__name__}(keep_length=False) needs one {name} for the whole batch: clips of different length do not stack"
+        )
+    return float(values.flatten()[0])
+

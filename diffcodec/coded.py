@@ -1,0 +1,24 @@
+"""What a codec returns when asked for more than the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class Coded:
+    """A coded batch.
+
+    Attributes:
+        video: decoded video, layout of the input, values in [0, 1].
+        bits: size of each sample in bits, ``[B]`` float32: real ones counted without stream headers, or a simulator's differentiable estimate.
+        frame_types: one string a sample with a letter a frame in display order (``"IPBBP"``); images are ``"I"``.
+        streams: encoded bytes of each sample, from real codecs; empty from simulators.
+    """
+
+    video: Tensor
+    bits: Tensor
+    frame_types: list[str]
+    streams: list[bytes] = field(default_factory=list, repr=False)

@@ -1,0 +1,32 @@
+"""Small constant tensors (transform bases, tables), kept once per device and dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Constant:
+    """A constant that layers need on the device and in the dtype of whatever comes in.
+
+    The copies are cached, so that a step on CUDA does not copy constants again. While torch traces or fakes tensors nothing is cached:
+    a traced tensor must not outlive its trace.
+    """
+
+    def __init__(self, values: np.ndarray[Any, Any] | Sequence[Any]) -> None:
+        self.value = torch.as_tensor(np.asarray(values, dtype=np.float64))
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def like(self, x: Tensor) -> Tensor:
+        """The constant on the device and in the dtype of ``x``."""
+        if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
+            return self.value.to(device=x.device, dtype=x.dtype)
+        key = (x.device, x.dtype)
+        if key not in self._copies:
+            with torch.inference_mode(False):  # an inference tensor could not be used in a graph later
+                self._copies[key] = self.value.to(device=x.device, dtype=x.dtype)
+        return self._copies[key]

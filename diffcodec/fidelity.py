@@ -1,0 +1,338 @@
+"""How like the real codec a simulator is, in figures.
+
+A simulator is worth training against if what survives it is what survives the real codec. All figures take tensors: clips are 8-bit videos
+(values k / 255) ``[T, 3, H, W]``, a codec is any callable ``[B, T, 3, H, W] -> [B, T, 3, H, W]``. Random decisions of a simulator are drawn once for
+a clip and held for all of its probes, so that what differs is the probe.
+
+=================  =====================================================================  ===================  ==========
+figure             definition                                                             perfect              do nothing
+=================  =====================================================================  ===================  ==========
+survival error     mean over probes of abs(mean over clips g_S - mean over clips g_R)      0                    1 - mean g_R
+distortion gap     mean over clips of abs(PSNR(x, S(x)) - PSNR(x, R(x))), dB               0                    infinite
+skill              mean over clips of PSNR(S(x), R(x)) - PSNR(x, R(x)), dB                 large                0
+error cosine       mean over clips of cos(S(x) - x, R(x) - x)                              1                    undefined
+steering gain      :func:`steering`                                                        large                1
+rate agreement     Spearman rank, median relative error of estimated bits                  1 and 0              -
+=================  =====================================================================  ===================  ==========
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .blocks import join
+from .layer import Codec, Layer
+from .metrics import psnr
+from .transform import idct2
+
+BANDS = ((0, 0), (1, 2), (3, 5), (6, 9), (10, 14))  # of the 8x8 DCT, by u + v, ends included
+PROBES = tuple(f"{a}-{b} {kind}" if a != b else f"{a} {kind}" for a, b in BANDS for kind in ("static", "changing"))
+STRENGTH = 37.5  # dB PSNR of an added probe, per frame
+
+VideoFunction = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """The figures of one simulator against one real codec.
+
+    Attributes:
+        clips: number of clips.
+        survival_error: see the module's table.
+        per_clip_survival_error: mean over clips and probes of abs(g_S - g_R).
+        distortion_gap, skill: in dB. error_cosine: -1..1. NaN where undefined.
+        psnr_simulated, psnr_real: mean PSNR against the source, dB.
+        survival_simulated, survival_real: mean g of each probe, by name.
+        rank_correlation, rate_error: rate agreement over the clips; None where the simulator estimates no bits.
+        bits_simulated, bits_real: of each clip.
+    """
+
+    clips: int
+    survival_error: float
+    per_clip_survival_error: float
+    distortion_gap: float
+    skill: float
+    error_cosine: float
+    psnr_simulated: float
+    psnr_real: float
+    survival_simulated: dict[str, float]
+    survival_real: dict[str, float]
+    rank_correlation: float | None
+    rate_error: float | None
+    bits_simulated: list[float] | None
+    bits_real: list[float] | None
+
+    def to_json(self) -> str:
+        """JSON; infinite and undefined values become null."""
+        return json.dumps(jsonable(dataclasses.asdict(self)))
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Steering gain: mean over clips, for a static and a changing probe."""
+
+    static: float
+    changing: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one codec did to one clip: the part of the figures that needs no other codec."""
+
+    video: Tensor  # [T, 3, H, W], 8 bits
+    survival: Tensor  # [10]
+    bits: float | None
+
+
+def probes(frames: int, height: int, width: int, generator: torch.Generator, strength: float = STRENGTH) -> Tensor:
+    """The ten probe signals: five bands of the 8x8 DCT, each static and changing.
+
+    White Gaussian coefficients inside the band, the same on R, G and B, scaled to ``strength`` dB PSNR per frame.
+
+    Returns:
+        ``[10, T, 3, H, W]`` on the [0, 1] scale, in the order of :data:`PROBES`.
+    """
+    u = torch.arange(8)
+    index = u[:, None] + u
+    bh, bw = -(-height // 8), -(-width // 8)
+    out = []
+    for low, high in BANDS:
+        mask = (index >= low) & (index <= high)
+        for n in (1, frames):
+            c = torch.randn(n, bh, bw, 8, 8, generator=generator) * mask
+            pattern = join(idct2(c))[:, :height, :width]  # [n, H, W]
+            out.append(pattern.expand(frames, height, width))
+    signal = torch.stack(out)  # [10, T, H, W]
+    return _scaled(signal, strength)[:, :, None].expand(-1, -1, 3, -1, -1)
+
+
+def _scaled(signal: Tensor, strength: float) -> Tensor:
+    """Scale each frame ``[..., H, W]`` to an RMS of ``strength`` dB below 1."""
+    rms = signal.square().mean((-2, -1), keepdim=True).sqrt()
+    return signal * (10 ** (-strength / 20) / rms.clamp(min=1e-12))
+
+
+def measure(codec: VideoFunction, clip: Tensor, generator: torch.Generator, strength: float = STRENGTH) -> Measured:
+    """Run one codec over a clip and over the clip with each probe added.
+
+    Args:
+        codec: simulator or real codec.
+        clip: ``[T, 3, H, W]``, 8-bit values.
+        generator: source of the probes and of the simulator's draws; give every codec a generator of the same seed.
+        strength: of the probes, dB PSNR.
+    """
+    clip = quantised(clip)
+    added = probes(*clip.shape[:1], *clip.shape[-2:], generator, strength).to(clip)
+    marked = quantised(clip + added)  # [10, T, 3, H, W]
+    d = marked - clip
+    call = repeatable(codec, clip.shape, generator)
+    plain, bits = call.plain(clip)
+    survival = []
+    for m, di in zip(marked, d):  # one at a time: memory stays that of a clip
+        out = call(m[None])[0]
+        survival.append(((out - plain) * di).sum() / di.square().sum())
+    return Measured(quantised(plain), torch.stack(survival), bits)
+
+
+class repeatable:
+    """A codec whose random decisions are drawn once, so that it can be called on variations of one clip."""
+
+    def __init__(self, codec: VideoFunction, shape: Sequence[int], generator: torch.Generator | None = None) -> None:
+        self.codec = codec
+        self.draw = codec.sample((1, *shape), generator) if isinstance(codec, Layer) else None
+
+    def __call__(self, video: Tensor) -> Tensor:
+        """Shape: ``[1, T, 3, H, W]`` -> same."""
+        if isinstance(self.codec, Layer):
+            return self.codec(video, self.draw)  # type: ignore[no-any-return]
+        return self.codec(video)
+
+    @torch.no_grad()
+    def plain(self, clip: Tensor) -> tuple[Tensor, float | None]:
+        """The clip itself: decoded ``[T, 3, H, W]`` and bits."""
+        if isinstance(self.codec, Codec):
+            coded = self.codec.encode(clip[None], self.draw)
+            return coded.video[0].detach(), float(coded.bits[0])
+        return self(clip[None])[0].detach(), None
+
+
+def quantised(x: Tensor) -> Tensor:
+    """Round to 8 bits and clamp. Shape: any -> same."""
+    return torch.round(x.detach() * 255).clamp(0, 255) / 255
+
+
+def compare(
+    clips: Sequence[Tensor], simulator: VideoFunction | Sequence[Measured], real: VideoFunction | Sequence[Measured], *,
+    seed: int = 0, strength: float = STRENGTH,
+) -> Fidelity:  # fmt: skip
+    """All figures but steering.
+
+    Args:
+        clips: videos ``[T, 3, H, W]``, 8-bit values; sizes may differ.
+        simulator, real: codecs, or what :func:`measure` returned for each of the clips.
+        seed: of probes and draws; clip i uses ``seed + i``.
+        strength: of the probes, dB PSNR.
+
+    Raises:
+        ValueError: no clips, or measurements of another number of clips.
+    """
+    if not clips:
+        raise ValueError("compare expected at least one clip, got none")
+    s, r = (
+        [measure(c, clip, torch.Generator().manual_seed(seed + i), strength) for i, clip in enumerate(clips)] if callable(c) else list(c)
+        for c in (simulator, real)
+    )
+    if not len(s) == len(r) == len(clips):
+        raise ValueError(f"{len(clips)} clips, but {len(s)} and {len(r)} measurements")
+    x = [quantised(c) for c in clips]
+    g_s, g_r = (torch.stack([m.survival for m in ms]) for ms in (s, r))  # [clips, 10]
+    psnr_s, psnr_r = ([_psnr(c, m.video) for c, m in zip(x, ms)] for ms in (s, r))
+    skill = [_psnr(a.video, b.video) - p for a, b, p in zip(s, r, psnr_r)]
+    bits_s, bits_r = ([m.bits for m in ms] for ms in (s, r))
+    rated = None not in bits_s and None not in bits_r
+    rank, error = rate_agreement(bits_s, bits_r) if rated else (None, None)  # type: ignore[arg-type]
+    return Fidelity(
+        clips=len(clips),
+        survival_error=(g_s.mean(0) - g_r.mean(0)).abs().mean().item(),
+        per_clip_survival_error=(g_s - g_r).abs().mean().item(),
+        distortion_gap=_mean([abs(_difference(a, b)) for a, b in zip(psnr_s, psnr_r)]),
+        skill=_mean([0.0 if math.isnan(v) else v for v in skill]),  # inf - inf: real and simulated both lossless
+        error_cosine=_mean([_cosine(a.video - c, b.video - c) for a, b, c in zip(s, r, x)]),
+        psnr_simulated=_mean(psnr_s),
+        psnr_real=_mean(psnr_r),
+        survival_simulated=dict(zip(PROBES, g_s.mean(0).tolist())),
+        survival_real=dict(zip(PROBES, g_r.mean(0).tolist())),
+        rank_correlation=rank,
+        rate_error=error,
+        bits_simulated=bits_s if None not in bits_s else None,  # type: ignore[arg-type]
+        bits_real=bits_r if None not in bits_r else None,  # type: ignore[arg-type]
+    )
+
+
+def _psnr(a: Tensor, b: Tensor) -> float:
+    return psnr(a[None].double(), b[None].double()).item()
+
+
+def _difference(a: float, b: float) -> float:
+    return 0.0 if a == b else a - b  # both infinite: no gap
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    a, b = a.double(), b.double()
+    return ((a * b).sum() / (a.norm() * b.norm())).item() if a.any() and b.any() else math.nan
+
+
+def rate_agreement(estimated: Sequence[float], real: Sequence[float]) -> tuple[float, float]:
+    """Spearman's rank correlation and the median of abs(estimated - real) / real, over clips x strengths.
+
+    Returns:
+        (rank, median relative error); the rank is NaN for fewer than two values or where all are equal.
+    """
+    a, b = (torch.tensor(list(v), dtype=torch.float64) for v in (estimated, real))
+    if a.shape != b.shape or not a.numel():
+        raise ValueError(f"expected two lists of one length >= 1, got {len(a)} and {len(b)}")
+    ranks = torch.stack([_ranks(a), _ranks(b)])
+    rank = torch.corrcoef(ranks)[0, 1].item() if a.numel() > 1 else math.nan
+    error = ((a - b).abs() / b).sort().values
+    middle = error.numel() // 2
+    median = error[middle] if error.numel() % 2 else (error[middle - 1] + error[middle]) / 2
+    return rank, median.item()
+
+
+def _ranks(x: Tensor) -> Tensor:
+    """Ranks, ties sharing their mean. Shape: ``[N] -> [N]``."""
+    return (x[None] < x[:, None]).double().sum(1) + ((x[None] == x[:, None]).double().sum(1) - 1) / 2
+
+
+def steering(
+    clips: Sequence[Tensor],
+    through: VideoFunction,
+    real: VideoFunction,
+    *,
+    seed: int = 0,
+    steps: int = 8,
+    strength: float = STRENGTH,
+    bands: Sequence[tuple[int, int]] | None = None,
+    progress: Callable[[], None] | None = None,
+) -> Steering:
+    """Does the gradient through a simulator lead to signals that survive the real codec?
+
+    For a probe p that is white over all 64 DCT positions, start from d = 0 and take 8 steps of
+    ``d <- n unit(d + n/2 unit(grad <S(x + d), p>))`` with n the norm of 37.5 dB PSNR; round ``x + d`` to 8 bits and score it on the real codec by
+    ``<R(x + d) - R(x), p> / (|p| |d|)``. The gain is that score over the score of d proportional to p, mean over clips.
+
+    Args:
+        clips: videos ``[T, 3, H, W]``, 8-bit values.
+        through: what the gradient flows through.
+        real: what scores the result.
+        seed: of probes and draws.
+        steps: gradient steps.
+        strength: of d, dB PSNR.
+        bands: confine the probe to these bands of u + v, one after the other, and average over them (the band test); None for the whole block.
+        progress: called after every clip.
+    """
+    gains: dict[str, list[float]] = {"static": [], "changing": []}
+    for i, clip in enumerate(clips):
+        x = quantised(clip)
+        t, _, h, w = x.shape
+        for low, high in bands or [(0, 14)]:
+            for kind, n in (("static", 1), ("changing", t)):
+                generator = torch.Generator().manual_seed(seed + i)
+                u = torch.arange(8)
+                mask = (u[:, None] + u >= low) & (u[:, None] + u <= high)
+                c = torch.randn(n, -(-h // 8), -(-w // 8), 8, 8, generator=generator) * mask
+                p = join(idct2(c))[:, :h, :w].expand(t, h, w)[:, None].expand(t, 3, h, w).contiguous().to(x)
+                size = 10 ** (-strength / 20) * math.sqrt(x.numel())
+                codec = repeatable(through, x.shape, generator)
+                referee = repeatable(real, x.shape, generator)
+                base = referee(x[None])[0].detach()
+                naive = _score(referee, x, base, size * _unit(p), p)
+                steered = _score(referee, x, base, _steer(codec, x, p, size, steps), p)
+                gains[kind].append(steered / naive)
+        if progress is not None:
+            progress()
+    return Steering(static=_mean(gains["static"]), changing=_mean(gains["changing"]))
+
+
+def _steer(codec: VideoFunction, x: Tensor, p: Tensor, size: float, steps: int) -> Tensor:
+    d = torch.zeros_like(x)
+    for _ in range(steps):
+        d = d.requires_grad_(True)
+        (gradient,) = torch.autograd.grad((codec((x + d)[None])[0] * p).sum(), d)
+        d = size * _unit(d.detach() + size / 2 * _unit(gradient))
+    return d
+
+
+def _score(referee: VideoFunction, x: Tensor, base: Tensor, d: Tensor, p: Tensor) -> float:
+    with torch.no_grad():
+        out = referee(quantised(x + d)[None])[0]
+    return (((out - base) * p).sum() / (p.norm() * d.norm())).item()
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / x.norm().clamp(min=1e-12)
+
+
+def jsonable(value: Any) -> Any:
+    """A copy that JSON can hold: dataclasses become dicts, infinite and undefined numbers null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return jsonable(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,139 @@
+"""The REVMark paper's model of H.264 (Zhang et al., ACM MM 2023, section 3.3, eqs. (3)-(10))."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import rounding as roundings
+from ..blocks import crop, pad_to_multiple
+from ..checks import require
+from ..color import rgb_to_ycbcr, ycbcr_to_rgb
+from ..jpeg.codec import code_plane
+from ..jpeg.tables import CHROMA, LUMA
+from ..layer import Codec, Draw
+from ..motion import BlockMotion, warp
+from ..rounding import Rounding
+from ..strength import draw_device, uniform
+
+Motion = Callable[[Tensor, Tensor], Tensor]
+
+
+class REVMarkH264(Codec):
+    """REVMark's DiffH264: one frame coded alone, every other one predicted from it by motion, residuals coded by 8x8 DCT and tables.
+
+    The paper gives the equations; the constants are those of its public code. Its strength is fixed: there is no CRF. Residuals
+    keep their whole range and zero flow is the identity (the public code clamps the ones to half and mixes grid conventions in the other).
+
+    Args:
+        reference: frame coded alone: an index (negative counts from the end), or None to draw one per sample ("randomly selected").
+        motion: ``(current, reference) -> flow``; None for :class:`~diffcodec.motion.BlockMotion`. Pass an
+            :class:`~diffcodec.motion.SPyNet` for the paper's.
+        flow_from: "reconstructed" (the public code) or "original" (eq. (7)): the reference that motion is estimated from.
+        flow_gradient: let gradient run through the motion estimator, as the public code does. Motion is a decision in a real codec, so False.
+        rounding: "cubic" (the public code), "paper" (eq. (1) taken literally) or any other name in :data:`diffcodec.rounding.ROUNDINGS`.
+        intra_scale, inter_scale: factor on the JPEG luma table for the reference and for residuals.
+        chroma_scale: further factor for chroma.
+
+    Shape:
+        ``[B, T, 3, H, W]``, any T, H, W >= 1.
+    """
+
+    def __init__(
+        self,
+        reference: int | None = None,
+        motion: Motion | None = None,
+        flow_from: str = "reconstructed",
+        flow_gradient: bool = False,
+        rounding: str | Rounding = "cubic",
+        intra_scale: float = 1.5,
+        inter_scale: float = 5.0,
+        chroma_scale: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if reference is not None and (isinstance(reference, bool) or not isinstance(reference, int)):
+            raise TypeError(f"reference expected a frame index or None, got {reference!r}")
+        require("flow_from", flow_from, ["reconstructed", "original"])
+        for name, value in (("intra_scale", intra_scale), ("inter_scale", inter_scale), ("chroma_scale", chroma_scale)):
+            if not value > 0:
+                raise ValueError(f"{name} expected to be above 0, got {value!r}")
+        self.reference = reference
+        self.motion = BlockMotion() if motion is None else motion
+        self.flow_from, self.flow_gradient = flow_from, flow_gradient
+        self.rounding = roundings.get(rounding)
+        self.intra_scale, self.inter_scale, self.chroma_scale = intra_scale, inter_scale, chroma_scale
+
+    def draw(
+        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
+    ) -> Draw:
+        b, t = shape[:2]
+        if self.reference is None:
+            index = torch.randint(t, (b,), generator=generator, device=draw_device(generator, device))
+        else:
+            if not -t <= self.reference < t:
+                raise ValueError(f"reference {self.reference} is outside a clip of {t} frames")
+            index = torch.full((b,), self.reference % t)
+        draw = {"reference": index if device is None else index.to(device)}
+        if self.rounding is roundings.noise:
+            grid = (-(-shape[-2] // 8), -(-shape[-1] // 8))
+            draw["noise"] = uniform((b, t, 3, *grid, 8, 8), generator, device)
+        return draw
+
+    def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
+        return ["".join("I" if i == r else "P" for i in range(shape[1])) for r in draw["reference"].tolist()]
+
+    def simulate(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
+        b, t, _, h, w = video.shape
+        at = draw["reference"][:, None]  # [B, 1]
+        order = torch.arange(t - 1, device=video.device)[None]
+        others = order + (order >= at)  # [B, T-1]
+        noise = draw.get("noise")
+
+        ycc = pad_to_multiple(rgb_to_ycbcr(video), 8)  # [B, T, 3, H8, W8]
+        reference = _frames(ycc, at)  # [B, 1, 3, H8, W8]
+        coded, levels = self._code(reference - 128, self.intra_scale, None if noise is None else _frames(noise, at))
+        coded = coded + 128
+        if t == 1:
+            return ycbcr_to_rgb(crop(coded, h, w)), [levels]
+
+        current = _frames(ycc, others)  # [B, T-1, 3, H8, W8]
+        predicted = self._predict(current, coded, reference)
+        residual, more = self._code(current - predicted, self.inter_scale, None if noise is None else _frames(noise, others))
+        frames = torch.cat([coded, predicted + residual], 1)  # reference first
+        # frame i stands at place 0 (i is the reference), i + 1 (before it) or i (after it)
+        i = torch.arange(t, device=video.device)[None]
+        place = torch.where(i == at, 0, i + (i < at))  # [B, T]
+        return ycbcr_to_rgb(crop(_frames(frames, place), h, w)), [levels, more]
+
+    def _predict(self, current: Tensor, coded: Tensor, original: Tensor) -> Tensor:
+        """Motion-compensated prediction of all frames at once, eqs. (7) and (8). Shape: ``[B, T-1, 3, H, W]``."""
+        n = current.shape[1]
+        source = coded if self.flow_from == "reconstructed" else original
+        if not self.flow_gradient:
+            current, source = current.detach(), source.detach()
+        with torch.set_grad_enabled(self.flow_gradient and torch.is_grad_enabled()):
+            rgb = ycbcr_to_rgb(source).expand(-1, n, -1, -1, -1).flatten(0, 1)  # [B*(T-1), 3, H, W]
+            flow = self.motion(ycbcr_to_rgb(current).flatten(0, 1), rgb)
+        expanded = coded.expand(-1, n, -1, -1, -1).flatten(0, 1)
+        return warp(expanded, flow if self.flow_gradient else flow.detach()).unflatten(0, (-1, n))
+
+    def _code(self, planes: Tensor, scale: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Transform coding of frames around 0, eqs. (3)-(5) and (9). Shape: ``[B, F, 3, H, W]`` -> same, and its levels."""
+        tables = torch.stack([LUMA.like(planes)] + [CHROMA.like(planes) * self.chroma_scale] * 2) * scale
+        table = tables[:, None, None].expand(planes.shape[0] * planes.shape[1], 3, 1, 1, 8, 8).flatten(0, 1)
+        out, levels = code_plane(planes.flatten(0, 2), table, self.rounding, noise)
+        return out.view(planes.shape), levels.unflatten(0, planes.shape[:3])
+
+    def extra_repr(self) -> str:
+        return (
+            f"reference={self.reference}, flow_from={self.flow_from!r}, flow_gradient={self.flow_gradient},"
+            f" intra_scale={self.intra_scale}, inter_scale={self.inter_scale}, chroma_scale={self.chroma_scale}"
+        )
+
+
+def _frames(video: Tensor, index: Tensor) -> Tensor:
+    """Frames of each sample by index. Shape: ``[B, T, ...], [B, F] -> [B, F, ...]``."""
+    return video[torch.arange(video.shape[0], device=video.device)[:, None], index]

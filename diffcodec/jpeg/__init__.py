@@ -1,0 +1,7 @@
+"""JPEG: tables, the differentiable codec, and HiDDeN's masks."""
+
+from .codec import DiffJPEG
+from .masks import JPEGDrop, JPEGMask
+from .tables import CHROMA, LUMA, quality_tables, scale_table
+
+__all__ = ["CHROMA", "LUMA", "DiffJPEG", "JPEGDrop", "JPEGMask", "quality_tables", "scale_table"]

@@ -1,0 +1,62 @@
+"""Quantisation tables of ITU-T T.81 (Annex K) and libjpeg's quality scaling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..constants import Constant
+
+# T.81 tables K.1 and K.2, row = vertical frequency
+LUMA = Constant(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+)
+CHROMA = Constant(
+    [
+        [17, 18, 24, 47, 99, 99, 99, 99],
+        [18, 21, 26, 66, 99, 99, 99, 99],
+        [24, 26, 56, 99, 99, 99, 99, 99],
+        [47, 66, 99, 99, 99, 99, 99, 99],
+        [99, 99, 99, 99, 99, 99, 99, 99],
+        [99, 99, 99, 99, 99, 99, 99, 99],
+        [99, 99, 99, 99, 99, 99, 99, 99],
+        [99, 99, 99, 99, 99, 99, 99, 99],
+    ]
+)
+
+
+def _floor_through(x: Tensor) -> Tensor:
+    return x + (x.floor() - x).detach()
+
+
+def scale_table(table: Tensor, quality: Tensor) -> Tensor:
+    """libjpeg's ``jpeg_quality_scaling`` and ``jpeg_add_quant_table`` (baseline), per sample.
+
+    ``s = floor(5000 / q)`` below 50, ``200 - 2 q`` from there; entries ``floor((table * s + 50) / 100)`` clamped to 1..255.
+    The floors and the clamp pass gradient straight through, so tables steer with quality.
+
+    Args:
+        table: base table ``[8, 8]``.
+        quality: ``[B]`` in 1..100, whole for libjpeg's own tables.
+
+    Returns:
+        ``[B, 8, 8]``.
+    """
+    q = quality.to(table)
+    s = torch.where(q < 50, _floor_through(5000 / q), 200 - 2 * q)[:, None, None]  # [B, 1, 1]
+    entries = _floor_through((table * s + 50) / 100)
+    return entries + (entries.clamp(1, 255) - entries).detach()
+
+
+def quality_tables(quality: Tensor, like: Tensor) -> Tensor:
+    """Luma and chroma tables of each sample. Shape: ``[B] -> [B, 2, 8, 8]`` on the device and in the dtype of ``like``."""
+    return torch.stack([scale_table(t.like(like), quality) for t in (LUMA, CHROMA)], 1)

@@ -1,0 +1,165 @@
+"""The contract that every codec and attack keeps: draw outside the graph, then apply a pure function.
+
+``layer(video)`` is ``layer(video, layer.sample(video.shape))``. With a draw given, the call is a pure function of video
+and draw: it can be compiled with ``fullgraph=True`` and repeated to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checks import check_image_or_video, check_values, check_video, clamp_through
+from .coded import Coded
+from .rate import level_bits
+from .strength import Strength
+
+Draw = dict[str, Any]
+
+
+class Layer(nn.Module):
+    """Base of all codecs and attacks: video in, video of the same layout, dtype and device out, values in [0, 1].
+
+    A subclass writes :meth:`distort` (the pure function) and, where something is drawn, :meth:`sample`.
+    Computation is in float32 (float64 for float64 input), also under autocast and for half precision input.
+    Values slightly outside [0, 1] are clamped on entry and on exit, with the gradient passed through unchanged.
+    """
+
+    images = False  # whether [B, C, H, W] is accepted beside [B, T, 3, H, W]
+    channels: tuple[int, ...] = (3,)
+
+    def sample(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        *,
+        step: int | None = None,
+        device: torch.device | None = None,
+    ) -> Draw:
+        """Draw what is random for an input of this shape: a dict of tensors with the batch first.
+
+        Args:
+            shape: shape of the input to come.
+            generator: source of randomness; None uses torch's default one.
+            step: training step, for strengths that follow a schedule.
+            device: where the draw is put.
+        """
+        return self.draw(tuple(shape), generator, step, device)
+
+    def draw(
+        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
+    ) -> Draw:
+        """What :meth:`sample` returns; by default one value for each :class:`~diffcodec.strength.Strength` of the layer."""
+        return {
+            name: s.draw(shape[0], generator, device, step) for name, s in self.__dict__.items() if isinstance(s, Strength)
+        }
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        """The pure function: float32 or float64 video in [0, 1] and a draw in, video out."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        video: Tensor,
+        draw: Mapping[str, Any] | None = None,
+        *,
+        step: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Distort a video.
+
+        Args:
+            video: ``[B, T, 3, H, W]``, floating point, RGB in [0, 1] (layers for images take ``[B, C, H, W]`` too).
+            draw: what :meth:`sample` drew, to make the call a pure function; None draws here.
+            step: training step, for schedules.
+            generator: source of randomness where nothing is given as ``draw``.
+
+        Returns:
+            Video of the same layout, dtype and device.
+
+        Raises:
+            TypeError, ValueError: the input has another layout, dtype or range; the message prints what came.
+        """
+        work, draw = self.prepare(video, draw, step, generator)
+        with torch.autocast(device_type=video.device.type, enabled=False):
+            out = self.distort(work, draw)
+        return clamp_through(out).to(video.dtype)
+
+    def prepare(
+        self, video: Tensor, draw: Mapping[str, Any] | None, step: int | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Mapping[str, Any]]:
+        """Check the input, bring it into working precision and into [0, 1], and complete the draw."""
+        self.check(video)
+        if draw is None:
+            draw = self.sample(video.shape, generator, step=step, device=video.device)
+        else:
+            draw = to_device(draw, video.device)
+            self.check_draw(draw, video.shape[0])
+        return clamp_through(video if video.dtype == torch.float64 else video.float()), draw
+
+    def check(self, video: Tensor) -> None:
+        who = type(self).__name__
+        if self.images:
+            check_image_or_video(video, who, self.channels)
+        else:
+            check_video(video, who)
+        check_values(video, who)
+
+    def check_draw(self, draw: Mapping[str, Any], batch: int) -> None:
+        for key, value in draw.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape[0] != batch:
+                raise ValueError(
+                    f"{type(self).__name__} got a draw whose {key!r} is for {value.shape[0]} samples; the batch has {batch}"
+                )
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{k}={v!r}" for k, v in self.__dict__.items() if isinstance(v, Strength))
+
+
+class Codec(Layer):
+    """A simulator of a codec. A subclass writes :meth:`simulate`; calling it gives the video, :meth:`encode` the size as well."""
+
+    def simulate(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
+        """The pure function: decoded video, and the quantised levels of each plane with the batch first."""
+        raise NotImplementedError
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        return self.simulate(video, draw)[0]
+
+    def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
+        """A letter a frame, a string a sample."""
+        return ["I" * (shape[1] if len(shape) == 5 else 1)] * shape[0]
+
+    def encode(
+        self,
+        video: Tensor,
+        draw: Mapping[str, Any] | None = None,
+        *,
+        step: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Coded:
+        """Distort and estimate the size. Arguments and errors as in :meth:`forward`.
+
+        Returns:
+            :class:`~diffcodec.Coded`: the same video, differentiable ``bits`` ``[B]``, frame types.
+        """
+        work, draw = self.prepare(video, draw, step, generator)
+        with torch.autocast(device_type=video.device.type, enabled=False):
+            out, levels = self.simulate(work, draw)
+            bits = torch.stack([level_bits(x) for x in levels]).sum(0)
+        return Coded(clamp_through(out).to(video.dtype), bits, self.frame_types(tuple(video.shape), draw))
+
+
+def to_device(draw: Any, device: torch.device) -> Any:
+    """A draw with all its tensors on one device."""
+    if isinstance(draw, Tensor):
+        return draw.to(device)
+    if isinstance(draw, Mapping):
+        return {k: to_device(v, device) for k, v in draw.items()}
+    if isinstance(draw, (list, tuple)):
+        return type(draw)(to_device(v, device) for v in draw)
+    return draw
+

@@ -1,0 +1,45 @@
+"""Motion compensation by bilinear interpolation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def warp(reference: Tensor, flow: Tensor) -> Tensor:
+    """Predict a frame: ``out[y, x] = reference[y + flow_y, x + flow_x]``, bilinear, edges repeated.
+
+    Exact for zero and whole-pel flow (``grid_sample`` is not: its normalised coordinates round). Differentiable in both arguments;
+    in the flow between pixels only, as bilinear interpolation has kinks at whole-pel positions.
+
+    Args:
+        reference: ``[N, C, H, W]``.
+        flow: ``[N, 2, H, W]`` in pixels, (x, y).
+
+    Returns:
+        ``[N, C, H, W]``.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    n, c, h, w = reference.shape
+    if flow.shape != (n, 2, h, w):
+        raise ValueError(f"warp expected flow [{n}, 2, {h}, {w}] for reference {tuple(reference.shape)}, got {tuple(flow.shape)}")
+    x = torch.arange(w, device=flow.device, dtype=flow.dtype) + flow[:, 0]  # [N, H, W]
+    y = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
+    x, y = x.clamp(0, w - 1), y.clamp(0, h - 1)
+    x0, y0 = x.detach().floor(), y.detach().floor()
+    fx, fy = (x - x0).to(reference)[:, None], (y - y0).to(reference)[:, None]  # [N, 1, H, W]
+    left, top = x0.long(), y0.long()
+    right, bottom = (left + 1).clamp(max=w - 1), (top + 1).clamp(max=h - 1)
+
+    flat = reference.flatten(2)  # [N, C, H*W]
+
+    def take(row: Tensor, column: Tensor) -> Tensor:
+        at = (row * w + column).flatten(1)[:, None].expand(n, c, h * w)
+        return flat.gather(2, at).view(n, c, h, w)
+
+    a, b, d, e = take(top, left), take(top, right), take(bottom, left), take(bottom, right)
+    upper = a + fx * (b - a)
+    lower = d + fx * (e - d)
+    return upper + fy * (lower - upper)

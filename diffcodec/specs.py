@@ -1,0 +1,63 @@
+"""Codecs by name, for the command line and for records of measurements: ``name`` or ``name:option=value,option=value``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+from .attacks import Identity
+from .h264 import DiffH264
+from .jpeg import DiffJPEG
+from .layer import Layer
+from .real import ENCODERS, RealCodec, RealJPEG
+
+
+def _revmark(**options: Any) -> Layer:
+    return DiffH264(model="revmark", **options)
+
+
+SIMULATORS: dict[str, Callable[..., Layer]] = {"revmark": _revmark, "jpeg": DiffJPEG, "none": Identity}
+REAL: dict[str, Callable[..., Layer]] = {"libjpeg": RealJPEG}
+REAL |= {name: (lambda name: lambda **options: RealCodec(name, **options))(name) for name in ENCODERS}
+
+
+def parse(spec: str) -> tuple[str, dict[str, Any]]:
+    """Split a spec into name and options; values are Python literals where they parse as such, else strings.
+
+    Raises:
+        ValueError: an option without a value.
+    """
+    name, _, rest = spec.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"{spec!r}: expected name:option=value,option=value; {part!r} is not one")
+        try:
+            options[key.strip()] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key.strip()] = value
+    return name, options
+
+
+def make(spec: str, among: dict[str, Callable[..., Layer]] | None = None, **defaults: Any) -> Layer:
+    """The codec that a spec names.
+
+    Args:
+        spec: for example ``"libx264:crf=28,preset=slow"``, ``"jpeg:quality=50"``, ``"revmark"``.
+        among: names to choose from; None for all.
+        **defaults: options used where the spec does not name them.
+
+    Raises:
+        ValueError: unknown name, or options that the codec does not take.
+    """
+    table = SIMULATORS | REAL if among is None else among
+    name, options = parse(spec)
+    if name not in table:
+        raise ValueError(f"unknown codec {name!r}; expected one of {', '.join(map(repr, table))}")
+    try:
+        return table[name](**(defaults | options))
+    except TypeError as error:
+        raise ValueError(f"{spec!r}: {error}") from error
+
