@@ -1,0 +1,139 @@
+"""Speed and memory on the CPU, as ratios to one GEMM pass in the same process.
+
+A layer is timed only after it has passed a check of what it computes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import diffcodec as dc
+from benchmarks.common import forward_backward, forward_only, interleaved, peak_memory, record
+from benchmarks.gemm import gemm_pass
+
+Job = Callable[[Tensor], Tensor]
+
+
+def photographs(n: int, side: int = 256) -> Tensor:
+    """Smooth random fields with edges: natural enough for timing, the same everywhere. ``[n, 3, side, side]``."""
+    g = torch.Generator().manual_seed(0)
+    out = torch.zeros(n, 3, side, side)
+    for k in (4, 16, 64):
+        out += nn.functional.interpolate(torch.rand(n, 3, k, k, generator=g), size=side, mode="bicubic") / 3
+    return out.clamp(0, 1)
+
+
+def video(b: int, t: int, side: int) -> Tensor:
+    """A moving window over photographs. ``[b, t, 3, side, side]``."""
+    still = photographs(b, side + 32)
+    return torch.stack([still[..., 2 * i : 2 * i + side, i : i + side] for i in range(t)], 1)
+
+
+def torch_dct_pass(x: Tensor) -> Tensor:
+    import torch_dct
+
+    blocks = dc.blocks.split(x, 8)
+    return dc.blocks.join(torch_dct.idct_2d(dc.rounding.cubic(torch_dct.dct_2d(blocks, norm="ortho") * 16) / 16, norm="ortho"))
+
+
+def still_jobs() -> dict[str, Job]:
+    jobs: dict[str, Job] = {
+        "GEMM pass": gemm_pass,
+        "clone": torch.clone,
+        "DiffJPEG 4:2:0": dc.DiffJPEG(50),
+        "DiffJPEG 4:4:4": dc.DiffJPEG(50, "4:4:4"),
+        "JPEGMask": dc.JPEGMask(),
+        "RealJPEG, identity gradient": dc.RealJPEG(50, gradient="identity"),
+        "torch_dct on the blocks": torch_dct_pass,
+    }
+    try:
+        import kornia.enhance
+
+        jobs["kornia jpeg_codec_differentiable"] = lambda x: kornia.enhance.jpeg_codec_differentiable(x, torch.full((len(x),), 50.0))
+    except ImportError:
+        print("kornia is not installed: its row is left out")
+    return jobs
+
+
+def video_jobs() -> dict[str, Job]:
+    torch.manual_seed(0)
+    spynet = dc.motion.SPyNet(4)
+    return {
+        "GEMM pass": gemm_pass,
+        "DiffH264 revmark, block motion": dc.DiffH264(model="revmark"),
+        "DiffH264 revmark, SPyNet (random weights), flow gradient": dc.DiffH264(model="revmark", motion=spynet, flow_gradient=True),
+        "DiffH264 revmark, SPyNet (random weights), no flow gradient": dc.DiffH264(model="revmark", motion=spynet),
+        "RealCodec libx264 medium, identity gradient": dc.RealCodec(gradient="identity"),
+        "block motion search alone": lambda x: _search(x),
+    }
+
+
+def _search(x: Tensor) -> Tensor:
+    flow = dc.motion.BlockMotion()(x[:, 1:].flatten(0, 1), x[:, :1].expand(-1, x.shape[1] - 1, -1, -1, -1).flatten(0, 1))
+    return x + 0 * flow.sum()
+
+
+def correct(name: str, job: Job, x: Tensor) -> None:
+    """What must hold before a layer is timed: shape, finite values and gradients, a change that is not absurd."""
+    x = x[:1].detach().requires_grad_(True)
+    out = job(x)
+    out.sum().backward()
+    if out.shape != x.shape or not out.isfinite().all() or x.grad is None or not x.grad.isfinite().all():
+        raise SystemExit(f"{name} failed its check: shape {tuple(out.shape)}, no time is recorded")
+    if name != "GEMM pass" and dc.metrics.psnr(out.detach().clamp(0, 1), x.detach()).item() < 20:
+        raise SystemExit(f"{name} failed its check: below 20 dB from its input")
+
+
+def table(jobs: dict[str, Job], x: Tensor, repeats: int, memory: bool = True) -> dict[str, Any]:
+    rows: dict[str, Any] = {name: {} for name in jobs}
+    for name, job in jobs.items():
+        correct(name, job, x)
+    for what, call in (("forward", forward_only), ("forward_backward", forward_backward)):
+        times = interleaved({n: partial(call, j, x) for n, j in jobs.items()}, repeats)
+        base = times["GEMM pass"]["median_ms"]
+        for name, t in times.items():
+            rows[name][what] = t | {"ratio": t["median_ms"] / base}
+    if memory:
+        size = x.numel() * x.element_size()
+        for name, job in jobs.items():
+            rows[name]["peak_memory_x_input"] = peak_memory(partial(forward_backward, job, x), size) / size
+    for name, row in rows.items():
+        print(
+            f"  {name:58s} forward {row['forward']['ratio']:6.2f}   forward + backward {row['forward_backward']['ratio']:6.2f}"
+            f" ({row['forward_backward']['median_ms']:.0f} ms)   memory {row.get('peak_memory_x_input', 0):5.1f} x"
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    args = parser.parse_args()
+    stills, clips = photographs(16), video(2, 8, 128)
+    out: dict[str, Any] = {"unit": "ratio to the GEMM pass of the same table", "tables": []}
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        for title, jobs, x in (("stills 16 x 3 x 256 x 256", still_jobs(), stills), ("clips 2 x 8 x 3 x 128 x 128", video_jobs(), clips)):
+            print(f"{title}, {threads} thread(s)")
+            rows = table(jobs, x, args.repeats)
+            entry = {"input": title, "threads": threads, "rows": rows}
+            if "DiffH264 revmark, block motion" in rows:
+                slow, fast = (rows[n]["forward_backward"]["median_ms"] for n in list(jobs)[2:0:-1])
+                entry["spynet_over_block_motion"] = slow / fast
+                slow = rows[list(jobs)[3]]["forward_backward"]["median_ms"]
+                entry["spynet_without_flow_gradient_over_block_motion"] = slow / fast
+                print(f"  block motion is {entry['spynet_over_block_motion']:.1f} x faster than SPyNet with flow gradient, "
+                      f"{entry['spynet_without_flow_gradient_over_block_motion']:.1f} x than without")  # fmt: skip
+            out["tables"].append(entry)
+    record("speed", out)
+
+
+if __name__ == "__main__":
+    main()
