@@ -1,0 +1,53 @@
+"""Shared inputs. Nothing outside the repository is needed; DIFFCODEC_CLIPS=DIR adds tests on real clips."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from torch import Tensor
+
+import diffcodec as dc
+
+settings.register_profile("diffcodec", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], derandomize=True)  # fmt: skip
+settings.load_profile("diffcodec")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def natural(b: int = 1, t: int = 4, h: int = 48, w: int = 64, seed: int = 0) -> Tensor:
+    """A moving, smooth, textured video ``[b, t, 3, h, w]`` on 8-bit values: close enough to footage for a codec."""
+    g = torch.Generator().manual_seed(seed)
+    big = torch.zeros(b, 3, h + 2 * t, w + 2 * t)
+    for k in (3, 8, 24):
+        noise = torch.rand(b, 3, k, k, generator=g)
+        big += torch.nn.functional.interpolate(noise, size=big.shape[-2:], mode="bicubic", align_corners=False) / 3
+    video = torch.stack([big[..., i : i + h, 2 * i : 2 * i + w] for i in range(t)], 1)
+    return (video.clamp(0, 1) * 255).round() / 255
+
+
+@pytest.fixture
+def video() -> Tensor:
+    return natural(2)
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real file of 40 frames, 64 x 80, 25 fps."""
+    path = tmp_path_factory.mktemp("clips") / "moving.mp4"
+    dc.write_video(path, natural(1, 40, 64, 80)[0], fps=25)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> list[Path]:
+    folder = os.environ.get("DIFFCODEC_CLIPS")
+    if not folder:
+        pytest.skip("set DIFFCODEC_CLIPS to a folder of clips")
+    return sorted(Path(folder).glob("*.*"))

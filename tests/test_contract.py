@@ -1,0 +1,287 @@
+"""What every layer promises, one matrix over all of them."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import natural
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import diffcodec as dc
+
+CODECS: dict[str, Callable[[], dc.Layer]] = {
+    "DiffJPEG": lambda: dc.DiffJPEG(50),
+    "DiffJPEG range": lambda: dc.DiffJPEG((20, 90), "4:2:2"),
+    "DiffJPEG 444 straight_through": lambda: dc.DiffJPEG(50, "4:4:4", "straight_through"),
+    "DiffJPEG noise": lambda: dc.DiffJPEG(50, rounding="noise"),
+    "DiffJPEG soft": lambda: dc.DiffJPEG(50, rounding="soft"),
+    "DiffJPEG paper": lambda: dc.DiffJPEG(50, rounding="paper"),
+    "JPEGMask": dc.JPEGMask,
+    "JPEGDrop": dc.JPEGDrop,
+    "DiffH264 revmark": dc.DiffH264,
+    "DiffH264 revmark noise": lambda: dc.DiffH264(rounding="noise"),
+    "DiffH264 revmark original": lambda: dc.DiffH264(flow_from="original", reference=-1),
+    "CompNet": lambda: dc.CompNet(4, 2),
+}
+ATTACKS: dict[str, Callable[[], dc.Layer]] = {
+    "FrameAverage": dc.FrameAverage,
+    "FrameAverage range": lambda: dc.FrameAverage((1, 4)),
+    "FrameDrop": dc.FrameDrop,
+    "FrameSwap": dc.FrameSwap,
+    "FrameInsert": dc.FrameInsert,
+    "FrameRate": dc.FrameRate,
+    "RandomCrop": dc.RandomCrop,
+    "RandomCrop resize": lambda: dc.RandomCrop((0.3, 0.9), mode="resize"),
+    "Resize": dc.Resize,
+    "Rotate": dc.Rotate,
+    "Flip": dc.Flip,
+    "GaussianNoise": dc.GaussianNoise,
+    "GaussianBlur": dc.GaussianBlur,
+    "Brightness": dc.Brightness,
+    "Contrast": dc.Contrast,
+    "Saturation": dc.Saturation,
+    "Hue": dc.Hue,
+    "ColorDither": dc.ColorDither,
+    "Identity": dc.Identity,
+    "RandomDistortion": lambda: dc.RandomDistortion([dc.GaussianNoise(), dc.FrameDrop(), dc.DiffJPEG((10, 90))], per="sample"),
+    "revmark_distortion": dc.revmark_distortion,
+}
+LAYERS = CODECS | ATTACKS
+every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS.keys())
+every_codec = pytest.mark.parametrize("make", CODECS.values(), ids=CODECS.keys())
+
+
+def part(draw: object, i: int) -> object:
+    """The draw of one sample."""
+    return {k: v[i : i + 1] for k, v in draw.items()}  # type: ignore[attr-defined]
+
+
+@every_layer
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 40), st.integers(1, 40))
+def test_shape_range_and_finite_gradient_for_any_size(make: Callable[[], dc.Layer], b: int, t: int, h: int, w: int) -> None:
+    x = torch.rand(b, t, 3, h, w, requires_grad=True)
+    y = make()(x)
+    assert y.shape == x.shape
+    assert y.dtype == x.dtype
+    assert 0 <= y.min() <= y.max() <= 1
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+@every_layer
+def test_gradient_reaches_every_sample(make: Callable[[], dc.Layer], video: Tensor) -> None:
+    x = video.clone().requires_grad_(True)
+    layer = make()
+    (layer(x) - 0.3).square().sum().backward()
+    assert x.grad is not None
+    assert (x.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+@every_layer
+def test_same_seed_same_result(make: Callable[[], dc.Layer], video: Tensor) -> None:
+    layer = make()
+    draws = [layer.sample(video.shape, torch.Generator().manual_seed(s)) for s in (1, 1)]
+    first, second = (layer(video, d) for d in draws)
+    assert torch.equal(first, second)
+    assert torch.equal(first, layer(video, generator=torch.Generator().manual_seed(1)))
+
+
+@every_layer
+def test_input_is_left_alone(make: Callable[[], dc.Layer], video: Tensor) -> None:
+    before = video.clone()
+    make()(video).mul(2)
+    assert torch.equal(video, before)
+
+
+@pytest.mark.parametrize("name", [n for n in LAYERS if n not in ("RandomDistortion", "revmark_distortion")])
+def test_samples_do_not_affect_each_other(name: str) -> None:
+    layer, x = LAYERS[name](), natural(3)
+    draw = layer.sample(x.shape, torch.Generator().manual_seed(0))
+    whole = layer(x, draw)
+    for i in range(3):
+        torch.testing.assert_close(layer(x[i : i + 1], part(draw, i)), whole[i : i + 1], atol=2e-5, rtol=0)
+
+
+def test_samples_of_a_mixture_do_not_affect_each_other() -> None:
+    layer = LAYERS["RandomDistortion"]()
+    x = natural(6)
+    draw = layer.sample(x.shape, torch.Generator().manual_seed(0))
+    changed = x.clone()
+    changed[2] = 1 - changed[2]
+    a, b = layer(x, draw), layer(changed, draw)
+    keep = [0, 1, 3, 4, 5]
+    assert torch.equal(a[keep], b[keep])
+    assert not torch.equal(a[2], b[2])
+
+
+@every_layer
+def test_no_parameters_no_state(make: Callable[[], dc.Layer]) -> None:
+    layer = make()
+    if not isinstance(layer, dc.CompNet):
+        assert not list(layer.parameters())
+        assert not layer.state_dict()
+
+
+@every_layer
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dtype_is_kept_and_does_not_change_the_result(make: Callable[[], dc.Layer], dtype: torch.dtype) -> None:
+    layer, x = make(), natural(2, 3, 24, 24)
+    draw = layer.sample(x.shape, torch.Generator().manual_seed(0))
+    y = layer(x.to(dtype), draw)
+    assert y.dtype == dtype
+    expected = layer(x.to(dtype).float(), draw)
+    close = (y.double() - expected.double()).abs() < {torch.bfloat16: 4e-3, torch.float16: 5e-4, torch.float64: 1e-4}[dtype]
+    assert close.double().mean() > 0.995  # rounding ties and motion ties may fall the other way in float64
+
+
+@every_layer
+def test_autocast_changes_nothing(make: Callable[[], dc.Layer], video: Tensor) -> None:
+    layer = make()
+    draw = layer.sample(video.shape, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(video, draw)
+    assert y.dtype == torch.float32
+    assert torch.equal(y, layer(video, draw))
+
+
+@every_layer
+def test_compiles_as_one_graph(make: Callable[[], dc.Layer]) -> None:
+    torch._dynamo.reset()
+    layer, x = make(), natural(2, 3, 24, 32)
+    draw = layer.sample(x.shape, torch.Generator().manual_seed(0))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    gradients = []
+    for call in (layer, compiled):
+        v = x.clone().requires_grad_(True)
+        y = call(v, draw)
+        y.square().sum().backward()
+        gradients.append((y.detach(), v.grad))
+    (y, g), (yc, gc) = gradients
+    assert ((y - yc).abs() < 1e-4).float().mean() >= 0.999
+    assert ((g - gc).abs() < 1e-3).float().mean() >= 0.99
+
+
+@every_layer
+def test_slightly_outside_values_are_clamped_and_steerable(make: Callable[[], dc.Layer]) -> None:
+    layer = make()
+    x = natural(1)
+    draw = layer.sample(x.shape, torch.Generator().manual_seed(0))
+    wide = (x * 1.4 - 0.2).requires_grad_(True)
+    y = layer(wide, draw)
+    torch.testing.assert_close(y, layer(wide.detach().clamp(0, 1), draw))
+    y.sum().backward()
+    assert wide.grad is not None
+    if not isinstance(layer, (dc.RandomCrop, dc.FrameDrop, dc.FrameInsert, dc.FrameRate)) and "paper" not in repr(layer):
+        outside = (wide.detach() < 0) | (wide.detach() > 1)
+        assert (wide.grad[outside] != 0).any()
+
+
+@every_layer
+def test_copies_and_pickles(make: Callable[[], dc.Layer], video: Tensor) -> None:
+    layer = make()
+    draw = layer.sample(video.shape, torch.Generator().manual_seed(0))
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    for other in (copy.deepcopy(layer), torch.load(file, weights_only=False)):
+        assert torch.equal(other(video, draw), layer(video, draw))
+    assert type(layer).__name__ in repr(layer)
+
+
+def test_layers_chain_in_sequential(video: Tensor) -> None:
+    chain = nn.Sequential(dc.FrameSwap(), dc.DiffJPEG(50), dc.GaussianNoise(0.01))
+    assert chain(video).shape == video.shape
+
+
+@every_codec
+def test_codecs_estimate_differentiable_bits(make: Callable[[], dc.Layer], video: Tensor) -> None:
+    layer = make()
+    if not isinstance(layer, dc.Codec):
+        pytest.skip("a mask, not a codec with levels")
+    draw = layer.sample(video.shape, torch.Generator().manual_seed(0))
+    x = video.clone().requires_grad_(True)
+    coded = layer.encode(x, draw)
+    assert torch.equal(coded.video, layer(x, draw))
+    assert coded.bits.shape == (2,)
+    assert (coded.bits > 0).all()
+    assert [len(t) for t in coded.frame_types] == [4, 4]
+    (gradient,) = torch.autograd.grad(coded.bits.sum(), x)
+    assert gradient.isfinite().all()
+    assert gradient.any()
+    if any(k.startswith("noise") for k in draw):
+        return  # additive noise leaves no level at zero, so nothing is cheap
+    flat = layer.encode(torch.full_like(video, 0.5), draw).bits
+    assert (flat < 0.2 * coded.bits).all()
+
+
+BAD = {
+    "BCTHW": (torch.rand(1, 3, 8, 16, 16), ValueError, "BCTHW"),
+    "channels last": (torch.rand(1, 8, 16, 16, 3), ValueError, "BTHWC"),
+    "no batch": (torch.rand(3, 16, 16), ValueError, "batch dimension"),
+    "two channels": (torch.rand(1, 4, 2, 16, 16), ValueError, r"\(1, 4, 2, 16, 16\)"),
+    "integers": (torch.zeros(1, 4, 3, 16, 16, dtype=torch.uint8), TypeError, "uint8"),
+    "0..255": (torch.rand(1, 4, 3, 16, 16) * 255, ValueError, "divide by 255"),
+    "far below": (torch.rand(1, 4, 3, 16, 16) - 5, ValueError, "min"),
+    "NaN": (torch.full((1, 4, 3, 16, 16), float("nan")), ValueError, "NaN"),
+    "infinity": (torch.full((1, 4, 3, 16, 16), float("inf")), ValueError, "infinity"),
+    "empty batch": (torch.rand(0, 4, 3, 16, 16), ValueError, r"\(0, 4, 3, 16, 16\)"),
+    "no frames": (torch.rand(1, 0, 3, 16, 16), ValueError, "at least 1"),
+    "a list": ([1.0], TypeError, "list"),
+}
+
+
+@every_layer
+@pytest.mark.parametrize(("x", "error", "words"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_named(make: Callable[[], dc.Layer], x: object, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        make()(x)
+
+
+@every_layer
+def test_a_draw_for_another_batch_is_an_error(make: Callable[[], dc.Layer]) -> None:
+    layer = make()
+    x = natural(2, 3, 16, 16)
+    draw = layer.sample((3, *x.shape[1:]), torch.Generator().manual_seed(0))
+    if draw:
+        with pytest.raises(ValueError, match="3 samples"):
+            layer(x, draw)
+
+
+def test_one_bad_value_is_enough() -> None:
+    x = natural(1)
+    x[0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        dc.GaussianNoise()(x)
+
+
+def test_validate_is_a_switch_and_a_context() -> None:
+    from diffcodec import checks
+
+    assert checks._always is False
+    with dc.validate(True):
+        assert checks._always is True
+    assert checks._always is False
+    dc.validate(True)
+    assert checks._always is True
+    dc.validate(False)
+    assert checks._always is False
+
+
+@pytest.mark.parametrize("name", ["DiffJPEG", "DiffH264 revmark", "GaussianBlur", "FrameAverage"])
+def test_inductor_equals_eager(name: str) -> None:
+    import shutil
+
+    if not shutil.which("c++") and not shutil.which("g++"):
+        pytest.skip("no C++ compiler")
+    torch._dynamo.reset()
+    layer, x = LAYERS[name](), natural(1, 3, 24, 32)
+    draw = layer.sample(x.shape, torch.Generator().manual_seed(0))
+    compiled = torch.compile(layer, fullgraph=True)
+    assert ((layer(x, draw) - compiled(x, draw)).abs() < 1e-4).float().mean() >= 0.999
