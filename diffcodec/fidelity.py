@@ -130,7 +130,7 @@ def measure(codec: VideoFunction, clip: Tensor, generator: torch.Generator, stre
         strength: of the probes, dB PSNR.
     """
     clip = quantised(clip)
-    added = probes(*clip.shape[:1], *clip.shape[-2:], generator, strength).to(clip)
+    added = probes(clip.shape[0], clip.shape[2], clip.shape[3], generator, strength).to(clip)
     marked = quantised(clip + added)  # [10, T, 3, H, W]
     d = marked - clip
     call = repeatable(codec, clip.shape, generator)

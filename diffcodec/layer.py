@@ -49,13 +49,9 @@ class Layer(nn.Module):
         """
         return self.draw(tuple(shape), generator, step, device)
 
-    def draw(
-        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
-    ) -> Draw:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         """What :meth:`sample` returns; by default one value for each :class:`~diffcodec.strength.Strength` of the layer."""
-        return {
-            name: s.draw(shape[0], generator, device, step) for name, s in self.__dict__.items() if isinstance(s, Strength)
-        }
+        return {name: s.draw(shape[0], generator, device, step) for name, s in self.__dict__.items() if isinstance(s, Strength)}
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         """The pure function: float32 or float64 video in [0, 1] and a draw in, video out."""
@@ -111,9 +107,7 @@ class Layer(nn.Module):
     def check_draw(self, draw: Mapping[str, Any], batch: int) -> None:
         for key, value in draw.items():
             if isinstance(value, Tensor) and value.dim() and value.shape[0] != batch:
-                raise ValueError(
-                    f"{type(self).__name__} got a draw whose {key!r} is for {value.shape[0]} samples; the batch has {batch}"
-                )
+                raise ValueError(f"{type(self).__name__} got a draw whose {key!r} is for {value.shape[0]} samples; the batch has {batch}")
 
     def extra_repr(self) -> str:
         return ", ".join(f"{k}={v!r}" for k, v in self.__dict__.items() if isinstance(v, Strength))
@@ -162,4 +156,3 @@ def to_device(draw: Any, device: torch.device) -> Any:
     if isinstance(draw, (list, tuple)):
         return type(draw)(to_device(v, device) for v in draw)
     return draw
-

@@ -45,7 +45,7 @@ class CompNet(Layer):
     def residual(self, video: Tensor) -> Tensor:
         """Video plus what the network adds, unclamped. Shape: ``[B, T, 3, H, W]`` -> same."""
         x = video.transpose(1, 2)  # [B, 3, T, H, W]
-        x = x + self.net((x - 0.5).to(self.net[0].weight.dtype)).to(x)  # type: ignore[union-attr]
+        x = x + self.net((x - 0.5).to(next(self.net.parameters()).dtype)).to(x)
         return x.transpose(1, 2)
 
     def fit(

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import fidelity, specs
 from .fidelity import Fidelity, Measured, Steering
 from .real.av_codec import versions
-from .video import read_video, video_info
+from .video import VideoError, read_video, video_info
 
 START = 20  # first frame of the window, where the clip is long enough
 
@@ -63,9 +63,7 @@ class Report:
                     {"name": c.name, "sha256": c.sha256, "start": c.start, "frames": len(c.video), "size": list(c.video.shape[-2:])}
                     for c in self.clips
                 ],
-                "rows": [
-                    {"simulator": r.simulator, "crf": r.crf, "figures": r.figures, "steering": r.steering} for r in self.rows
-                ],
+                "rows": [{"simulator": r.simulator, "crf": r.crf, "figures": r.figures, "steering": r.steering} for r in self.rows],
                 "rate_agreement": {
                     k: None if v is None else {"rank_correlation": v[0], "median_relative_error": v[1]} for k, v in self.rate.items()
                 },
@@ -75,7 +73,12 @@ class Report:
 
 def environment() -> dict[str, str]:
     """Versions that a figure depends on."""
-    out = {"diffcodec": _version("diffcodec"), "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
+    out = {
+        "diffcodec": _version("diffcodec"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
     return out | versions()
 
 
@@ -110,6 +113,8 @@ def load_clip(path: Path, frames: int, size: int | None, start: int = START) -> 
         VideoError: unreadable, too short, or too small for the crop.
     """
     info = video_info(path)
+    if info.frames < frames:
+        raise VideoError(f"{path}: expected at least {frames} frames, found {info.frames}")
     start = max(0, min(start, info.frames - frames))
     video = read_video(path, start, frames, crop=None if size is None else (size, size))
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -167,9 +172,7 @@ def run(
                 for i, clip in enumerate(clips):
                     tell(f"steering through {spec}, CRF {crf:g}: {clip.name}")
                     gains.append(fidelity.steering([clip.video], layer, codec, seed=seed + i, strength=strength))
-                steer = Steering(
-                    static=sum(g.static for g in gains) / len(gains), changing=sum(g.changing for g in gains) / len(gains)
-                )
+                steer = Steering(static=sum(g.static for g in gains) / len(gains), changing=sum(g.changing for g in gains) / len(gains))
             rows.append(Row(spec, crf, figures, steer, simulated[spec][0].video, truth[0].video))
     rate: dict[str, tuple[float, float] | None] = {}
     for spec in layers:
@@ -210,9 +213,12 @@ def picture(report: Report, path: Path, crf: float | None = None) -> None:
 
     figure = Figure(figsize=(13, 11), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    frames, curves = figure.subfigures(2, 1, height_ratios=[1.55, 1])
+    frames, curves = figure.subfigures(2, 1, height_ratios=[1.55, 1])  # type: ignore[misc]
     axes = frames.subplots(2, 3)
-    psnr = {name: -10 * torch.log10((v - clip.video).square().mean()).item() for name, v in (("real", row.example_real), ("sim", row.example_simulated))}
+    psnr = {
+        name: -10 * torch.log10((v - clip.video).square().mean()).item()
+        for name, v in (("real", row.example_real), ("sim", row.example_simulated))
+    }
     shown = [
         (axes[0, 0], source, f"source: {clip.name}, frame {clip.start + t}"),
         (axes[0, 1], real, f"real: {real_name}  ({psnr['real']:.1f} dB)"),

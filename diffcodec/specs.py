@@ -60,4 +60,3 @@ def make(spec: str, among: dict[str, Callable[..., Layer]] | None = None, **defa
         return table[name](**(defaults | options))
     except TypeError as error:
         raise ValueError(f"{spec!r}: {error}") from error
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from typing import Union
 
 import torch
@@ -80,12 +79,12 @@ class Strength:
                     raise ValueError(f"{expected}, got {bad.flatten()[0].item():g}")
             return
         if isinstance(value, (tuple, list)):
-            if len(value) != 2 or not all(isinstance(v, Real) for v in value) or not value[0] <= value[1]:
+            if len(value) != 2 or not all(isinstance(v, (int, float)) for v in value) or not value[0] <= value[1]:
                 raise ValueError(f"{self.name} expected a range (low, high) with low <= high, got {value!r}")
             self._check(value[0])
             self._check(value[1])
             return
-        if not isinstance(value, Real) or isinstance(value, bool):
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise TypeError(f"{self.name} expected a number, a tensor [B], a range (low, high) or a schedule, got {value!r}")
         if not self.low <= value <= self.high:  # NaN fails as well
             raise ValueError(f"{expected}, got {value!r}")
@@ -131,17 +130,13 @@ def draw_device(generator: torch.Generator | None, device: torch.device | None) 
     return torch.device("cpu") if device is None else torch.device(device)
 
 
-def uniform(
-    shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None
-) -> Tensor:
+def uniform(shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
     """Uniform numbers in [0, 1), made on the generator's device, then moved."""
     out = torch.rand(shape, generator=generator, device=draw_device(generator, device))
     return out if device is None else out.to(device)
 
 
-def normal(
-    shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None
-) -> Tensor:
+def normal(shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
     """Standard normal numbers, made on the generator's device, then moved."""
     out = torch.randn(shape, generator=generator, device=draw_device(generator, device))
     return out if device is None else out.to(device)

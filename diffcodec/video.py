@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -79,37 +79,42 @@ def video_info(path: Path_) -> VideoInfo:
         return VideoInfo(frames, stream.codec_context.height, stream.codec_context.width, Fraction(rate))
 
 
-def read_frames(path: Path_, start: int = 0) -> Iterator[Tensor]:
+def read_frames(path: Path_, start: int = 0) -> Generator[Tensor, None, None]:
     """Frames one by one, uint8 ``[3, H, W]``, from frame ``start`` on: memory stays that of one frame.
 
-    Far starts are found by seeking to the key frame before them; where a file has no time stamps, frames are counted from its beginning.
+    Far starts are found through the time stamps of all packets and a seek to the key frame before; where a file has none, frames are counted
+    from its beginning. Either way the frame is the exact one.
     """
     if start < 0:
         raise ValueError(f"start expected to be at least 0, got {start}")
     with _opened(path) as (container, stream):
-        rate = stream.average_rate
-        first = 0
-        if start > 250 and rate and stream.time_base:  # nearer starts: decoding on is as quick and never wrong
-            with contextlib.suppress(Exception):
-                container.seek(int(start / rate / stream.time_base) + (stream.start_time or 0), stream=stream)
-                first = None
-        index = 0
-        for frame in container.decode(stream):
-            if first is None:  # the key frame that the seek found: its number follows from its time
-                if frame.pts is None:
-                    break
-                first = index = round((frame.pts - (stream.start_time or 0)) * stream.time_base * rate)
-                if index > start:
-                    break
-            if index >= start:
-                yield torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
-            index += 1
-        else:
-            return
-    with _opened(path) as (container, stream):  # the seek did not help: count from the beginning
+        target = _time_of(container, stream, start) if start > 250 else None  # nearer starts: decoding on is as quick
+        if target is not None:
+            container.seek(target, stream=stream)
+            for i, frame in enumerate(container.decode(stream)):
+                if frame.pts is None or (i == 0 and frame.pts > target):
+                    break  # the seek went astray: count
+                if frame.pts >= target:
+                    yield _rgb(frame)
+            else:
+                return
+    with _opened(path) as (container, stream):
         for index, frame in enumerate(container.decode(stream)):
             if index >= start:
-                yield torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+                yield _rgb(frame)
+
+
+def _time_of(container: Any, stream: Any, index: int) -> int | None:
+    """Time stamp of a frame in display order, from the packets alone; None where they do not tell."""
+    stamps = [packet.pts for packet in container.demux(stream) if packet.size]
+    if None in stamps or len(set(stamps)) < len(stamps) or index >= len(stamps):
+        return None
+    return sorted(stamps)[index]  # type: ignore[no-any-return]
+
+
+def _rgb(frame: Any) -> Tensor:
+    """Shape: ``[3, H, W]``, uint8."""
+    return torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
 
 
 def read_video(
@@ -227,7 +232,7 @@ def write_video(
     chunks = [video] if isinstance(video, Tensor) else video
     with replacing(path) as temporary:
         try:
-            with av.open(str(temporary), "w") as container:
+            with _container(temporary, path) as container:
                 stream: Any = None
                 for chunk in chunks:
                     check_video(chunk[None] if isinstance(chunk, Tensor) else chunk, "write_video")
@@ -236,7 +241,9 @@ def write_video(
                     if stream is None:
                         stream = _stream(container, frames.shape[1], frames.shape[2], fps, crf, preset, lossless)
                     if frames.shape[1:3] != (stream.height, stream.width):
-                        raise ValueError(f"chunks of one size expected: {stream.height} x {stream.width}, then {frames.shape[1]} x {frames.shape[2]}")
+                        raise ValueError(
+                            f"chunks of one size expected: {stream.height} x {stream.width}, then {frames.shape[1]} x {frames.shape[2]}"
+                        )
                     for frame in frames:
                         container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
                 if stream is None:
@@ -246,6 +253,17 @@ def write_video(
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
                 raise
             raise VideoError(f"{path}: cannot be written as video ({error.strerror or error}); nothing was kept") from error
+
+
+def _container(temporary: Path, path: Path) -> Any:
+    import av
+
+    try:
+        return av.open(str(temporary), "w")
+    except ValueError as error:  # PyAV's word for an unknown format; FFmpegError is one too
+        if isinstance(error, av.error.FFmpegError):
+            raise
+        raise VideoError(f"{path}: no video container has the ending {path.suffix!r}; expected .mp4, .mkv or the like") from error
 
 
 def _stream(container: Any, h: int, w: int, fps: float | Fraction, crf: float, preset: str, lossless: bool) -> Any:
@@ -306,7 +324,9 @@ class Clips(Dataset[Tensor]):
             except VideoError as error:
                 unusable.append(str(error))
         if unusable and strict:
-            raise VideoError(f"{len(unusable)} of {len(paths)} files cannot serve (strict=False leaves them out): " + "; ".join(unusable[:5]))
+            raise VideoError(
+                f"{len(unusable)} of {len(paths)} files cannot serve (strict=False leaves them out): " + "; ".join(unusable[:5])
+            )
         if unusable:
             import warnings
 
@@ -339,7 +359,9 @@ class Clips(Dataset[Tensor]):
         height, width = self.size
         scale = max(height / info.height, width / info.width, 1.0)
         if scale > 1:
-            video = read_video(path, start, self.frames, size=(max(height, round(info.height * scale)), max(width, round(info.width * scale))))
+            video = read_video(
+                path, start, self.frames, size=(max(height, round(info.height * scale)), max(width, round(info.width * scale)))
+            )
             top, left = draw(video.shape[-2] - height + 1), draw(video.shape[-1] - width + 1)
             return video[..., top : top + height, left : left + width].contiguous()
         crop = (draw(info.height - height + 1), draw(info.width - width + 1), height, width)

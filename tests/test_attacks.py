@@ -113,14 +113,18 @@ def test_crop_and_resize() -> None:
     draw = layer.sample(x.shape, generator())
     top, left = (int(u * (n - n // 2 + 1)) for u, n in zip(draw["position"][0].tolist(), x.shape[-2:]))
     window = x[0, :, :, top : top + 24, left : left + 32]
-    torch.testing.assert_close(layer(x, draw)[0], F.interpolate(window, size=(48, 64), mode="bilinear", align_corners=False), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        layer(x, draw)[0], F.interpolate(window, size=(48, 64), mode="bilinear", align_corners=False), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 0.7, 1.0])
 def test_resize_is_interpolate_with_antialias(scale: float) -> None:
     x = natural(1)
     small = F.interpolate(x[0], size=(round(48 * scale), round(64 * scale)), mode="bilinear", antialias=True)
-    torch.testing.assert_close(dc.Resize(scale)(x)[0], F.interpolate(small, size=(48, 64), mode="bilinear", align_corners=False), atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        dc.Resize(scale)(x)[0], F.interpolate(small, size=(48, 64), mode="bilinear", align_corners=False), atol=2e-5, rtol=0
+    )
 
 
 def test_rotate() -> None:

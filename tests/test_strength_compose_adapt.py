@@ -80,7 +80,9 @@ def test_mixture_errors() -> None:
     with pytest.raises(ValueError, match="clip"):
         dc.RandomDistortion([dc.Identity()], per="clip")
     with pytest.raises(ValueError, match="must keep the shape"):
-        dc.RandomDistortion([dc.Identity(), dc.FrameRate(0.5, keep_length=False)], per="sample")(natural(8), generator=torch.Generator().manual_seed(0))
+        dc.RandomDistortion([dc.Identity(), dc.FrameRate(0.5, keep_length=False)], per="sample")(
+            natural(8), generator=torch.Generator().manual_seed(0)
+        )
     with pytest.raises(ValueError, match="FrameDrop takes videos"):
         dc.RandomDistortion([dc.FrameDrop(), dc.Flip()])(torch.rand(1, 3, 4, 4))
 

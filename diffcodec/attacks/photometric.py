@@ -104,9 +104,7 @@ class ColorDither(Layer):
         super().__init__()
         self.levels = Strength(levels, "levels", 2, 256, integer=True)
 
-    def draw(
-        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
-    ) -> Draw:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
         draw["dither"] = uniform(shape, generator, device)
         return draw

@@ -30,9 +30,7 @@ class RandomCrop(Layer):
         require("mode", mode, ["zero", "resize"])
         self.mode = mode
 
-    def draw(
-        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
-    ) -> Draw:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
         draw["position"] = uniform((shape[0], 2), generator, device)  # (y, x), 0 is top or left, 1 bottom or right
         return draw
@@ -156,9 +154,7 @@ class Flip(Layer):
         require("axis", axis, ["horizontal", "vertical"])
         self.axis = axis
 
-    def draw(
-        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
-    ) -> Draw:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         p = super().draw(shape, generator, step, device)["p"]
         return {"flip": uniform((shape[0],), generator, device) < p}
 
@@ -180,9 +176,7 @@ class GaussianNoise(Layer):
         super().__init__()
         self.sigma = Strength(sigma, "sigma", 0, 10)
 
-    def draw(
-        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
-    ) -> Draw:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
         draw["noise"] = normal(shape, generator, device)
         return draw

@@ -53,9 +53,7 @@ class _FrameChoice(Layer):
         """The index ``[B, T']`` for drawn strengths, made on the CPU."""
         raise NotImplementedError
 
-    def draw(
-        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
-    ) -> Draw:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         values = {k: v.cpu() for k, v in super().draw(shape, generator, step, None).items()}
         index = self.index(values, shape[0], shape[1], generator)
         return {"index": index if device is None else index.to(device)}
@@ -171,4 +169,3 @@ def _common(values: Tensor, name: str, layer: Layer) -> float:
             f"{type(layer).__name__}(keep_length=False) needs one {name} for the whole batch: clips of different length do not stack"
         )
     return float(values.flatten()[0])
-

@@ -46,9 +46,7 @@ class DiffH264(Codec):
         self.model = model
         self.engine = MODELS[model](**options)
 
-    def draw(
-        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
-    ) -> Draw:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         return self.engine.draw(shape, generator, step, device)
 
     def simulate(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:

@@ -66,9 +66,7 @@ class REVMarkH264(Codec):
         self.rounding = roundings.get(rounding)
         self.intra_scale, self.inter_scale, self.chroma_scale = intra_scale, inter_scale, chroma_scale
 
-    def draw(
-        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
-    ) -> Draw:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         b, t = shape[:2]
         if self.reference is None:
             index = torch.randint(t, (b,), generator=generator, device=draw_device(generator, device))

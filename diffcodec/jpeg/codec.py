@@ -36,9 +36,7 @@ class DiffJPEG(Codec):
     images = True
     channels = (1, 3)
 
-    def __init__(
-        self, quality: StrengthLike = 75, subsampling: str = "4:2:0", rounding: str | Rounding = "cubic"
-    ) -> None:
+    def __init__(self, quality: StrengthLike = 75, subsampling: str = "4:2:0", rounding: str | Rounding = "cubic") -> None:
         super().__init__()
         self.quality = Strength(quality, "quality", 1, 100)
         require("subsampling", subsampling, list(SUBSAMPLINGS))
@@ -46,9 +44,7 @@ class DiffJPEG(Codec):
         self.rounding = roundings.get(rounding)
         self.rounding_name = rounding if isinstance(rounding, str) else getattr(rounding, "__name__", repr(rounding))
 
-    def draw(
-        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
-    ) -> Draw:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
         if self.rounding is roundings.noise:
             frames = shape[1] if len(shape) == 5 else 1
@@ -96,4 +92,3 @@ def code_plane(plane: Tensor, table: Tensor, rounding: Rounding, noise: Tensor |
     scaled = dct2(split(plane, 8)) / table  # [N, H/8, W/8, 8, 8]
     levels = rounding(scaled) if noise is None else roundings.noise(scaled, noise.reshape(scaled.shape))
     return join(idct2(levels * table)), levels
-

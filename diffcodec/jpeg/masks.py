@@ -82,9 +82,7 @@ class JPEGDrop(_CoefficientMask):
             raise ValueError(f"scale expected to be above 0, got {scale!r}")
         self.scale = scale
 
-    def draw(
-        self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None
-    ) -> Draw:
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
         frames = shape[1] if len(shape) == 5 else 1
         grid = (-(-shape[-2] // 8), -(-shape[-1] // 8))

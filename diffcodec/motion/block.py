@@ -89,9 +89,7 @@ def _candidates(cur: Tensor, ref: Tensor, block: int, search: int, smoothness: f
     small, small_ref = (F.avg_pool2d(p[:, None], 2)[:, 0] for p in (cur, ref))
     reach = -(-search // 2)
     per_frame = max(1, _CHUNK // (small[0].numel() * (2 * reach + 1)))
-    found = [
-        _full_search(c, r, reach, block // 2, smoothness) for c, r in zip(small.split(per_frame), small_ref.split(per_frame))
-    ]
+    found = [_full_search(c, r, reach, block // 2, smoothness) for c, r in zip(small.split(per_frame), small_ref.split(per_frame))]
     bh, bw = cur.shape[1] // block, cur.shape[2] // block
     out = [torch.zeros(len(cur), bh, bw, 2, dtype=torch.long, device=cur.device)]
     for i, times in enumerate(_SCALES):

@@ -96,7 +96,9 @@ class SPyNet(nn.Module):
             )
         wrong = [k for k, v in self.state_dict().items() if ours[k].shape != v.shape]
         if wrong:
-            raise ValueError(f"{path}: {wrong[0]!r} has shape {tuple(ours[wrong[0]].shape)}, not {tuple(self.state_dict()[wrong[0]].shape)}")
+            raise ValueError(
+                f"{path}: {wrong[0]!r} has shape {tuple(ours[wrong[0]].shape)}, not {tuple(self.state_dict()[wrong[0]].shape)}"
+            )
         self.load_state_dict({k: ours[k] for k in self.state_dict()})
         return self
 

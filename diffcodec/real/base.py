@@ -17,7 +17,8 @@ from ..color import to_8bit
 from ..layer import Codec, to_device
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
-_In, _Out = TypeVar("_In"), TypeVar("_Out")
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 class Real(Codec):
@@ -73,9 +74,7 @@ class Real(Codec):
         clips = to_8bit(video).movedim(-3, -1).cpu().numpy()  # [B, (T,) H, W, C]
         if video.dim() == 4:
             clips = clips[:, None]
-        strengths = [
-            {k: float(v[i]) for k, v in draw.items() if isinstance(v, Tensor)} for i in range(len(clips))
-        ]
+        strengths = [{k: float(v[i]) for k, v in draw.items() if isinstance(v, Tensor)} for i in range(len(clips))]
         results = in_threads(lambda job: self.code(*job), list(zip(clips, strengths)))
         decoded = torch.from_numpy(np.stack([r[0] for r in results])).movedim(-1, -3)  # [B, T, C, H, W]
         value = (decoded.to(video.device).to(video.dtype) / 255).view(video.shape)

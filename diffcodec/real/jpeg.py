@@ -29,9 +29,7 @@ class RealJPEG(Real):
     images = True
     channels = (1, 3)
 
-    def __init__(
-        self, quality: StrengthLike = 75, subsampling: str = "4:2:0", gradient: str | nn.Module | None = None
-    ) -> None:
+    def __init__(self, quality: StrengthLike = 75, subsampling: str = "4:2:0", gradient: str | nn.Module | None = None) -> None:
         super().__init__(gradient)
         self.quality = Strength(quality, "quality", 1, 100)
         require("subsampling", subsampling, list(SUBSAMPLINGS))

@@ -1,0 +1,189 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import natural
+from PIL import Image
+
+import diffcodec as dc
+from diffcodec import report, specs
+from diffcodec.cli import main
+
+
+def test_fidelity_writes_table_json_and_picture(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "fidelity",
+        str(clip_file),
+        "--sim",
+        "revmark",
+        "none",
+        "--crf",
+        "20",
+        "30",
+        "--size",
+        "48",
+        "--frames",
+        "4",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "survival error" in shown
+    assert "revmark" in shown
+    data = json.loads((tmp_path / "o" / "fidelity.json").read_text())
+    assert data["command"].startswith("diffcodec fidelity")
+    assert data["clips"][0]["name"] == "moving.mp4"
+    assert len(data["clips"][0]["sha256"]) == 64
+    assert data["versions"]["libx264"].startswith("core")
+    assert [(r["simulator"], r["crf"]) for r in data["rows"]] == [("revmark", 20), ("none", 20), ("revmark", 30), ("none", 30)]
+    none = data["rows"][1]["figures"]
+    assert none["skill"] == 0
+    assert none["distortion_gap"] is None
+    assert data["rows"][0]["steering"] is not None
+    assert data["rows"][2]["steering"] is None
+    picture = Image.open(tmp_path / "o" / "fidelity.png")
+    assert min(picture.size) > 800
+    assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 500
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["fidelity.json", "fidelity.png"]
+
+
+def test_fidelity_is_repeatable(clip_file: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        command = [
+            "fidelity",
+            str(clip_file),
+            "--crf",
+            "25",
+            "--size",
+            "native",
+            "--frames",
+            "3",
+            "--no-picture",
+            "--out",
+            str(tmp_path / name),
+        ]
+        assert main(command) == 0
+    a, b = (json.loads((tmp_path / n / "fidelity.json").read_text())["rows"] for n in ("a", "b"))
+    assert a == b
+    assert not (tmp_path / "a" / "fidelity.png").exists()
+
+
+def test_progress_counts_what_is_done(clip_file: Path) -> None:
+    clips = [report.load_clip(clip_file, 3, 32)]
+    seen: list[str] = []
+    report.run(clips, ["revmark", "none"], "libx264", [20.0, 30.0], steering_crfs=[20.0], progress=seen.append)
+    assert len(seen) == report.pieces(1, 2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.mp4"], "no such file"),
+        (["CLIP", "--sim", "h265"], "h265"),
+        (["CLIP", "--sim", "revmark:crf=3"], "knows no CRF"),
+        (["CLIP", "--sim", "jpeg:quality"], "option=value"),
+        (["CLIP", "--real", "libx266"], "libx266"),
+        (["CLIP", "--crf", "60"], "60"),
+        (["CLIP", "--preset", "warp"], "warp"),
+        (["CLIP", "--size", "big"], "big"),
+        (["CLIP", "--size", "128"], "128, 128"),
+        (["CLIP", "--frames", "0"], "got 0"),
+        (["CLIP", "--frames", "41"], "41 frames"),
+        (["CLIP", "--steering", "3"], "--steering 3"),
+        (["CLIP", "--fps", "0"], "fps"),
+        (["CLIP", "--out", "CLIP"], "cannot make this folder"),
+    ],
+)
+def test_fidelity_errors(arguments: list[str], words: str, clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(clip_file) if a == "CLIP" else a for a in arguments]
+    if "--out" not in arguments:
+        arguments += ["--out", str(tmp_path / "o")]
+    assert main(["fidelity", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_demo_clips_are_real_files_or_the_error_says_how() -> None:
+    try:
+        paths = report.demo_clips()
+    except FileNotFoundError as error:
+        assert "diffcodec[demo]" in str(error)
+    else:
+        assert all(dc.video_info(p).frames > 28 for p in paths)
+
+
+@pytest.mark.parametrize("codec", ["revmark", "jpeg:quality=20", "libx264:crf=35,preset=ultrafast", "libjpeg:quality=20", "none"])
+def test_roundtrip(codec: str, clip_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mkv"
+    assert main(["roundtrip", str(clip_file), str(out), "--codec", codec, "--lossless", "--frames", "16"]) == 0
+    x, y = dc.read_video(clip_file), dc.read_video(out)
+    assert y.shape == x.shape
+    assert dc.video_info(out).fps == 25
+    assert 20 < dc.metrics.psnr(y[None], x[None]).item() < (float("inf") if codec == "none" else 45) or codec == "none"
+    if codec == "none":
+        assert torch.equal(x, y)
+    if codec.startswith("libx264"):
+        assert torch.equal(y[:16], dc.RealCodec(crf=35, preset="ultrafast")(x[None, :16])[0])
+
+
+def test_roundtrip_errors(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = clip_file.read_bytes()
+    for arguments, words in (
+        ([clip_file, clip_file], "one file"),
+        ([tmp_path / "no.mp4", tmp_path / "o.mp4"], "no such file"),
+        ([clip_file, tmp_path / "no" / "o.mp4"], "does not exist"),
+        ([clip_file, tmp_path / "o.xyz"], "o.xyz"),
+        ([clip_file, tmp_path / "o.mp4", "--codec", "libx264:crf=77"], "77"),
+        ([clip_file, tmp_path / "o.mp4", "--frames", "0"], "got 0"),
+    ):
+        assert main(["roundtrip", *map(str, arguments)]) == 2
+        assert words in capsys.readouterr().err
+    assert clip_file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "in.mp4"
+    dc.write_video(source, (natural(1, 20, 180, 320)[0] for _ in range(10)), preset="ultrafast")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diffcodec.cli", "roundtrip", str(source), str(tmp_path / "out.mp4"), "--codec", "revmark"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for _ in range(600):  # until the hidden temporary file is there
+        if any(p.name.startswith(".out") for p in tmp_path.iterdir()) or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "stopped" in error
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_command_is_installed() -> None:
+    command = Path(sys.executable).parent / "diffcodec"
+    if not command.exists():
+        pytest.skip("diffcodec is not installed in this environment")
+    result = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "100"})
+    assert result.returncode == 0
+    assert "fidelity" in result.stdout
+    assert "roundtrip" in result.stdout
+
+
+def test_specs() -> None:
+    assert specs.parse("jpeg:quality=50,subsampling=4:4:4") == ("jpeg", {"quality": 50, "subsampling": "4:4:4"})
+    layer = specs.make("libx264:crf=30", preset="slow")
+    assert "'slow'" in repr(layer)
+    assert "30" in repr(layer)
+    with pytest.raises(ValueError, match="colour"):
+        specs.make("jpeg:colour=1")
