@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -31,11 +32,12 @@ class CompNet(Layer):
             raise ValueError(f"CompNet expected width >= 1 and depth >= 2, got width={width}, depth={depth}")
         widths = [3] + [width] * (depth - 1) + [3]
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:]):
+        for a, b in itertools.pairwise(widths):
             layers += [nn.Conv3d(a, b, 3, padding=1, padding_mode="replicate"), nn.LeakyReLU(0.1)]
         self.net = nn.Sequential(*layers[:-1])
         last = self.net[-1]
-        assert isinstance(last, nn.Conv3d) and last.bias is not None
+        assert isinstance(last, nn.Conv3d)
+        assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 

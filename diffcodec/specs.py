@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .attacks import Identity
@@ -19,7 +20,7 @@ def _revmark(**options: Any) -> Layer:
 
 SIMULATORS: dict[str, Callable[..., Layer]] = {"revmark": _revmark, "jpeg": DiffJPEG, "none": Identity}
 REAL: dict[str, Callable[..., Layer]] = {"libjpeg": RealJPEG}
-REAL |= {name: (lambda name: lambda **options: RealCodec(name, **options))(name) for name in ENCODERS}
+REAL |= {name: partial(RealCodec, name) for name in ENCODERS}
 
 
 def parse(spec: str) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,13 @@ from torch import Tensor
 
 import diffcodec as dc
 
-settings.register_profile("diffcodec", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], derandomize=True)  # fmt: skip
+settings.register_profile(
+    "diffcodec",
+    deadline=None,
+    max_examples=20,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 settings.load_profile("diffcodec")
 
 

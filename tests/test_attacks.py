@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,7 +75,7 @@ def test_insert_repeats_frames_in_order(t: int, p: float, seed: int) -> None:
     out = numbers(dc.FrameInsert(p)(numbered(t), generator=generator(seed)))
     assert len(out) == t
     assert out[0] == 0
-    assert all(b - a in (0, 1) for a, b in zip(out, out[1:]))
+    assert all(b - a in (0, 1) for a, b in itertools.pairwise(out))
     assert all(out.count(n) <= 2 for n in out)
 
 

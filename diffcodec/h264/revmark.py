@@ -84,7 +84,7 @@ class REVMarkH264(Codec):
         return ["".join("I" if i == r else "P" for i in range(shape[1])) for r in draw["reference"].tolist()]
 
     def simulate(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
-        b, t, _, h, w = video.shape
+        _b, t, _, h, w = video.shape
         at = draw["reference"][:, None]  # [B, 1]
         order = torch.arange(t - 1, device=video.device)[None]
         others = order + (order >= at)  # [B, T-1]

@@ -159,7 +159,7 @@ def _plane(frame: Tensor, who: str) -> Tensor:
 
 def _full_search(cur: Tensor, ref: Tensor, reach: int, k: int, smoothness: float) -> list[Tensor]:
     """Best whole-pel vectors (y, x) for blocks of side k and of its multiples in ``_SCALES``: ``[N, ceil(h/sk), ceil(w/sk), 2]`` each."""
-    n, h, w = cur.shape
+    _n, h, w = cur.shape
     padded = F.pad(ref[:, None], [reach] * 4, mode="replicate")[:, 0] if reach else ref
     found: list[list[Any]] = [[] for _ in _SCALES]
     span = torch.arange(-reach, reach + 1, device=cur.device)
@@ -182,7 +182,7 @@ def _pick(costs: list[Any], reach: int) -> Tensor:
 
 def _windows(ref: Tensor, vectors: Tensor, k: int, margin: int) -> Tensor:
     """The part of ``ref`` that each block's vector points at, with a margin: ``[N, bh, bw, k + 2 margin, k + 2 margin]``."""
-    n, h, w = ref.shape
+    _n, h, w = ref.shape
     bh, bw = h // k, w // k
     side = torch.arange(-margin, k + margin, device=ref.device)
     y = (torch.arange(bh, device=ref.device) * k)[:, None] + vectors[..., 0]  # [N, bh, bw]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -111,6 +112,6 @@ _PUBLIC = re.compile(
 def _level() -> nn.Sequential:
     widths = [8, 32, 64, 32, 16, 2]
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:]):
+    for a, b in itertools.pairwise(widths):
         layers += [nn.Conv2d(a, b, 7, padding=3), nn.ReLU()]
     return nn.Sequential(*layers[:-1])

@@ -1,0 +1,51 @@
+"""Fidelity of the simulators against libx264 over the clips of a folder: ``diffcodec fidelity`` with more rows, kept as a result."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.common import record
+from diffcodec import report
+from diffcodec.video import video_files
+
+SIMULATORS = [
+    "revmark",
+    "revmark:reference=0",
+    "revmark:rounding=paper",
+    "revmark:intra_scale=0.5,inter_scale=1",
+    "jpeg:quality=50",
+    "none",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=Path, required=True, help="folder of video files")
+    parser.add_argument("--sim", nargs="+", default=SIMULATORS)
+    parser.add_argument("--real", default="libx264")
+    parser.add_argument("--crf", nargs="+", type=float, default=[17, 22, 27, 32])
+    parser.add_argument("--preset", default="medium")
+    parser.add_argument("--fps", type=float, default=25)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--steering", nargs="*", type=float, default=[22])
+    parser.add_argument("--name", default="fidelity", help="name of the result file")
+    args = parser.parse_args()
+    clips = [report.load_clip(p, args.frames, args.size) for p in video_files(args.clips)]
+    result = report.run(
+        clips, args.sim, args.real, args.crf, preset=args.preset, fps=args.fps, steering_crfs=args.steering, progress=print
+    )
+    for row in result.rows:
+        f, s = row.figures, row.steering
+        steer = f"  steering {s.static:.2f} {s.changing:.2f}" if s else ""
+        print(
+            f"{row.simulator:40s} CRF {row.crf:g}  survival error {f.survival_error:.3f}  per clip {f.per_clip_survival_error:.3f}"
+            f"  gap {f.distortion_gap:.2f}  skill {f.skill:+.2f}  cosine {f.error_cosine:.2f}{steer}"
+        )
+    data = result.to_dict("")
+    record(args.name, {k: data[k] for k in ("settings", "clips", "rows", "rate_agreement")})
+
+
+if __name__ == "__main__":
+    main()
