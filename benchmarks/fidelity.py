@@ -12,6 +12,8 @@ from diffcodec.video import video_files
 SIMULATORS = [
     "revmark",
     "revmark:reference=0",
+    "revmark:motion=block16",
+    "revmark:motion=none",
     "revmark:rounding=paper",
     "revmark:intra_scale=0.5,inter_scale=1",
     "jpeg:quality=50",
@@ -33,9 +35,7 @@ def main() -> None:
     parser.add_argument("--name", default="fidelity", help="name of the result file")
     args = parser.parse_args()
     clips = [report.load_clip(p, args.frames, args.size) for p in video_files(args.clips)]
-    result = report.run(
-        clips, args.sim, args.real, args.crf, preset=args.preset, fps=args.fps, steering_crfs=args.steering, progress=print
-    )
+    result = report.run(clips, args.sim, args.real, args.crf, preset=args.preset, fps=args.fps, steering_crfs=args.steering, progress=print)
     for row in result.rows:
         f, s = row.figures, row.steering
         steer = f"  steering {s.static:.2f} {s.changing:.2f}" if s else ""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 
 import torch
 
 import diffcodec as dc
 from benchmarks.common import record
-from diffcodec.motion import BlockMotion, warp
+from diffcodec import report
+from diffcodec.motion import BlockMotion, NoMotion, warp
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     paths = dc.video.video_files(args.clips)
     videos = torch.stack([dc.read_video(p, 2, 5, crop=(args.size, args.size)) for p in paths])  # [N, 5, 3, H, W]
     estimators = {
-        "none": lambda c, r: c.new_zeros(len(c), 2, *c.shape[-2:]),
+        "none": NoMotion(),
         "BlockMotion(block=8, search=8, subpel=1)": BlockMotion(search=8, subpel=1),
         "BlockMotion() (8 x 8, 16 pixels, quarter-pel)": BlockMotion(),
         "BlockMotion(block=16)": BlockMotion(block=16),
@@ -37,7 +37,7 @@ def main() -> None:
             row[f"psnr_{gap}_away"] = dc.metrics.psnr(predicted, current).mean().item()
         rows[name] = row
         print(f"{name:50s} {row['psnr_1_away']:.2f} {row['psnr_4_away']:.2f}")
-    clips = [{"name": p.name, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in paths]
+    clips = [{"name": p.name, "sha256": report.sha256(p)} for p in paths]
     record("motion", {"frames": "2 from 3 and 2 from 6, centre crop", "size": args.size, "clips": clips, "rows": rows})
 
 

@@ -63,7 +63,7 @@ def still_jobs() -> dict[str, Job]:
 
 def video_jobs() -> dict[str, Job]:
     torch.manual_seed(0)
-    spynet = dc.motion.SPyNet(4)
+    spynet = dc.motion.SPyNet(4).requires_grad_(False)  # in use its weights are loaded and fixed
     return {
         "GEMM pass": gemm_pass,
         "DiffH264 revmark, block motion": dc.DiffH264(model="revmark"),

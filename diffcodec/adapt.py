@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layer import Draw, Layer
+from .coded import Coded
+from .layer import Codec, Draw, Layer
 
 _AXES = {5: "BTCHW", 4: "BCHW"}
 
@@ -51,18 +52,47 @@ class Adapted(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """As :meth:`diffcodec.Layer.forward`, in the caller's layout and range."""
+        return self._call(self.layer, video, draw, step, generator)  # type: ignore[no-any-return]
+
+    def encode(
+        self,
+        video: Tensor,
+        draw: Mapping[str, Any] | None = None,
+        *,
+        step: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Coded:
+        """As :meth:`diffcodec.Codec.encode`, in the caller's layout and range; for codecs only."""
+        if not isinstance(self.layer, Codec):
+            raise TypeError(f"{type(self.layer).__name__} is no codec: it has no encode")
+        return self._call(self.layer.encode, video, draw, step, generator)  # type: ignore[no-any-return]
+
+    def _call(self, call: Any, video: Tensor, draw: Mapping[str, Any] | None, step: int | None, generator: torch.Generator | None) -> Any:
         if not isinstance(video, Tensor):
             raise TypeError(f"expected a torch.Tensor, got {type(video).__name__}")
         self._check_rank(video.dim(), tuple(video.shape))
         if not video.is_floating_point():
             raise TypeError(f"expected floating point values in {list(self.range)}, got dtype {video.dtype}")
+        place = self.layout.index("C")
+        if video.shape[place] not in self.layer.channels:
+            raise ValueError(
+                f"expected layout {self.layout}, {self.layer.channels} channels in place {place}, got shape {tuple(video.shape)}"
+            )
         low, high = self.range
         inner = (video.permute(self._inward) - low) / (high - low)
         try:
-            out = self.layer(inner, draw, step=step, generator=generator)
+            out = call(inner, draw, step=step, generator=generator)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"(layer adapted to layout {self.layout!r}, range {self.range}) {error}") from error
-        return out.permute(self._outward) * (high - low) + low
+            where = f"behind adapt(layout={self.layout!r}, range={self.range}), values on the layer's own [0, 1] scale"
+            raise type(error)(f"{str(error).partition(';')[0]} ({where})") from error
+        if isinstance(out, Coded):
+            out.video = self._back(out.video)
+            return out
+        return self._back(out)
+
+    def _back(self, video: Tensor) -> Tensor:
+        low, high = self.range
+        return video.permute(self._outward) * (high - low) + low
 
     def _check_rank(self, rank: int, shape: tuple[int, ...]) -> None:
         if rank != len(self.layout):

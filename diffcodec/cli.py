@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from torch import Tensor
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, or 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)  # so that temporary files go then, too
     args = _parser().parse_args(arguments)
     try:
         args.run(args, "diffcodec " + shlex.join(arguments))
@@ -27,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\ndiffcodec {args.command}: stopped; nothing half-written was kept", file=sys.stderr)
         return 130
     return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     r.add_argument(
         "--codec", default="libx264:crf=28", metavar="SPEC", help="for example libx264:crf=28,preset=slow, jpeg:quality=30, revmark"
     )
-    r.add_argument("--frames", type=int, help="frames coded as one clip: 8 for simulators, 48 for real codecs by default; bounds memory")
+    r.add_argument(
+        "--frames", type=int, help="frames coded as one clip: 8 for simulators, 8 to 48 by frame size for real codecs; bounds memory"
+    )
     r.add_argument("--lossless", action="store_true", help="store every 8-bit value (many players do not play it) instead of CRF 10")
     r.set_defaults(run=_roundtrip)
     return parser
@@ -81,8 +91,14 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
         raise ValueError(f"--frames expected to be at least 1, got {args.frames}")
     for spec in args.sim:
         specs.make(spec, specs.SIMULATORS)
-    if specs.parse(args.real)[0] not in specs.REAL or args.real.startswith("libjpeg"):
+    name, options = specs.parse(args.real)
+    if name not in specs.REAL or name == "libjpeg":
         raise ValueError(f"--real expected libx264, libx265, libvpx-vp9 or libsvtav1, got {args.real!r}")
+    for option in ("crf", "preset", "fps"):
+        if option in options:
+            raise ValueError(f"--real {args.real}: {option} has an argument of its own, --{option}")
+    if args.start < 0:
+        raise ValueError(f"--start expected to be at least 0, got {args.start}")
     for crf in args.crf:
         specs.make(args.real, specs.REAL, crf=crf, preset=args.preset, fps=args.fps)
     steering = [min(args.crf, key=lambda c: abs(c - 22))] if args.steering is None else args.steering
@@ -119,7 +135,7 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
 def _size(text: str) -> int | None:
     if text == "native":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise ValueError(f"--size expected a number of pixels or 'native', got {text!r}")
     return int(text)
 
@@ -218,10 +234,12 @@ def _roundtrip(args: argparse.Namespace, command: str) -> None:
     from .video import read_frames, video_info, write_video
 
     codec = specs.make(args.codec, None, **_rate(args))
-    frames = args.frames if args.frames is not None else (48 if isinstance(codec, Real) else 8)
+    info = video_info(args.input)
+    # a real codec wants long clips; 2^25 values are 128 MiB of float32, of which a step holds several copies
+    frames = min(48, max(8, 2**25 // (3 * info.height * info.width))) if isinstance(codec, Real) else 8
+    frames = frames if args.frames is None else args.frames
     if frames < 1:
         raise ValueError(f"--frames expected to be at least 1, got {frames}")
-    info = video_info(args.input)
     if args.output.exists() and args.output.samefile(args.input):
         raise ValueError(f"{args.output}: input and output are one file")
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from .blocks import join
+from .checks import check_values, check_video
 from .layer import Codec, Layer
 from .metrics import psnr
 from .transform import idct2
@@ -48,7 +49,7 @@ class Fidelity:
         clips: number of clips.
         survival_error: see the module's table.
         per_clip_survival_error: mean over clips and probes of abs(g_S - g_R).
-        distortion_gap, skill: in dB. error_cosine: -1..1. NaN where undefined.
+        distortion_gap, skill: in dB. error_cosine: -1..1, over the clips that both codecs change; NaN where there is none.
         psnr_simulated, psnr_real: mean PSNR against the source, dB.
         survival_simulated, survival_real: mean g of each probe, by name.
         rank_correlation, rate_error: rate agreement over the clips; None where the simulator estimates no bits.
@@ -129,7 +130,7 @@ def measure(codec: VideoFunction, clip: Tensor, generator: torch.Generator, stre
         generator: source of the probes and of the simulator's draws; give every codec a generator of the same seed.
         strength: of the probes, dB PSNR.
     """
-    clip = quantised(clip)
+    (clip,) = checked([clip], strength)
     added = probes(clip.shape[0], clip.shape[2], clip.shape[3], generator, strength).to(clip)
     marked = quantised(clip + added)  # [10, T, 3, H, W]
     d = marked - clip
@@ -164,6 +165,22 @@ class repeatable:
         return self(clip[None])[0].detach(), None
 
 
+def checked(clips: Sequence[Tensor], strength: float) -> list[Tensor]:
+    """Clips ``[T, 3, H, W]`` rounded to 8 bits; an error for anything else."""
+    if isinstance(clips, Tensor):
+        raise TypeError(f"expected a list of clips [T, 3, H, W], got one tensor of shape {tuple(clips.shape)}; list(tensor) makes one")
+    if not len(clips):
+        raise ValueError("expected at least one clip, got none")
+    if not 10 <= strength <= 60:
+        raise ValueError(f"strength expected a PSNR in [10, 60] dB, got {strength!r}")
+    for clip in clips:
+        if isinstance(clip, Tensor) and clip.dim() != 4:
+            raise ValueError(f"expected clips [T, 3, H, W], got shape {tuple(clip.shape)}")
+        check_video(clip[None] if isinstance(clip, Tensor) else clip, "fidelity")
+        check_values(clip, "fidelity")
+    return [quantised(c) for c in clips]
+
+
 def quantised(x: Tensor) -> Tensor:
     """Round to 8 bits and clamp. Shape: any -> same."""
     return torch.round(x.detach() * 255).clamp(0, 255) / 255
@@ -184,18 +201,17 @@ def compare(
     Raises:
         ValueError: no clips, or measurements of another number of clips.
     """
-    if not clips:
-        raise ValueError("compare expected at least one clip, got none")
+    x = checked(clips, strength)
     s, r = (
         [measure(c, clip, torch.Generator().manual_seed(seed + i), strength) for i, clip in enumerate(clips)] if callable(c) else list(c)
         for c in (simulator, real)
     )
     if not len(s) == len(r) == len(clips):
         raise ValueError(f"{len(clips)} clips, but {len(s)} and {len(r)} measurements")
-    x = [quantised(c) for c in clips]
     g_s, g_r = (torch.stack([m.survival for m in ms]) for ms in (s, r))  # [clips, 10]
     psnr_s, psnr_r = ([_psnr(c, m.video) for c, m in zip(x, ms)] for ms in (s, r))
     skill = [_psnr(a.video, b.video) - p for a, b, p in zip(s, r, psnr_r)]
+    cosines = [_cosine(a.video - c, b.video - c) for a, b, c in zip(s, r, x)]
     bits_s, bits_r = ([m.bits for m in ms] for ms in (s, r))
     rated = None not in bits_s and None not in bits_r
     rank, error = rate_agreement(bits_s, bits_r) if rated else (None, None)  # type: ignore[arg-type]
@@ -205,7 +221,7 @@ def compare(
         per_clip_survival_error=(g_s - g_r).abs().mean().item(),
         distortion_gap=_mean([abs(_difference(a, b)) for a, b in zip(psnr_s, psnr_r)]),
         skill=_mean([0.0 if math.isnan(v) else v for v in skill]),  # inf - inf: real and simulated both lossless
-        error_cosine=_mean([_cosine(a.video - c, b.video - c) for a, b, c in zip(s, r, x)]),
+        error_cosine=_mean([v for v in cosines if not math.isnan(v)]) if not all(map(math.isnan, cosines)) else math.nan,
         psnr_simulated=_mean(psnr_s),
         psnr_real=_mean(psnr_r),
         survival_simulated=dict(zip(PROBES, g_s.mean(0).tolist())),
@@ -284,8 +300,7 @@ def steering(
         progress: called after every clip.
     """
     gains: dict[str, list[float]] = {"static": [], "changing": []}
-    for i, clip in enumerate(clips):
-        x = quantised(clip)
+    for i, x in enumerate(checked(clips, strength)):
         t, _, h, w = x.shape
         for low, high in bands or [(0, 14)]:
             for kind, n in (("static", 1), ("changing", t)):
@@ -310,7 +325,10 @@ def _steer(codec: VideoFunction, x: Tensor, p: Tensor, size: float, steps: int) 
     d = torch.zeros_like(x)
     for _ in range(steps):
         d = d.requires_grad_(True)
-        (gradient,) = torch.autograd.grad((codec((x + d)[None])[0] * p).sum(), d)
+        out = codec((x + d)[None])[0]
+        if not out.requires_grad:
+            raise ValueError("steering needs a codec with a gradient; a real one takes gradient='identity' or a simulator")
+        (gradient,) = torch.autograd.grad((out * p).sum(), d)
         d = size * _unit(d.detach() + size / 2 * _unit(gradient))
     return d
 

@@ -93,7 +93,7 @@ class Layer(nn.Module):
             draw = self.sample(video.shape, generator, step=step, device=video.device)
         else:
             draw = to_device(draw, video.device)
-            self.check_draw(draw, video.shape[0])
+            self.check_draw(draw, video.shape)
         return clamp_through(video if video.dtype == torch.float64 else video.float()), draw
 
     def check(self, video: Tensor) -> None:
@@ -104,10 +104,19 @@ class Layer(nn.Module):
             check_video(video, who)
         check_values(video, who)
 
-    def check_draw(self, draw: Mapping[str, Any], batch: int) -> None:
+    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        """Raise where a draw was made for another layer, batch or size."""
+        who = type(self).__name__
+        for name, value in self.__dict__.items():
+            if isinstance(value, Strength) and name not in draw and not set(draw) - set(self.__dict__):
+                raise ValueError(f"{who} got a draw without {name!r}: sample(video.shape) makes one; it holds {sorted(draw) or 'nothing'}")
         for key, value in draw.items():
-            if isinstance(value, Tensor) and value.dim() and value.shape[0] != batch:
-                raise ValueError(f"{type(self).__name__} got a draw whose {key!r} is for {value.shape[0]} samples; the batch has {batch}")
+            if not isinstance(value, Tensor):
+                continue
+            if value.dim() and value.shape[0] != shape[0]:
+                raise ValueError(f"{who} got a draw whose {key!r} is for {value.shape[0]} samples; the batch has {shape[0]}")
+            if value.dim() == len(shape) and tuple(value.shape) != tuple(shape):
+                raise ValueError(f"{who} got a draw whose {key!r} is for shape {tuple(value.shape)}; the input has {tuple(shape)}")
 
     def extra_repr(self) -> str:
         return ", ".join(f"{k}={v!r}" for k, v in self.__dict__.items() if isinstance(v, Strength))

@@ -21,9 +21,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """
     _same(a, b)
     h, w = a.shape[-2:]
-    x, y = (v.reshape(-1, 1, h, w) for v in (a, b))
+    x, y = (v.reshape(-1, 1, h, w).double() for v in (a, b))  # variances of flat areas are differences of nearly equal numbers
     size = min(11, h - (h + 1) % 2, w - (w + 1) % 2)
-    i = torch.arange(size, device=a.device, dtype=a.dtype) - size // 2
+    i = torch.arange(size, device=a.device, dtype=x.dtype) - size // 2
     g = torch.exp(-(i**2) / (2 * 1.5**2))
     window = (g[:, None] * g / g.sum() ** 2)[None, None]
     mx, my = F.conv2d(x, window), F.conv2d(y, window)
@@ -32,7 +32,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     vxy = F.conv2d(x * y, window) - mx * my
     c1, c2 = 0.01**2, 0.03**2
     value = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-    return value.reshape(a.shape[0], -1).mean(1)
+    return value.reshape(a.shape[0], -1).mean(1).to(a.dtype)
 
 
 def bit_accuracy(message: Tensor, decoded: Tensor) -> Tensor:
@@ -47,5 +47,5 @@ def bit_accuracy(message: Tensor, decoded: Tensor) -> Tensor:
 
 
 def _same(a: Tensor, b: Tensor) -> None:
-    if a.shape != b.shape:
-        raise ValueError(f"expected two tensors of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    if a.shape != b.shape or a.dim() < 2:
+        raise ValueError(f"expected two tensors [B, ...] of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")

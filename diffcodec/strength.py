@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Union
 
 import torch
@@ -79,16 +80,16 @@ class Strength:
                     raise ValueError(f"{expected}, got {bad.flatten()[0].item():g}")
             return
         if isinstance(value, (tuple, list)):
-            if len(value) != 2 or not all(isinstance(v, (int, float)) for v in value) or not value[0] <= value[1]:
+            if len(value) != 2 or not all(isinstance(v, Real) for v in value) or not float(value[0]) <= float(value[1]):
                 raise ValueError(f"{self.name} expected a range (low, high) with low <= high, got {value!r}")
             self._check(value[0])
             self._check(value[1])
             return
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if not isinstance(value, Real) or isinstance(value, bool):
             raise TypeError(f"{self.name} expected a number, a tensor [B], a range (low, high) or a schedule, got {value!r}")
-        if not self.low <= value <= self.high:  # NaN fails as well
+        if not self.low <= float(value) <= self.high:  # NaN fails as well
             raise ValueError(f"{expected}, got {value!r}")
-        if self.integer and value != int(value):
+        if self.integer and not float(value).is_integer():
             raise ValueError(f"{self.name} expected a whole number, got {value!r}")
 
     def at(self, step: int | None) -> Value:

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .checks import check_values, check_video
+from .checks import check_tensor, check_values, require
 from .color import to_8bit
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".y4m", ".ts")
+_WRITABLE = (".mp4", ".mkv", ".mov", ".m4v", ".avi")  # containers that take H.264
+X264_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 Path_ = str | os.PathLike[str]
 
 
@@ -85,23 +87,41 @@ def read_frames(path: Path_, start: int = 0) -> Generator[Tensor, None, None]:
     Far starts are found through the time stamps of all packets and a seek to the key frame before; where a file has none, frames are counted
     from its beginning. Either way the frame is the exact one.
     """
+    import av
+
     if start < 0:
         raise ValueError(f"start expected to be at least 0, got {start}")
     with _opened(path) as (container, stream):
         target = _time_of(container, stream, start) if start > 250 else None  # nearer starts: decoding on is as quick
         if target is not None:
+            found = False
             container.seek(target, stream=stream)
             for i, frame in enumerate(container.decode(stream)):
                 if frame.pts is None or (i == 0 and frame.pts > target):
                     break  # the seek went astray: count
                 if frame.pts >= target:
+                    found = True
                     yield _rgb(frame)
-            else:
+            if found:
                 return
     with _opened(path) as (container, stream):
-        for index, frame in enumerate(container.decode(stream)):
-            if index >= start:
-                yield _rgb(frame)
+        packets = frames = 0
+        for packet in container.demux(stream):
+            packets += packet.size > 0
+            try:
+                decoded = packet.decode()
+            except av.error.InvalidDataError:
+                continue  # counted below
+            for frame in decoded:
+                frames += 1
+                if frames > start:
+                    yield _rgb(frame)
+        announced = max(packets, stream.frames)
+        if len(container.streams) == 1 and container.duration and stream.average_rate:
+            # Matroska does not count frames but says how long it is; a second either way is the container's rounding
+            announced = max(announced, int((container.duration / 1e6 - 1) * stream.average_rate))
+        if frames < announced:
+            raise VideoError(f"{path}: damaged or truncated, {frames} of about {announced} frames can be decoded")
 
 
 def _time_of(container: Any, stream: Any, index: int) -> int | None:
@@ -224,18 +244,27 @@ def write_video(
         lossless: keep every 8-bit RGB value (libx264rgb at QP 0; many players do not play it).
 
     Raises:
-        VideoError: unknown container, no space, folder missing. ValueError: chunks of different size, no frames.
+        VideoError: unknown container, no space, folder missing. ValueError: chunks of different size, no frames, CRF, preset or rate out of range.
     """
     import av
 
     path = Path(path)
+    if path.suffix.lower() not in _WRITABLE:
+        raise VideoError(f"{path}: expected a file ending in {', '.join(_WRITABLE)}, got {path.suffix!r}")
+    if not 0 < fps <= 1000:
+        raise ValueError(f"fps expected to lie in (0, 1000], got {fps!r}")
+    if not 0 <= crf <= 51:
+        raise ValueError(f"crf expected to lie in [0, 51], got {crf!r}")
+    require("preset", preset, X264_PRESETS)
     chunks = [video] if isinstance(video, Tensor) else video
     with replacing(path) as temporary:
         try:
-            with _container(temporary, path) as container:
+            with av.open(str(temporary), "w") as container:
                 stream: Any = None
                 for chunk in chunks:
-                    check_video(chunk[None] if isinstance(chunk, Tensor) else chunk, "write_video")
+                    if isinstance(chunk, Tensor) and (chunk.dim() != 4 or chunk.shape[1] != 3):
+                        raise ValueError(f"write_video expected frames [T, 3, H, W], got shape {tuple(chunk.shape)}")
+                    check_tensor(chunk, "write_video")
                     check_values(chunk, "write_video")
                     frames = to_8bit(chunk).permute(0, 2, 3, 1).contiguous().cpu().numpy()  # [T, H, W, 3]
                     if stream is None:
@@ -255,17 +284,6 @@ def write_video(
             raise VideoError(f"{path}: cannot be written as video ({error.strerror or error}); nothing was kept") from error
 
 
-def _container(temporary: Path, path: Path) -> Any:
-    import av
-
-    try:
-        return av.open(str(temporary), "w")
-    except ValueError as error:  # PyAV's word for an unknown format; FFmpegError is one too
-        if isinstance(error, av.error.FFmpegError):
-            raise
-        raise VideoError(f"{path}: no video container has the ending {path.suffix!r}; expected .mp4, .mkv or the like") from error
-
-
 def _stream(container: Any, h: int, w: int, fps: float | Fraction, crf: float, preset: str, lossless: bool) -> Any:
     rate = Fraction(fps).limit_denominator(1001)
     # 4:2:0 needs even sizes; odd ones keep full chroma instead of losing a row
@@ -273,6 +291,8 @@ def _stream(container: Any, h: int, w: int, fps: float | Fraction, crf: float, p
     options = {"qp": "0"} if lossless else {"crf": str(crf)}
     stream = container.add_stream("libx264rgb" if lossless else "libx264", rate=rate, options=options | {"preset": preset})
     stream.height, stream.width, stream.pix_fmt = h, w, pixels
+    if not lossless:  # what swscale makes of RGB: BT.601 (SMPTE 170M), limited range; untagged, players guess by size
+        stream.codec_context.colorspace, stream.codec_context.color_range = 6, 1
     return stream
 
 

@@ -98,6 +98,10 @@ def test_progress_counts_what_is_done(clip_file: Path) -> None:
         (["CLIP", "--frames", "41"], "41 frames"),
         (["CLIP", "--steering", "3"], "--steering 3"),
         (["CLIP", "--fps", "0"], "fps"),
+        (["CLIP", "--real", "libx264:crf=40"], "--crf"),
+        (["CLIP", "--real", "libx264:options=bf"], "mapping"),
+        (["CLIP", "--start", "-5"], "-5"),
+        (["CLIP", "--size", "²"], "²"),
         (["CLIP", "--out", "CLIP"], "cannot make this folder"),
     ],
 )
@@ -187,5 +191,6 @@ def test_specs() -> None:
     layer = specs.make("libx264:crf=30", preset="slow")
     assert "'slow'" in repr(layer)
     assert "30" in repr(layer)
+    assert specs.parse("jpeg:quality=(10,90),rounding=soft") == ("jpeg", {"quality": (10, 90), "rounding": "soft"})
     with pytest.raises(ValueError, match="colour"):
         specs.make("jpeg:colour=1")

@@ -254,6 +254,25 @@ def test_a_draw_for_another_batch_is_an_error(make: Callable[[], dc.Layer]) -> N
             layer(x, draw)
 
 
+def test_draws_for_another_size_or_layer_are_errors() -> None:
+    x = natural(1, 8, 16, 16)
+    short = (1, 4, 3, 16, 16)
+    for layer in (dc.FrameDrop(), dc.GaussianNoise(), dc.revmark_distortion(dc.DiffJPEG(50), codec_share=0.0)):
+        draw = layer.sample(short, torch.Generator().manual_seed(2))
+        if isinstance(layer, dc.RandomDistortion) and draw["parts"][0][0] not in (2, 3, 5):
+            continue
+        with pytest.raises(ValueError, match="8 frames|input has"):
+            layer(x, draw)
+    with pytest.raises(ValueError, match="without 'quality'"):
+        dc.DiffJPEG(50)(x, {})
+    with pytest.raises(ValueError, match="without 'parts'"):
+        dc.revmark_distortion()(x, {})
+    with pytest.raises(ValueError, match="without 'reference'"):
+        dc.DiffH264()(x, {})
+    with pytest.raises(ValueError, match=r"\[9\] for clips of 8 frames"):
+        dc.DiffH264()(x, {"reference": torch.tensor([9])})
+
+
 def test_one_bad_value_is_enough() -> None:
     x = natural(1)
     x[0, 0, 0, 0, 0] = float("nan")

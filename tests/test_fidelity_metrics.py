@@ -134,6 +134,36 @@ def test_errors() -> None:
         fidelity.compare(CLIPS, [m], [m])
 
 
+@pytest.mark.parametrize(
+    ("clips", "error", "words"),
+    [
+        ([CLIPS[0] * 255], ValueError, "255"),
+        ([(CLIPS[0] * 255).to(torch.uint8)], TypeError, "uint8"),
+        (torch.stack(CLIPS), TypeError, "list"),
+        ([CLIPS[0][0]], ValueError, "got shape"),
+        ([], ValueError, "none"),
+    ],
+)
+def test_clips_are_checked(clips: list[Tensor], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        fidelity.compare(clips, nothing, nothing)
+    with pytest.raises(error, match=words):
+        fidelity.steering(clips, nothing, nothing)
+
+
+def test_steering_needs_a_gradient_and_a_sane_strength() -> None:
+    with pytest.raises(ValueError, match="gradient='identity'"):
+        fidelity.steering(CLIPS, dc.RealCodec(), dc.RealCodec())
+    with pytest.raises(ValueError, match="200"):
+        fidelity.steering(CLIPS, nothing, nothing, strength=200)
+
+
+def test_an_unchanged_clip_does_not_spoil_the_cosine() -> None:
+    black = torch.zeros_like(CLIPS[0])
+    real = dc.RealJPEG(50)
+    assert fidelity.compare([CLIPS[0], black], real, real).error_cosine == pytest.approx(1)
+
+
 def test_psnr_and_bit_accuracy() -> None:
     a = torch.zeros(2, 3, 4, 4)
     b = a.clone()
@@ -155,5 +185,6 @@ def test_ssim() -> None:
     assert values == sorted(values, reverse=True)
     assert values[-1] < 0.5
     constant = metrics.ssim(torch.full((1, 3, 16, 16), 0.4), torch.full((1, 3, 16, 16), 0.6)).item()
+    assert metrics.ssim(torch.full((1, 3, 16, 16), 0.9999), torch.ones(1, 3, 16, 16)).item() <= 1
     assert constant == pytest.approx((2 * 0.4 * 0.6 + 1e-4) / (0.16 + 0.36 + 1e-4), abs=1e-4)  # the luminance term alone
     assert metrics.ssim(torch.rand(1, 3, 4, 5), torch.rand(1, 3, 4, 5)).isfinite().all()

@@ -27,6 +27,23 @@ def test_zero_and_whole_pel_flow_are_exact() -> None:
     assert torch.equal(y[..., 1:, -1], x[..., :-1, -1])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_wide_frames_in_half_precision(dtype: torch.dtype) -> None:
+    x = torch.rand(1, 3, 2, 3000).to(dtype)
+    assert torch.equal(warp(x, torch.zeros(1, 2, 2, 3000, dtype=dtype)), x)
+    assert torch.equal(warp(x, BlockMotion()(x, x)), x)
+
+
+def test_flow_must_be_finite() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        warp(torch.rand(1, 3, 4, 4), torch.full((1, 2, 4, 4), float("nan")))
+
+
+def test_spynet_serves_any_dtype() -> None:
+    x = natural(1, 2, 16, 16).double()
+    assert dc.DiffH264(motion=SPyNet(2))(x).dtype == torch.float64
+
+
 def test_half_pel_is_the_mean() -> None:
     x = torch.tensor([[[[0.0, 1.0, 4.0]]]])
     flow = torch.zeros(1, 2, 1, 3)

@@ -1,6 +1,7 @@
 """Real video codecs through PyAV."""
 
 import threading
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -134,6 +135,22 @@ def test_simulator_gradient_is_drawn_with_the_rest() -> None:
     assert torch.equal(*grads)
 
 
+def test_a_mixture_as_gradient_is_drawn_and_scheduled() -> None:
+    x = natural(1, 3, 32, 32)
+    codec = dc.RealCodec(gradient=dc.RandomDistortion([dc.DiffJPEG(10), dc.DiffJPEG(dc.Ramp(90, 80, 0, 9))]))
+    draw = codec.sample(x.shape, torch.Generator().manual_seed(3), step=3)
+    grads = []
+    for _ in range(2):
+        v = x.clone().requires_grad_(True)
+        grads.append(torch.autograd.grad(codec(v, draw).square().sum(), v)[0])
+    assert torch.equal(*grads)
+
+
+def test_numpy_and_fraction_numbers_are_numbers() -> None:
+    assert "crf=30" in repr(dc.RealCodec(crf=np.int64(30), fps=Fraction(30000, 1001))).replace("np.int64(30)", "30")
+    assert dc.DiffJPEG(np.float32(50))(natural(1)).shape == (1, 4, 3, 48, 64)
+
+
 def test_works_in_a_mixture_and_on_half_precision() -> None:
     x = natural(2, 3, 32, 32)
     mix = dc.RandomDistortion([dc.RealCodec(gradient="identity"), dc.GaussianNoise()], per="sample")
@@ -160,6 +177,10 @@ def test_works_in_a_mixture_and_on_half_precision() -> None:
         (("libx264", 23, "medium", 25, {"tune": "watermark"}), "watermark"),
         (("libx264", 23, "medium", 25, {"bf": "many"}), "many"),
         (("libx264", 23, "medium", 25, {"crf": 18}), "argument of RealCodec"),
+        (("libx264", 23, "medium", 25, {"qp": 40}), "constant CRF"),
+        (("libx264", 23, "medium", 25, {"x264-params": "aq-mode=0:qp=40"}), "qp='40'"),
+        (("libx264", 23, "medium", 25, {"threads": 4}), "one thread"),
+        (("libx264", 23, "medium", 25, "bf=2"), "mapping"),
         (("libx265", 23, "medium", 25, {"x265-params": "foo=1"}), "foo"),
         (("libvpx-vp9", 23, "4", 25, {"foo": "1"}), "foo"),
         (("libsvtav1", 23, "8", 25, {"svtav1-params": "foo=1"}), "foo"),

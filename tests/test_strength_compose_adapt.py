@@ -134,10 +134,35 @@ def test_adapt_images_and_errors() -> None:
         adapted(torch.rand(2, 3, 16, 16))
     with pytest.raises(ValueError, match="BCTHW"):
         adapted(torch.rand(2, 8, 3, 16, 16))
-    with pytest.raises(ValueError, match=r"adapted to layout 'BCTHW', range \(-1.0, 1.0\)"):
+    with pytest.raises(ValueError, match=r"layout='BCTHW', range=\(-1.0, 1.0\)"):
         adapted(torch.rand(2, 3, 4, 16, 16) * 255)
     with pytest.raises(TypeError, match="int"):
         adapted(torch.zeros(2, 3, 4, 16, 16, dtype=torch.int32))
+
+
+def test_adapted_codecs_encode() -> None:
+    x = natural(2)
+    adapted = dc.adapt(dc.DiffJPEG(50), layout="BCTHW", range=(-1, 1))
+    coded, plain = adapted.encode(x.transpose(1, 2) * 2 - 1), dc.DiffJPEG(50).encode(x)
+    torch.testing.assert_close(coded.video, plain.video.transpose(1, 2) * 2 - 1, atol=1e-3, rtol=0)
+    torch.testing.assert_close(coded.bits, plain.bits, rtol=1e-3, atol=1)
+    with pytest.raises(TypeError, match="Flip is no codec"):
+        dc.adapt(dc.Flip(), layout="BCTHW").encode(x.transpose(1, 2))
+
+
+def test_mixtures_pass_strengths_per_sample_and_nest() -> None:
+    x = natural(6)
+    q = torch.tensor([10.0, 90, 10, 90, 10, 90])
+    layer = dc.RandomDistortion([dc.DiffJPEG(q), dc.Identity()], per="sample")
+    draw = layer.sample(x.shape, torch.Generator().manual_seed(0))
+    y = layer(x, draw)
+    rows = next(r for i, r, _ in draw["parts"] if i == 0)
+    for i in rows:
+        torch.testing.assert_close(y[i], dc.DiffJPEG(q[i].item())(x[i : i + 1])[0])
+    nested = dc.RandomDistortion([dc.RandomDistortion([dc.FrameDrop(1.0), dc.Flip()], per="sample"), dc.Identity()], per="sample")
+    assert nested(x).shape == x.shape
+    with pytest.raises(ValueError, match="videos"):
+        nested(x[:, 0])
 
 
 class Grey(dc.Layer):

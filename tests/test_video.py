@@ -63,6 +63,29 @@ def test_info_and_reading(clip_file: Path) -> None:
     assert dc.read_video(clip_file, 0, 1, size=(20, 30)).shape == (1, 3, 20, 30)
 
 
+@pytest.mark.parametrize("kind", ["truncated", "corrupt"])
+def test_damage_inside_a_file_is_found(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    dc.write_video(path, natural(1, 90, 64, 80)[0], crf=20)
+    data = bytearray(path.read_bytes())
+    if kind == "truncated":
+        data = data[: len(data) // 3]
+    else:
+        for i in range(len(data) // 4, len(data) // 2, 7):
+            data[i] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(dc.VideoError, match=r"a\.mkv"):
+        dc.read_video(path)
+
+
+def test_colours_are_tagged_as_they_were_made(tmp_path: Path) -> None:
+    red = torch.tensor([0.8, 0.1, 0.1])[:, None, None].expand(4, 3, 720, 1280)
+    dc.write_video(tmp_path / "a.mp4", red, preset="ultrafast")
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert next(container.decode(video=0)).colorspace == 6  # SMPTE 170M, BT.601's matrix
+    assert (dc.read_video(tmp_path / "a.mp4") - red).abs().max() < 0.02
+
+
 def test_reading_errors(clip_file: Path) -> None:
     with pytest.raises(dc.VideoError, match=r"expected 9 frames from frame 35 on, found 5"):
         dc.read_video(clip_file, 35, 9)
@@ -120,6 +143,13 @@ def test_nothing_half_written(tmp_path: Path) -> None:
         dc.write_video(tmp_path / "a.mp4", x * 255)
     with pytest.raises(dc.VideoError, match="a.nonsense"):
         dc.write_video(tmp_path / "a.nonsense", x)
+    with pytest.raises(dc.VideoError, match="a.webm"):
+        dc.write_video(tmp_path / "a.webm", x)
+    for options in ({"fps": 0}, {"fps": -5}, {"crf": 99}, {"crf": float("nan")}, {"preset": "zz"}):
+        with pytest.raises(ValueError, match=str(next(iter(options.values())))):
+            dc.write_video(tmp_path / "a.mp4", x, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\(1, 2, 3, 48, 64\)"):
+        dc.write_video(tmp_path / "a.mp4", x[None])
     with pytest.raises(dc.VideoError, match="does not exist"):
         dc.write_video(tmp_path / "no" / "a.mp4", x)
     assert list(tmp_path.iterdir()) == []

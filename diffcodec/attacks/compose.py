@@ -49,6 +49,7 @@ class RandomDistortion(Layer):
                 raise TypeError(f"RandomDistortion expected diffcodec layers, got {type(layer).__name__}")
         require("per", per, ["batch", "sample"])
         self.layers = nn.ModuleList(layers)
+        self.images = all(layer.images for layer in layers)
         self.weights = weights
         self.per = per
         if not callable(weights):
@@ -83,14 +84,16 @@ class RandomDistortion(Layer):
         parts = []
         for i in sorted(set(choice)):
             rows = [j for j, c in enumerate(choice) if c == i]
-            part = self.layers[i].sample((len(rows), *shape[1:]), generator, step=step, device=device)  # type: ignore[operator]
+            layer = self.layers[i]
+            if len(rows) == b or isinstance(layer, RandomDistortion):
+                part = layer.sample((len(rows), *shape[1:]), generator, step=step, device=device)  # type: ignore[operator]
+            else:  # drawn for the whole batch, so that a strength given as [B] finds its sample
+                part = _rows(layer.sample(shape, generator, step=step, device=device), rows)  # type: ignore[operator]
             parts.append((i, rows, part))
         return {"parts": parts}
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         parts = draw["parts"]
-        if sum(len(rows) for _, rows, _ in parts) != video.shape[0]:
-            raise ValueError(f"the draw is for {sum(len(r) for _, r, _ in parts)} samples, the batch has {video.shape[0]}")
         if len(parts) == 1:
             i, _, part = parts[0]
             return self.layers[i].distort(video, part)  # type: ignore[operator]
@@ -109,13 +112,31 @@ class RandomDistortion(Layer):
         return torch.cat(pieces).index_select(0, back)
 
     def check(self, video: Tensor) -> None:
+        if isinstance(video, Tensor) and video.dim() == 4 and not self.images:
+            names = ", ".join(type(v).__name__ for v in self.layers if not v.images)
+            raise ValueError(f"{names} takes videos [B, T, 3, H, W] only, got shape {tuple(video.shape)}")
         super().check(video)
-        for layer in self.layers:
-            if video.dim() == 4 and not layer.images:
-                raise ValueError(f"{type(layer).__name__} takes videos [B, T, 3, H, W] only, got shape {tuple(video.shape)}")
+
+    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        parts = draw.get("parts")
+        if parts is None:
+            raise ValueError(
+                f"RandomDistortion got a draw without 'parts': sample(video.shape) makes one; it holds {sorted(draw) or 'nothing'}"
+            )
+        if (n := sum(len(rows) for _, rows, _ in parts)) != shape[0]:
+            raise ValueError(f"RandomDistortion got a draw for {n} samples; the batch has {shape[0]}")
+        for i, rows, part in parts:
+            self.layers[i].check_draw(part, (len(rows), *shape[1:]))  # type: ignore[operator]
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}, per={self.per!r}"
+
+
+def _rows(draw: Any, rows: list[int]) -> Any:
+    """The part of a draw that belongs to some samples."""
+    if isinstance(draw, Tensor):
+        return draw[torch.tensor(rows, device=draw.device)]
+    return {k: _rows(v, rows) for k, v in draw.items()}
 
 
 def revmark_distortion(codec: Layer | None = None, codec_share: float = 0.86, start: int = 0, per: str = "batch") -> RandomDistortion:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..checks import require
 from ..layer import Draw, Layer
+from ..motion.warp import bilinear
 from ..strength import Strength, StrengthLike, normal, per_sample, uniform
 
 
@@ -130,12 +131,10 @@ class Rotate(Layer):
         y = (torch.arange(h, device=video.device).to(video) - (h - 1) / 2)[:, None]
         x = torch.arange(w, device=video.device).to(video) - (w - 1) / 2
         # where each output pixel comes from, in pixels; y points down
-        from_x = torch.cos(angle) * x - torch.sin(angle) * y  # [B, H, W]
-        from_y = torch.sin(angle) * x + torch.cos(angle) * y
-        # align_corners=True: -1 and 1 are the centres of the outermost pixels
-        grid = torch.stack([from_x * (2 / max(w - 1, 1)), from_y * (2 / max(h - 1, 1))], -1)
-        flat = video.flatten(1, -3)  # [B, T*C, H, W]
-        return F.grid_sample(flat, grid, "bilinear", "zeros", align_corners=True).view(video.shape)
+        from_x = torch.cos(angle) * x - torch.sin(angle) * y + (w - 1) / 2  # [B, H, W]
+        from_y = torch.sin(angle) * x + torch.cos(angle) * y + (h - 1) / 2
+        framed = F.pad(video.flatten(1, -3), (1, 1, 1, 1))  # [B, T*C, H+2, W+2]: the repeated edge is black
+        return bilinear(framed, from_x + 1, from_y + 1).view(video.shape)
 
 
 class Flip(Layer):

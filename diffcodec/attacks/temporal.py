@@ -5,7 +5,7 @@ All but averaging are a choice of frames: the draw is an index ``[B, T']`` into 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,9 @@ class FrameAverage(Layer):
         return (weights @ video.flatten(2)).view(video.shape)
 
 
+_TIE = 1e-4  # ratios such as 25/30 are drawn in float32: what falls on a whole frame within this is meant to
+
+
 class _FrameChoice(Layer):
     """An attack that is a choice of frames, ``index`` ``[B, T']``."""
 
@@ -60,6 +63,12 @@ class _FrameChoice(Layer):
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         return take_frames(video, draw["index"])
+
+    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        super().check_draw(draw, shape)
+        index = draw.get("index")
+        if not isinstance(index, Tensor) or index.dim() != 2 or (self.keep_length and index.shape[1] != shape[1]):
+            raise ValueError(f"{type(self).__name__} got a draw that is not for clips of {shape[1]} frames: sample(video.shape) makes one")
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, keep_length={self.keep_length}".lstrip(", ")
@@ -140,7 +149,7 @@ class FrameInsert(_FrameChoice):
 
 
 class FrameRate(_FrameChoice):
-    """Frame-rate change by repeating or leaving out frames, as ffmpeg's ``fps`` filter does.
+    """Frame-rate change by repeating or leaving out frames: at every new instant the last frame shown before it, as a player would.
 
     Args:
         ratio: new frame rate over the old one, above 0.
@@ -157,10 +166,10 @@ class FrameRate(_FrameChoice):
         if not self.keep_length:
             r = _common(ratio, "ratio", self)
             there = torch.arange(max(1, round(r * frames)))[None].expand(batch, -1)
-            return (there / r + 1e-9).floor().long().clamp(0, frames - 1)
+            return (there / r + _TIE).floor().long().clamp(0, frames - 1)
         here = torch.arange(frames)[None]
-        there = (here * ratio + 1e-9).floor()  # frame at the new rate that is on display at time of frame i
-        return (there / ratio + 0.5 - 1e-9).floor().long().clamp(0, frames - 1)
+        there = (here * ratio + _TIE).floor()  # frame at the new rate that is on display at time of frame i
+        return (there / ratio + 0.5 - _TIE).floor().long().clamp(0, frames - 1)
 
 
 def _common(values: Tensor, name: str, layer: Layer) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,5 +55,5 @@ class DiffH264(Codec):
     def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
         return self.engine.frame_types(shape, draw)
 
-    def check_draw(self, draw: Mapping[str, Any], batch: int) -> None:
-        self.engine.check_draw(draw, batch)
+    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        self.engine.check_draw(draw, shape)

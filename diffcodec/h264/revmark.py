@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,8 +58,10 @@ class REVMarkH264(Codec):
             raise TypeError(f"reference expected a frame index or None, got {reference!r}")
         require("flow_from", flow_from, ["reconstructed", "original"])
         for name, value in (("intra_scale", intra_scale), ("inter_scale", inter_scale), ("chroma_scale", chroma_scale)):
-            if not value > 0:
-                raise ValueError(f"{name} expected to be above 0, got {value!r}")
+            if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+                raise ValueError(f"{name} expected a number above 0, got {value!r}")
+        if motion is not None and not callable(motion):
+            raise TypeError(f"motion expected a function (current, reference) -> flow or None, got {motion!r}")
         self.reference = reference
         self.motion = BlockMotion() if motion is None else motion
         self.flow_from, self.flow_gradient = flow_from, flow_gradient
@@ -79,6 +81,16 @@ class REVMarkH264(Codec):
             grid = (-(-shape[-2] // 8), -(-shape[-1] // 8))
             draw["noise"] = uniform((b, t, 3, *grid, 8, 8), generator, device)
         return draw
+
+    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        super().check_draw(draw, shape)
+        index = draw.get("reference")
+        if not isinstance(index, Tensor):
+            raise ValueError(
+                f"REVMarkH264 got a draw without 'reference': sample(video.shape) makes one; it holds {sorted(draw) or 'nothing'}"
+            )
+        if index.device.type == "cpu" and not torch.compiler.is_compiling() and not 0 <= int(index.min()) <= int(index.max()) < shape[1]:
+            raise ValueError(f"REVMarkH264 got a draw with reference frames {index.tolist()} for clips of {shape[1]} frames")
 
     def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
         return ["".join("I" if i == r else "P" for i in range(shape[1])) for r in draw["reference"].tolist()]

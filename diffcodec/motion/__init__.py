@@ -3,8 +3,8 @@
 An estimator is any callable ``(current, reference) -> flow``: frames ``[N, 3, H, W]`` in [0, 1], flow ``[N, 2, H, W]`` in pixels (x, y).
 """
 
-from .block import BlockMotion
+from .block import BlockMotion, NoMotion
 from .spynet import SPyNet
 from .warp import warp
 
-__all__ = ["BlockMotion", "SPyNet", "warp"]
+__all__ = ["BlockMotion", "NoMotion", "SPyNet", "warp"]

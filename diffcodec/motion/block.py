@@ -17,6 +17,14 @@ _SCALES = (1, 2, 4)  # a vector is sought for the block and for squares of 2 x 2
 _CHUNK = 1 << 24  # elements of the largest temporary of the coarse search: bounds memory on large frames
 
 
+class NoMotion(nn.Module):
+    """Zero flow: prediction from the same place, to see what motion is worth."""
+
+    def forward(self, current: Tensor, reference: Tensor) -> Tensor:
+        """Zeros ``[N, 2, H, W]`` for frames ``[N, C, H, W]``."""
+        return current.new_zeros(current.shape[0], 2, *current.shape[-2:])
+
+
 class BlockMotion(nn.Module):
     """Block motion: one vector per block, found by sum of absolute luma differences.
 

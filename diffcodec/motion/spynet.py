@@ -42,6 +42,8 @@ class SPyNet(nn.Module):
                 raise ValueError(f"SPyNet expected frames [N, 3, H, W], got shape {tuple(frame.shape)}")
         if current.shape != reference.shape:
             raise ValueError(f"SPyNet expected two frames of one size, got {tuple(current.shape)} and {tuple(reference.shape)}")
+        dtype, weights = current.dtype, next(self.parameters()).dtype
+        current, reference = current.to(weights), reference.to(weights)
         n, _, h, w = current.shape
         step = 2 ** (len(self.levels) - 1)
         size = (-(-h // step) * step, -(-w // step) * step)
@@ -63,7 +65,7 @@ class SPyNet(nn.Module):
         if size != (h, w):
             flow = F.interpolate(flow, size=(h, w), mode="bilinear", align_corners=False)
             flow = flow * flow.new_tensor([w / size[1], h / size[0]])[:, None, None]
-        return flow
+        return flow.to(dtype)
 
     def load(self, path: str | Path) -> SPyNet:
         """Load weights from a ``torch.save`` file of yours and return the network.

@@ -22,22 +22,34 @@ def warp(reference: Tensor, flow: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes do not fit.
     """
-    n, c, h, w = reference.shape
+    n, _c, h, w = reference.shape
     if flow.shape != (n, 2, h, w):
         raise ValueError(f"warp expected flow [{n}, 2, {h}, {w}] for reference {tuple(reference.shape)}, got {tuple(flow.shape)}")
+    if flow.device.type == "cpu" and not torch.compiler.is_compiling() and not flow.detach().isfinite().all():
+        raise ValueError("warp expected finite flow, got NaN or infinity")
+    flow = flow.to(torch.float64 if reference.dtype == torch.float64 else torch.float32)  # half precision cannot count beyond 2048
     x = torch.arange(w, device=flow.device, dtype=flow.dtype) + flow[:, 0]  # [N, H, W]
     y = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
+    return bilinear(reference, x, y)
+
+
+def bilinear(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Samples of an image at positions in pixels, edges repeated, exact at whole positions.
+
+    Shape: ``[N, C, h, w], [N, H, W], [N, H, W] -> [N, C, H, W]``.
+    """
+    n, c, h, w = image.shape
     x, y = x.clamp(0, w - 1), y.clamp(0, h - 1)
     x0, y0 = x.detach().floor(), y.detach().floor()
-    fx, fy = (x - x0).to(reference)[:, None], (y - y0).to(reference)[:, None]  # [N, 1, H, W]
+    fx, fy = (x - x0).to(image)[:, None], (y - y0).to(image)[:, None]  # [N, 1, H, W]
     left, top = x0.long(), y0.long()
     right, bottom = (left + 1).clamp(max=w - 1), (top + 1).clamp(max=h - 1)
 
-    flat = reference.flatten(2)  # [N, C, H*W]
+    flat = image.flatten(2)  # [N, C, h*w]
 
     def take(row: Tensor, column: Tensor) -> Tensor:
-        at = (row * w + column).flatten(1)[:, None].expand(n, c, h * w)
-        return flat.gather(2, at).view(n, c, h, w)
+        at = (row * w + column).flatten(1)[:, None].expand(n, c, -1)
+        return flat.gather(2, at).view(n, c, *x.shape[1:])
 
     a, b, d, e = take(top, left), take(top, right), take(bottom, left), take(bottom, right)
     upper = a + fx * (b - a)

@@ -17,11 +17,8 @@ from torch import nn
 
 from ..checks import require
 from ..strength import Strength, StrengthLike
+from ..video import X264_PRESETS
 from .base import Array, Real
-
-_X26X_PRESETS = (
-    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,10 +89,10 @@ def _av1_payload(data: bytes) -> int:
 
 
 ENCODERS: dict[str, Encoder] = {
-    "libx264": Encoder("h264", (0, 51), _X26X_PRESETS, "medium", "preset", _h264_payload),
+    "libx264": Encoder("h264", (0, 51), X264_PRESETS, "medium", "preset", _h264_payload),
     # x265 4.2 was seen to corrupt memory at 18 x 34 and to refuse frames below 16 x 16
     "libx265": Encoder(
-        "hevc", (0, 51), _X26X_PRESETS, "medium", "preset", _hevc_payload,
+        "hevc", (0, 51), X264_PRESETS, "medium", "preset", _hevc_payload,
         fixed={"log-level": "none", "pools": "none", "frame-threads": "1"}, params="x265-params", least=64,
     ),
     "libvpx-vp9": Encoder(
@@ -107,6 +104,16 @@ ENCODERS: dict[str, Encoder] = {
     ),
 }  # fmt: skip
 
+# Options that would silently undo the arguments, or that rate control by CRF passes over
+_OURS = (
+    dict.fromkeys(("crf", "preset", "cpu-used", "fps"), "use the argument of RealCodec")
+    | dict.fromkeys(
+        ("qp", "b", "bitrate", "time_base", "framerate", "vbv-maxrate", "vbv-bufsize", "maxrate", "bufsize"),
+        "RealCodec codes at constant CRF and fps",
+    )
+    | dict.fromkeys(("threads", "pools", "frame-threads", "lp", "row-mt"), "one thread a clip keeps results the same on every machine")
+)
+_PARAMS = ("x264-params", "x264opts", "x265-params", "svtav1-params")  # options that hold the encoder's own
 _REFUSED = re.compile(r"error parsing|unknown option|invalid (?:value|option)|bad value|not found", re.IGNORECASE)
 _log_lock = threading.Lock()
 
@@ -150,13 +157,16 @@ class RealCodec(Real):
         self.crf = Strength(crf, "crf", *spec.crf)
         self.preset = spec.default_preset if preset is None else str(preset)
         require(f"preset of {encoder}", self.preset, spec.presets)
-        if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not (math.isfinite(fps) and 1 <= fps <= 1000):
-            raise ValueError(f"fps expected to lie in [1, 1000], got {fps!r}")
+        if isinstance(fps, bool) or not isinstance(fps, (int, float, Fraction)) or not (math.isfinite(fps) and 0.1 <= fps <= 1000):
+            raise ValueError(f"fps expected to lie in [0.1, 1000], got {fps!r}")
+        if options is not None and not isinstance(options, Mapping):
+            raise ValueError(f"options expected a mapping of names to values, got {options!r}")
         self.fps = Fraction(fps).limit_denominator(1001)
         self.options = {str(k): str(v) for k, v in (options or {}).items()}
-        for name in ("crf", "preset", "cpu-used"):
-            if name in self.options:
-                raise ValueError(f"options holds {name}={self.options[name]!r}: use the argument of RealCodec instead")
+        inner = [p.partition("=")[::2] for key in _PARAMS for p in self.options.get(key, "").split(":")]
+        for name, value in [*self.options.items(), *inner]:
+            if name in _OURS:
+                raise ValueError(f"options holds {name}={value!r}, which is not free: {_OURS[name]}")
         self._try()
 
     def _context(self, height: int, width: int, crf: float) -> Any:
@@ -219,11 +229,14 @@ class RealCodec(Real):
         padded = np.pad(clip, ((0, 0), (0, height - h), (0, width - w), (0, 0)), mode="edge")
         encoder = self._context(height, width, draw["crf"])
         packets = []
-        for i, frame in enumerate(padded):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts = i
-            packets += encoder.encode(picture)
-        packets += encoder.encode(None)
+        try:
+            for i, frame in enumerate(padded):
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                picture.pts = i
+                packets += encoder.encode(picture)
+            packets += encoder.encode(None)
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{self.encoder} cannot code {t} frames of {h} x {w} (height x width): {error.strerror or error}") from error
         data = [bytes(p) for p in packets]
 
         decoder = av.CodecContext.create(self._spec.decoder, "r")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..checks import clamp_through, replace_value
 from ..coded import Coded
 from ..color import to_8bit
-from ..layer import Codec, to_device
+from ..layer import Codec, Layer, to_device
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 _In = TypeVar("_In")
@@ -41,7 +41,7 @@ class Real(Codec):
 
     def draw(self, shape, generator, step, device):  # type: ignore[no-untyped-def]
         draw = super().draw(shape, generator, step, None)  # strengths go to the encoder: they stay on the CPU
-        if isinstance(self.gradient, Codec):
+        if isinstance(self.gradient, Layer):
             draw["gradient"] = self.gradient.sample(shape, generator, step=step, device=device)
         return draw
 
@@ -87,7 +87,7 @@ class Real(Codec):
         if self.gradient == "identity":
             return video
         assert isinstance(self.gradient, nn.Module)
-        if isinstance(self.gradient, Codec):
+        if isinstance(self.gradient, Layer):
             return self.gradient(video, to_device(draw.get("gradient"), video.device))  # type: ignore[no-any-return]
         return self.gradient(video)  # type: ignore[no-any-return]
 

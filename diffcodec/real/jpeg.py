@@ -23,7 +23,7 @@ class RealJPEG(Real):
         gradient: see :class:`~diffcodec.real.base.Real`: None, "identity" or a simulator such as :class:`~diffcodec.DiffJPEG`.
 
     Shape:
-        ``[B, 3, H, W]``, ``[B, 1, H, W]`` (grey) or ``[B, T, 3, H, W]`` (each frame a file), any H, W from 1 to 65535.
+        ``[B, 3, H, W]``, ``[B, 1, H, W]`` (grey) or ``[B, T, 3, H, W]`` (each frame a file), any H, W from 1 to 65500 (libjpeg's limit).
     """
 
     images = True
@@ -38,6 +38,8 @@ class RealJPEG(Real):
     def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, int, str, bytes]:
         from PIL import Image
 
+        if max(clip.shape[1:3]) > 65500:
+            raise ValueError(f"libjpeg codes at most 65500 x 65500, got {clip.shape[1]} x {clip.shape[2]}")
         frames, stream, bits = [], b"", 0
         for frame in clip:
             file = io.BytesIO()

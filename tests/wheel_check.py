@@ -1,0 +1,45 @@
+"""Install the wheel into an empty environment and use it there: ``python tests/wheel_check.py DIST TORCH``. Run by ``make wheel``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+CODE = """
+import torch, diffcodec as dc, revmark_ref
+video = torch.rand(1, 3, 3, 32, 32)
+assert dc.revmark_distortion()(video).shape == video.shape
+coded = dc.RealCodec(crf=30, gradient=dc.DiffH264()).encode(video.requires_grad_(True))
+coded.video.sum().backward()
+assert coded.bits.item() > 0 and dc.RealJPEG(50)(video).shape == video.shape
+dc.write_video("clip.mp4", torch.rand(9, 3, 64, 64))
+print("the wheel works", dc.__version__)
+"""
+
+
+def main() -> None:
+    dist, torch = Path(sys.argv[1]), sys.argv[2]
+    (wheel,) = dist.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    stray = [n for n in names if not n.startswith(("diffcodec/", "revmark_ref/", "diffcodec-"))]
+    assert not stray, f"the wheel carries {stray}"
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = Path(folder) / "bin" / "python"
+        pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, torch, "numpy"], check=True)
+        subprocess.run([*pip, wheel.resolve()], check=True)
+        subprocess.run([python, "-c", CODE], check=True, cwd=folder)
+        command = Path(folder) / "bin" / "diffcodec"
+        subprocess.run([command, "fidelity", "clip.mp4", "--size", "32", "--crf", "30", "--no-picture"], check=True, cwd=folder)
+        refused = subprocess.run([command, "fidelity"], cwd=folder, capture_output=True, text=True, check=False)
+        assert refused.returncode == 2, refused
+        assert "diffcodec[demo]" in refused.stderr, refused.stderr
+
+
+if __name__ == "__main__":
+    main()
