@@ -23,7 +23,7 @@ Draw = dict[str, Any]
 class Layer(nn.Module):
     """Base of all codecs and attacks: video in, video of the same layout, dtype and device out, values in [0, 1].
 
-    A subclass writes :meth:`distort` (the pure function) and, where something is drawn, :meth:`sample`.
+    A subclass writes :meth:`distort` (the pure function) and, where more than its strengths is drawn, :meth:`draw`.
     Computation is in float32 (float64 for float64 input), also under autocast and for half precision input.
     Values slightly outside [0, 1] are clamped on entry and on exit, with the gradient passed through unchanged.
     """
