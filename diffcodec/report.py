@@ -170,10 +170,10 @@ def run(
     layers = {spec: specs.make(spec, specs.SIMULATORS) for spec in simulators}
     simulated = {spec: measured(layer, spec) for spec, layer in layers.items()}  # none of these models knows the CRF
     rows = []
-    described = ""
+    described, used = "", preset
     for crf in crfs:
         codec = specs.make(real, specs.REAL, crf=crf, preset=preset, fps=fps)
-        described = repr(codec)  # with the preset that was used
+        described, used = repr(codec), getattr(codec, "preset", None)  # the preset that was used where none was named
         truth = measured(codec, f"{real} CRF {crf:g}")
         for spec, layer in layers.items():
             figures = fidelity.compare(videos, simulated[spec], truth, seed=seed, strength=strength)
@@ -191,7 +191,7 @@ def run(
         pairs = [(a, b) for f in mine if f.bits_simulated and f.bits_real for a, b in zip(f.bits_simulated, f.bits_real)]
         rate[spec] = fidelity.rate_agreement(*zip(*pairs)) if pairs else None
     settings = {
-        "real": real, "preset": preset, "fps": fps, "crf": list(crfs), "steering_crf": sorted(steering_at), "seed": seed,
+        "real": real, "preset": used, "fps": fps, "crf": list(crfs), "steering_crf": sorted(steering_at), "seed": seed,
         "probe_psnr": strength, "real_codec": described,
     }  # fmt: skip
     return Report(list(clips), rows, rate, settings)
