@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from .blocks import join
-from .checks import check_values, check_video
+from .checks import check_values, check_video, clamp_through
 from .layer import Codec, Layer
 from .metrics import psnr
 from .transform import idct2
@@ -296,14 +296,16 @@ def steering(
         seed: of probes and draws.
         steps: gradient steps.
         strength: of d, dB PSNR.
-        bands: confine the probe to these bands of u + v, one after the other, and average over them (the band test); None for the whole block.
+        bands: confine the probe to these bands of u + v, one after the other, and compare the scores summed over them (the band test);
+            None for the whole block.
         progress: called after every clip.
     """
     gains: dict[str, list[float]] = {"static": [], "changing": []}
     for i, x in enumerate(checked(clips, strength)):
         t, _, h, w = x.shape
-        for low, high in bands or [(0, 14)]:
-            for kind, n in (("static", 1), ("changing", t)):
+        for kind, n in (("static", 1), ("changing", t)):
+            steered = naive = 0.0
+            for low, high in bands or [(0, 14)]:
                 generator = torch.Generator().manual_seed(seed + i)
                 u = torch.arange(8)
                 mask = (u[:, None] + u >= low) & (u[:, None] + u <= high)
@@ -313,9 +315,9 @@ def steering(
                 codec = repeatable(through, x.shape, generator)
                 referee = repeatable(real, x.shape, generator)
                 base = referee(x[None])[0].detach()
-                naive = _score(referee, x, base, size * _unit(p), p)
-                steered = _score(referee, x, base, _steer(codec, x, p, size, steps), p)
-                gains[kind].append(steered / naive)
+                naive += _score(referee, x, base, size * _unit(p), p)
+                steered += _score(referee, x, base, _steer(codec, x, p, size, steps), p)
+            gains[kind].append(steered / naive)  # of sums: a band that the codec kills has a score near 0
         if progress is not None:
             progress()
     return Steering(static=_mean(gains["static"]), changing=_mean(gains["changing"]))
@@ -325,7 +327,7 @@ def _steer(codec: VideoFunction, x: Tensor, p: Tensor, size: float, steps: int) 
     d = torch.zeros_like(x)
     for _ in range(steps):
         d = d.requires_grad_(True)
-        out = codec((x + d)[None])[0]
+        out = codec(clamp_through(x + d)[None])[0]  # a codec sees a picture; the score clamps as well
         if not out.requires_grad:
             raise ValueError("steering needs a codec with a gradient; a real one takes gradient='identity' or a simulator")
         (gradient,) = torch.autograd.grad((out * p).sum(), d)

@@ -17,6 +17,9 @@ import diffcodec as dc
 
 CODECS: dict[str, Callable[[], dc.Layer]] = {
     "DiffJPEG": lambda: dc.DiffJPEG(50),
+    "DiffJPEG cubic gradient": lambda: dc.DiffJPEG(50, gradient="cubic"),
+    "DiffJPEG identity gradient": lambda: dc.DiffJPEG(50, "4:2:2", gradient="identity"),
+    "DiffJPEG soft forward": lambda: dc.DiffJPEG(50, rounding="cubic"),
     "DiffJPEG range": lambda: dc.DiffJPEG((20, 90), "4:2:2"),
     "DiffJPEG 444 straight_through": lambda: dc.DiffJPEG(50, "4:4:4", "straight_through"),
     "DiffJPEG noise": lambda: dc.DiffJPEG(50, rounding="noise"),

@@ -2,6 +2,7 @@
 
 from .codec import DiffJPEG
 from .masks import JPEGDrop, JPEGMask
+from .slopes import Expected
 from .tables import CHROMA, LUMA, quality_tables, scale_table
 
-__all__ = ["CHROMA", "LUMA", "DiffJPEG", "JPEGDrop", "JPEGMask", "quality_tables", "scale_table"]
+__all__ = ["CHROMA", "LUMA", "DiffJPEG", "Expected", "JPEGDrop", "JPEGMask", "quality_tables", "scale_table"]

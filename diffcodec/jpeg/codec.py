@@ -1,8 +1,8 @@
-"""DiffJPEG: baseline JPEG with a rounding surrogate."""
+"""DiffJPEG: baseline JPEG, exact or soft."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,24 +10,33 @@ from torch import Tensor
 
 from .. import rounding as roundings
 from ..blocks import crop, join, pad_to_multiple, split
-from ..checks import require
+from ..checks import replace_value, require
 from ..color import SUBSAMPLINGS, downsample, rgb_to_ycbcr, upsample, ycbcr_to_rgb
 from ..layer import Codec, Draw
 from ..rounding import Rounding
 from ..strength import Strength, StrengthLike, uniform
 from ..transform import dct2, idct2
+from . import exact
+from .slopes import GRADIENTS, SLOPES, Expected, Slope
 from .tables import quality_tables
 
 
 class DiffJPEG(Codec):
-    """Differentiable JPEG (ITU-T T.81 baseline as libjpeg does it: its table scaling, chroma box filter and triangle upsampling).
+    """Differentiable JPEG: the decoded picture of libjpeg, with a gradient.
 
-    Colour and samples stay real-valued between the steps; only the quantiser rounds, by a surrogate with a slope.
+    By default the forward value is libjpeg's own (islow transform, default chroma filters; see :mod:`diffcodec.jpeg.exact`) after
+    rounding the input to 8 bits, and ``gradient`` chooses what flows back. With ``rounding`` the forward value is soft instead:
+    samples stay real-valued between the steps and only the quantiser rounds, by a surrogate that shapes value and gradient alike.
 
     Args:
         quality: libjpeg's quality, 1..100: a number, a tensor ``[B]``, a (low, high) range drawn per sample or a schedule. Differentiable.
         subsampling: "4:2:0", "4:2:2" or "4:4:4".
-        rounding: name in :data:`diffcodec.rounding.ROUNDINGS` or a function; it shapes the forward value as well as the gradient.
+        rounding: None for the exact forward; else a name in :data:`diffcodec.rounding.ROUNDINGS` or a function.
+        gradient: of the exact forward: a name in :data:`diffcodec.jpeg.slopes.GRADIENTS`, an
+            :class:`~diffcodec.jpeg.slopes.Expected` or a slope function ``(y, step) -> slope``; None for the default, "expected".
+            "identity" passes by the whole codec, quality included (bits have the default's gradient).
+        tables: quantiser steps in place of those of ``quality``: ``[2, 8, 8]`` (luma, chroma) or ``[B, 2, 8, 8]``, 1..255;
+            differentiable, rounded to whole numbers by the exact forward.
 
     Shape:
         ``[B, 3, H, W]`` or ``[B, 1, H, W]`` (grey) or ``[B, T, 3, H, W]`` (each frame coded alone, one quality a clip), any H, W >= 1.
@@ -36,16 +45,41 @@ class DiffJPEG(Codec):
     images = True
     channels = (1, 3)
 
-    def __init__(self, quality: StrengthLike = 75, subsampling: str = "4:2:0", rounding: str | Rounding = "cubic") -> None:
+    def __init__(
+        self,
+        quality: StrengthLike = 75,
+        subsampling: str = "4:2:0",
+        rounding: str | Rounding | None = None,
+        gradient: str | Slope | None = None,
+        tables: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.quality = Strength(quality, "quality", 1, 100)
         require("subsampling", subsampling, list(SUBSAMPLINGS))
+        if rounding is not None and gradient is not None:
+            raise ValueError(
+                f"rounding={rounding!r} has a gradient of its own: leave out gradient={gradient!r}, or the rounding for the exact forward"
+            )
         self.subsampling = subsampling
-        self.rounding = roundings.get(rounding)
-        self.rounding_name = rounding if isinstance(rounding, str) else getattr(rounding, "__name__", repr(rounding))
+        self.rounding = None if rounding is None else roundings.get(rounding)
+        self.gradient = "expected" if gradient is None else gradient
+        if isinstance(self.gradient, str):
+            require("gradient", self.gradient, GRADIENTS)
+        elif not callable(self.gradient):
+            raise TypeError(f"gradient expected a name or a function (y, step) -> slope, got {gradient!r}")
+        self.tables = None if tables is None else _checked_tables(tables)
+        self._names = (_name(rounding), _name(self.gradient))
+
+    @property
+    def exact(self) -> bool:
+        """Whether the forward value is libjpeg's own."""
+        return self.rounding is None
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
+        if self.tables is not None:
+            del draw["quality"]
+            draw["tables"] = self.tables.expand(shape[0], 2, 8, 8) if device is None else self.tables.expand(shape[0], 2, 8, 8).to(device)
         if self.rounding is roundings.noise:
             frames = shape[1] if len(shape) == 5 else 1
             for i in range(shape[-3]):
@@ -55,10 +89,45 @@ class DiffJPEG(Codec):
         return draw
 
     def simulate(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
-        b, (h, w) = video.shape[0], video.shape[-2:]
+        out, levels = self._coded(video, draw)
+        if self.exact and self.gradient == "identity":
+            out = replace_value(video, out.detach())
+        return out, levels
+
+    def _coded(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
+        b = video.shape[0]
         x = video.flatten(0, -4)  # [N, C, H, W], N = B or B*T
         frames = x.shape[0] // b
-        tables = quality_tables(draw["quality"], x).repeat_interleave(frames, 0)  # [N, 2, 8, 8]
+        tables = self._tables(draw, x).repeat_interleave(frames, 0)  # [N, 2, 8, 8]
+        out, levels = self._exact(x, tables) if self.exact else self._soft(x, tables, draw)
+        return out.view(video.shape), [v.unflatten(0, (b, frames)) for v in levels]
+
+    def _tables(self, draw: Mapping[str, Any], like: Tensor) -> Tensor:
+        """Shape: ``[B, 2, 8, 8]``; whole numbers for the exact forward."""
+        if "tables" not in draw:
+            return quality_tables(draw["quality"], like)
+        tables = draw["tables"].to(like)
+        return replace_value(tables, tables.detach().round().clamp(1, 255)) if self.exact else tables
+
+    def _exact(self, x: Tensor, tables: Tensor) -> tuple[Tensor, list[Tensor]]:
+        h, w = x.shape[-2:]
+        grey = x.shape[1] == 1
+        v, u = SUBSAMPLINGS[self.subsampling]
+        slope = SLOPES.get(self.gradient, SLOPES["expected"]) if isinstance(self.gradient, str) else self.gradient
+        x = exact.to_integers(x)
+        planes, levels = [], []
+        for i, plane in enumerate(x.unbind(1) if grey else exact.rgb_to_ycbcr(x).unbind(1)):  # [N, H, W]
+            small = exact.chroma_down(plane, self.subsampling) if i else plane
+            coded, level = exact.code_plane(small, tables[:, min(i, 1)], slope)
+            coded = crop(coded, -(-h // v), -(-w // u)) if i else crop(coded, h, w)
+            planes.append(exact.chroma_up(coded, h, w, self.subsampling) if i else coded)
+            levels.append(level)
+        out = planes[0][:, None] if grey else exact.ycbcr_to_rgb(*planes)
+        return out / 255, levels
+
+    def _soft(self, x: Tensor, tables: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
+        assert self.rounding is not None
+        h, w = x.shape[-2:]
         grey = x.shape[1] == 1
         ycc = x * 255 if grey else rgb_to_ycbcr(x)
         planes, levels = [], []
@@ -66,15 +135,35 @@ class DiffJPEG(Codec):
             small = downsample(plane, self.subsampling) if i else plane
             table = tables[:, min(i, 1), None, None]  # [N, 1, 1, 8, 8]
             coded, level = code_plane(pad_to_multiple(small, 8) - 128, table, self.rounding, draw.get(f"noise{i}"))
-            levels.append(level.unflatten(0, (b, frames)))
+            levels.append(level)
             coded = crop(coded + 128, *small.shape[-2:])
             planes.append(upsample(coded, h, w, self.subsampling) if i else coded)
         out = torch.stack(planes, 1)
-        out = out / 255 if grey else ycbcr_to_rgb(out)
-        return out.view(video.shape), levels
+        return (out / 255 if grey else ycbcr_to_rgb(out)), levels
+
+    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        super().check_draw(draw, shape)
+        if "quality" not in draw and "tables" not in draw:
+            raise ValueError(f"DiffJPEG got a draw without 'quality': sample(video.shape) makes one; it holds {sorted(draw) or 'nothing'}")
 
     def extra_repr(self) -> str:
-        return f"quality={self.quality!r}, subsampling={self.subsampling!r}, rounding={self.rounding_name!r}"
+        forward = "exact, gradient=" + self._names[1] if self.exact else "rounding=" + self._names[0]
+        tables = "" if self.tables is None else f", tables={tuple(self.tables.shape)}"
+        return f"quality={self.quality!r}, subsampling={self.subsampling!r}, {forward}{tables}"
+
+
+def _name(value: object) -> str:
+    return repr(value) if isinstance(value, (str, Expected)) else getattr(value, "__name__", repr(value))
+
+
+def _checked_tables(tables: object) -> Tensor:
+    if not isinstance(tables, Tensor) or tables.shape[-3:] != (2, 8, 8) or tables.dim() not in (3, 4):
+        raise ValueError(f"tables expected a tensor [2, 8, 8] or [B, 2, 8, 8], got {tuple(getattr(tables, 'shape', ())) or tables!r}")
+    tables = tables if tables.is_floating_point() else tables.float()
+    low, high = tables.detach().min().item(), tables.detach().max().item()
+    if not (low >= 1 and high <= 255):
+        raise ValueError(f"tables expected steps in [1, 255], got min {low:g}, max {high:g}")
+    return tables
 
 
 def code_plane(plane: Tensor, table: Tensor, rounding: Rounding, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,82 @@
+"""What flows back through the quantiser of an exact codec: a slope for every coefficient, chosen apart from the forward value.
+
+A slope is a function of ``y``, the coefficient in quantiser steps, and ``step``, the step in levels; it returns the factor on the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Slope = Callable[[Tensor, Tensor], Tensor]
+
+NOISES = ("uniform", "gaussian", "laplacian")
+
+
+def cubic(y: Tensor, step: Tensor) -> Tensor:
+    """3 (y - round(y))^2: the slope of :func:`diffcodec.rounding.cubic`, 0 at every level and 1/4 on average."""
+    return 3 * (y - y.round()).square()
+
+
+def straight_through(y: Tensor, step: Tensor) -> Tensor:
+    """1 everywhere: colour and chroma filters still act on the gradient, the quantiser does not."""
+    return torch.ones_like(y)
+
+
+def soft(y: Tensor, step: Tensor, sharpness: float = 5.0) -> Tensor:
+    """The slope of :func:`diffcodec.rounding.soft`."""
+    r = y - y.floor() - 0.5
+    return sharpness / (2 * math.tanh(sharpness / 2)) * (1 - torch.tanh(sharpness * r).square())
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The slope of the mean of the quantiser when the coefficient is spread.
+
+    d/dy E[round(y + n)] is the density of n summed over the thresholds k + 1/2.
+
+    Where the step is fine against the spread it is 1; where it is coarse, a coefficient near a threshold passes more than one
+    deep in the dead zone, and that one still passes what it would pass on average.
+
+    Args:
+        noise: "uniform", "gaussian" or "laplacian".
+        width: standard deviation of the spread in levels (of the orthonormal transform, 0..255 scale).
+    """
+
+    noise: str = "laplacian"
+    width: float = 9.0  # by steering gain on training photographs: benchmarks/jpeg.py
+
+    def __post_init__(self) -> None:
+        if self.noise not in NOISES:
+            raise ValueError(f"unknown noise {self.noise!r}; expected one of {', '.join(map(repr, NOISES))}")
+        if not 0 < self.width < math.inf:
+            raise ValueError(f"width expected to be above 0, got {self.width!r}")
+
+    def __call__(self, y: Tensor, step: Tensor) -> Tensor:
+        sigma = self.width / step  # in quantiser steps
+        r = (y - y.floor() - 0.5).abs()  # distance to the nearest threshold, 0..0.5; the others lie 1, 2, ... further
+        if self.noise == "laplacian":  # the two-sided geometric series in closed form
+            b = sigma / math.sqrt(2)
+            return (torch.exp(-r / b) + torch.exp((r - 1) / b)) / (2 * b * -torch.expm1(-1 / b))
+        if self.noise == "uniform":  # how many thresholds the interval covers
+            half = sigma * math.sqrt(3)
+            return (torch.floor(half - r) + torch.floor(half + r) + 1) / (2 * half)
+        # the sum over thresholds where it is narrow, its Fourier series where it is wide: a term or two are exact to 1e-4
+        narrow = sum(torch.exp(-0.5 * ((r - k) / sigma).square()) for k in (-1, 0, 1)) / (sigma * math.sqrt(2 * math.pi))
+        wide = 1 + 2 * torch.exp(-2 * (math.pi * sigma).square()) * torch.cos(2 * math.pi * r)
+        return torch.where(sigma > 0.45, wide, narrow)
+
+
+SLOPES: dict[str, Slope] = {
+    "cubic": cubic,
+    "straight_through": straight_through,
+    "soft": soft,
+    "expected": Expected(),
+    "expected_gaussian": Expected("gaussian", 6.0),
+    "expected_uniform": Expected("uniform", 6.0),
+}
+GRADIENTS = (*SLOPES, "identity")  # "identity" passes the whole codec by
