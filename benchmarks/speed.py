@@ -46,8 +46,11 @@ def still_jobs() -> dict[str, Job]:
     jobs: dict[str, Job] = {
         "GEMM pass": gemm_pass,
         "clone": torch.clone,
-        "DiffJPEG 4:2:0": dc.DiffJPEG(50),
-        "DiffJPEG 4:4:4": dc.DiffJPEG(50, "4:4:4"),
+        "DiffJPEG 4:2:0, exact": dc.DiffJPEG(50),
+        "DiffJPEG 4:2:0, exact, straight-through": dc.DiffJPEG(50, gradient="straight_through"),
+        "DiffJPEG 4:2:0, soft": dc.DiffJPEG(50, rounding="cubic"),
+        "DiffJPEG 4:4:4, exact": dc.DiffJPEG(50, "4:4:4"),
+        "DiffJPEG 4:4:4, soft": dc.DiffJPEG(50, "4:4:4", rounding="cubic"),
         "JPEGMask": dc.JPEGMask(),
         "RealJPEG, identity gradient": dc.RealJPEG(50, gradient="identity"),
         "torch_dct on the blocks": torch_dct_pass,

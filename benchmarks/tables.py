@@ -112,7 +112,28 @@ def speed_short() -> Table:
     return [head[0], head[1], head[4], head[6]], [[r[0], r[1], r[4], r[6]] for r in rows if r[2] == "2"]
 
 
+def jpeg_exact() -> Table:
+    """Identical samples by subsampling and quality."""
+    rows = load("jpeg")["exactness"]
+    qualities = list(dict.fromkeys(r["quality"] for r in rows))
+    out = []
+    for subsampling in dict.fromkeys(r["subsampling"] for r in rows):
+        mine = {r["quality"]: r for r in rows if r["subsampling"] == subsampling}
+        out.append([subsampling] + [f"{100 * mine[q]['identical']:.4f} %" for q in qualities])
+    return ["identical samples, quality", *map(str, qualities)], out
+
+
+def jpeg_steering() -> Table:
+    """Steering gain and band test of every gradient."""
+    rows = load("jpeg")["steering"]
+    qualities = list(next(iter(rows.values()))["steering"])
+    body = [[f"`{n}`", *(cell(r["steering"][q], 2) for q in qualities), cell(r["band_test"], 2)] for n, r in rows.items()]
+    return ["gradient", *(f"q{q}" for q in qualities), "band test"], body
+
+
 TABLES = {
+    "jpeg-exact": jpeg_exact,
+    "jpeg-steering": jpeg_steering,
     "fidelity": fidelity,
     "fidelity-22": fidelity_at_22,
     "survival": survival,

@@ -17,7 +17,7 @@ class Constant:
     a traced tensor must not outlive its trace.
     """
 
-    def __init__(self, values: np.ndarray[Any, Any] | Sequence[Any]) -> None:
+    def __init__(self, values: np.ndarray[Any, Any] | Sequence[Any] | float) -> None:
         self.value = torch.as_tensor(np.asarray(values, dtype=np.float64))
         self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 

@@ -62,24 +62,26 @@ def islow_matrix() -> np.ndarray:
     return m
 
 
-_ISLOW = Constant(islow_matrix())
-_TO_YCC = Constant([[19595, 38470, 7471], [-11059, -21709, 32768], [32768, -27439, -5329]])  # 16-bit fixed point
-_TO_YCC_BIAS = Constant([[32768], [128 * 65536 + 32767], [128 * 65536 + 32767]])
-_TO_RGB = Constant([[0, 91881], [-22554, -46802], [116130, 0]])  # R, G, B from Cb - 128, Cr - 128
+# The shifts are folded into the matrices: scaling by a power of two costs no bit
+_PASS1, _PASS2_FORWARD, _PASS2_INVERSE = (Constant(islow_matrix() / 2.0**bits) for bits in (11, 15, 18))
+_TO_YCC = Constant(np.array([[19595, 38470, 7471], [-11059, -21709, 32768], [32768, -27439, -5329]]) / 65536)
+_TO_YCC_BIAS = Constant(np.array([[32768], [128 * 65536 + 32767], [128 * 65536 + 32767]]) / 65536)
+_TO_RGB = Constant(np.array([[0, 91881], [-22554, -46802], [116130, 0]]) / 65536)  # R, G, B from Cb - 128, Cr - 128
+_HALF = Constant(0.5)
 
 
 class _FixedPoint(torch.autograd.Function):
-    """``floor((M x + bias) / 2^16)`` with the gradient of ``M x / 2^16``."""
+    """``floor(M x + bias)``, gradient of ``M x``."""
 
     @staticmethod
     def forward(ctx, x, matrix, bias):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(matrix)
-        return torch.floor((matrix @ x + bias) / 65536)
+        return (matrix @ x).add_(bias).floor_()
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         (matrix,) = ctx.saved_tensors
-        return (matrix.mT / 65536) @ grad, None, None
+        return matrix.mT @ grad, None, None
 
 
 class _Floor(torch.autograd.Function):
@@ -87,7 +89,7 @@ class _Floor(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, bias):  # type: ignore[no-untyped-def]
-        return torch.floor(x + bias)
+        return (x + bias).floor_()
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
@@ -96,7 +98,7 @@ class _Floor(torch.autograd.Function):
 
 def to_integers(x: Tensor) -> Tensor:
     """Values in [0, 1] to whole numbers 0..255, gradient straight through. Shape: any -> same."""
-    return _Floor.apply(x * 255, 0.5)  # type: ignore[no-any-return]
+    return _Floor.apply(x * 255, _HALF.like(x))  # type: ignore[no-any-return]
 
 
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ def ycbcr_to_rgb(y: Tensor, cb: Tensor, cr: Tensor) -> Tensor:
     """Back, before the clamp. Shape: three times ``[N, H, W] -> [N, 3, H, W]``."""
     chroma = torch.stack([cb, cr], 1) - 128
     # luma is added after the floor: 65536 y would leave the whole numbers of float32
-    out = _FixedPoint.apply(chroma.flatten(-2), _TO_RGB.like(y), torch.full_like(_TO_YCC_BIAS.like(y), 32768.0))
+    out = _FixedPoint.apply(chroma.flatten(-2), _TO_RGB.like(y), _HALF.like(y))
     return y[:, None] + out.view(y.shape[0], 3, *y.shape[1:])  # type: ignore[no-any-return]
 
 
@@ -150,9 +152,9 @@ def _along_columns(x: Tensor, m: Tensor) -> Tensor:
     return (m @ x.reshape(n, h // 8, 8, w)).view(n, h, w)
 
 
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Descale with rounding, ``floor(x / 2^bits + 1/2)``."""
-    return (x * 2.0**-bits).add_(0.5).floor_()
+def _rounded(x: Tensor) -> Tensor:
+    """libjpeg's descale, ``floor(x + 1/2)``, in place."""
+    return x.add_(0.5).floor_()
 
 
 class _Code(torch.autograd.Function):
@@ -161,16 +163,17 @@ class _Code(torch.autograd.Function):
     @staticmethod
     def forward(ctx, plane, table, slope):  # type: ignore[no-untyped-def]
         n, h, w = plane.shape
-        m = _ISLOW.like(plane)
-        c = _shifted(_along_columns(_shifted(_along_rows(plane - 128, m), 11), m), 15)  # 8 times the orthonormal coefficients
+        m1, m2, m3 = _PASS1.like(plane), _PASS2_FORWARD.like(plane), _PASS2_INVERSE.like(plane)
+        c = _rounded(_along_columns(_rounded(_along_rows(plane - 128, m1)), m2))  # 8 times the orthonormal coefficients
         steps = table[:, None, :, None, :]  # [n or 1, 1, 8, 1, 8]
         c = c.view(n, h // 8, 8, w // 8, 8)
-        level = c.abs().add_(4 * steps).div_(8 * steps).floor_().copysign_(c)  # rounds half away from zero
+        eight = 8 * steps
+        level = c.abs().add_(4 * steps).div_(eight).floor_().copysign_(c)  # rounds half away from zero
         ctx.slope = slope
-        ctx.save_for_backward((c / 8).div_(steps), table)  # the coefficient in steps
+        ctx.save_for_backward(c.div_(eight), table)  # the coefficient in steps
         ctx.set_materialize_grads(False)
         out = (level * steps).view(n, h, w)
-        out = _shifted(_along_rows(_shifted(_along_columns(out, m.mT), 11), m.mT), 18)
+        out = _rounded(_along_rows(_rounded(_along_columns(out, m1.mT)), m3.mT))
         return out.add_(128).clamp_(0, 255), level
 
     @staticmethod
