@@ -28,8 +28,10 @@ def record(name: str, data: dict[str, Any], out: Path | None = None) -> Path:
     path = (out or RESULTS) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     module = sys.modules["__main__"].__spec__
+    # folders by their last name: where they lie is this machine's business
+    arguments = [Path(a).name if a.startswith("/") else a for a in sys.argv[1:]]
     head = {
-        "command": f"python -m {module.name if module else name} {shlex.join(sys.argv[1:])}".strip(),
+        "command": f"python -m {module.name if module else name} {shlex.join(arguments)}".strip(),
         "commit": _commit(),
         "machine": machine(),
         "versions": versions(),

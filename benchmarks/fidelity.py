@@ -16,7 +16,7 @@ SIMULATORS = [
     "revmark:motion=none",
     "revmark:rounding=paper",
     "revmark:intra_scale=0.5,inter_scale=1",
-    "jpeg:quality=50",
+    "jpeg:quality=50,rounding=cubic",
     "none",
 ]
 

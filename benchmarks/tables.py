@@ -28,7 +28,9 @@ NAMES = {
     "revmark:motion=none": "the same, no motion",
     "revmark:rounding=paper": "the same, eq. (1) taken literally",
     "revmark:intra_scale=0.5,inter_scale=1": "the same, weaker tables (0.5, 1)",
-    "jpeg:quality=50": "`DiffJPEG(50)` frame by frame",
+    # results from before the exact forward name the soft one without its rounding
+    "jpeg:quality=50": '`DiffJPEG(50, rounding="cubic")` frame by frame',
+    "jpeg:quality=50,rounding=cubic": '`DiffJPEG(50, rounding="cubic")` frame by frame',
     "none": "do nothing",
 }
 
