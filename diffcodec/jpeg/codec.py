@@ -114,16 +114,14 @@ class DiffJPEG(Codec):
         grey = x.shape[1] == 1
         v, u = SUBSAMPLINGS[self.subsampling]
         slope = SLOPES.get(self.gradient, SLOPES["expected"]) if isinstance(self.gradient, str) else self.gradient
-        x = exact.to_integers(x)
         planes, levels = [], []
-        for i, plane in enumerate(x.unbind(1) if grey else exact.rgb_to_ycbcr(x).unbind(1)):  # [N, H, W]
+        for i, plane in enumerate((exact.to_integers(x) if grey else exact.rgb_to_ycbcr(x)).unbind(1)):  # [N, H, W]
             small = exact.chroma_down(plane, self.subsampling) if i else plane
             coded, level = exact.code_plane(small, tables[:, min(i, 1)], slope)
             coded = crop(coded, -(-h // v), -(-w // u)) if i else crop(coded, h, w)
             planes.append(exact.chroma_up(coded, h, w, self.subsampling) if i else coded)
             levels.append(level)
-        out = planes[0][:, None] if grey else exact.ycbcr_to_rgb(*planes)
-        return out / 255, levels
+        return (planes[0][:, None] / 255 if grey else exact.ycbcr_to_rgb(*planes)), levels
 
     def _soft(self, x: Tensor, tables: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
         assert self.rounding is not None

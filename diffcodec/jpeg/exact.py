@@ -70,18 +70,37 @@ _TO_RGB = Constant(np.array([[0, 91881], [-22554, -46802], [116130, 0]]) / 65536
 _HALF = Constant(0.5)
 
 
-class _FixedPoint(torch.autograd.Function):
-    """``floor(M x + bias)``, gradient of ``M x``."""
+class _ToYcc(torch.autograd.Function):
+    """Whole numbers from [0, 1], then ``floor(M x + bias)``; gradient of ``255 M x``."""
 
     @staticmethod
     def forward(ctx, x, matrix, bias):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(matrix)
-        return (matrix @ x).add_(bias).floor_()
+        return (matrix @ (x * 255).add_(0.5).floor_()).add_(bias).floor_()
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         (matrix,) = ctx.saved_tensors
-        return matrix.mT @ grad, None, None
+        return (255 * matrix).mT @ grad, None, None
+
+
+class _ToRgb(torch.autograd.Function):
+    """``(y + floor(M c + 1/2)) / 255``; gradient of ``(y + M c) / 255``."""
+
+    @staticmethod
+    def forward(ctx, y, cb, cr, matrix):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(matrix)
+        chroma = torch.stack([cb, cr], 1).sub_(128).flatten(-2)  # [N, 2, H*W]
+        # luma is added after the floor: 65536 y would leave the whole numbers of float32
+        out = (matrix @ chroma).add_(0.5).floor_().add_(y.flatten(-2)[:, None])
+        return out.div_(255).view(y.shape[0], 3, *y.shape[1:])
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        (matrix,) = ctx.saved_tensors
+        whole = torch.cat([torch.ones_like(matrix[:, :1]), matrix], 1) / 255  # [3, 3]
+        g = (whole.mT @ grad.flatten(-2)).view(grad.shape)
+        return g[:, 0], g[:, 1], g[:, 2], None
 
 
 class _Floor(torch.autograd.Function):
@@ -97,22 +116,18 @@ class _Floor(torch.autograd.Function):
 
 
 def to_integers(x: Tensor) -> Tensor:
-    """Values in [0, 1] to whole numbers 0..255, gradient straight through. Shape: any -> same."""
+    """Grey in [0, 1] to whole numbers 0..255, gradient straight through. Shape: any -> same."""
     return _Floor.apply(x * 255, _HALF.like(x))  # type: ignore[no-any-return]
 
 
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
-    """libjpeg's 16-bit fixed-point BT.601. Shape: ``[N, 3, H, W]`` whole numbers -> same."""
-    out = _FixedPoint.apply(rgb.flatten(-2), _TO_YCC.like(rgb), _TO_YCC_BIAS.like(rgb))
-    return out.view(rgb.shape)  # type: ignore[no-any-return]
+    """8-bit rounding and libjpeg's 16-bit fixed-point BT.601. Shape: ``[N, 3, H, W]`` in [0, 1] -> same, whole numbers."""
+    return _ToYcc.apply(rgb.flatten(-2), _TO_YCC.like(rgb), _TO_YCC_BIAS.like(rgb)).view(rgb.shape)  # type: ignore[no-any-return]
 
 
 def ycbcr_to_rgb(y: Tensor, cb: Tensor, cr: Tensor) -> Tensor:
-    """Back, before the clamp. Shape: three times ``[N, H, W] -> [N, 3, H, W]``."""
-    chroma = torch.stack([cb, cr], 1) - 128
-    # luma is added after the floor: 65536 y would leave the whole numbers of float32
-    out = _FixedPoint.apply(chroma.flatten(-2), _TO_RGB.like(y), _HALF.like(y))
-    return y[:, None] + out.view(y.shape[0], 3, *y.shape[1:])  # type: ignore[no-any-return]
+    """Back to [0, 1], before the clamp. Shape: three times ``[N, H, W] -> [N, 3, H, W]``."""
+    return _ToRgb.apply(y, cb, cr, _TO_RGB.like(y))  # type: ignore[no-any-return]
 
 
 def chroma_down(plane: Tensor, subsampling: str) -> Tensor:
