@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS
+from diffcodec.report import number
 
 README = Path(__file__).parent.parent / "README.md"
 Table = tuple[list[str], list[list[str]]]
@@ -15,10 +16,6 @@ Table = tuple[list[str], list[list[str]]]
 
 def load(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())  # type: ignore[no-any-return]
-
-
-def cell(value: float | None, digits: int, sign: bool = False) -> str:
-    return "-" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 NAMES = {
@@ -55,13 +52,13 @@ def fidelity() -> Table:
             [
                 NAMES.get(r["simulator"], r["simulator"]),
                 f"{r['crf']:g}",
-                cell(f["survival_error"], 3),
-                cell(f["per_clip_survival_error"], 3),
-                cell(f["distortion_gap"], 1),
-                cell(f["skill"], 1, sign=True),
-                cell(f["error_cosine"], 2),
-                cell(s["static"], 2),
-                cell(s["changing"], 2),
+                number(f["survival_error"], 3),
+                number(f["per_clip_survival_error"], 3),
+                number(f["distortion_gap"], 1),
+                number(f["skill"], 1, sign=True),
+                number(f["error_cosine"], 2),
+                number(s["static"], 2),
+                number(s["changing"], 2),
             ]
         )
     return head, rows
@@ -78,13 +75,15 @@ def survival() -> Table:
     rows_in = load("fidelity")["rows"]
     first = [r for r in rows_in if r["simulator"] == rows_in[0]["simulator"]]
     probes = list(first[0]["figures"]["survival_real"])
-    rows = [[f"libx264 CRF {r['crf']:g}"] + [cell(r["figures"]["survival_real"][p], 2) for p in probes] for r in first]
-    rows.append([NAMES[first[0]["simulator"]]] + [cell(first[0]["figures"]["survival_simulated"][p], 2) for p in probes])
+    rows = [[f"libx264 CRF {r['crf']:g}"] + [number(r["figures"]["survival_real"][p], 2) for p in probes] for r in first]
+    rows.append([NAMES[first[0]["simulator"]]] + [number(first[0]["figures"]["survival_simulated"][p], 2) for p in probes])
     return ["codec", *probes], rows
 
 
 def motion() -> Table:
-    rows = [[f"`{n}`" if "(" in n else n, cell(r["psnr_1_away"], 1), cell(r["psnr_4_away"], 1)] for n, r in load("motion")["rows"].items()]
+    rows = [
+        [f"`{n}`" if "(" in n else n, number(r["psnr_1_away"], 1), number(r["psnr_4_away"], 1)] for n, r in load("motion")["rows"].items()
+    ]
     return ["motion", "1 frame away, dB", "4 frames away, dB"], rows
 
 
@@ -99,10 +98,10 @@ def speed() -> Table:
                     name,
                     t["input"],
                     str(t["threads"]),
-                    cell(r["forward"]["ratio"], 2),
-                    cell(both["ratio"], 2),
+                    number(r["forward"]["ratio"], 2),
+                    number(both["ratio"], 2),
                     f"{both['median_ms']:.0f} ({both['q1_ms']:.0f}-{both['q3_ms']:.0f})",
-                    cell(r["peak_memory_x_input"], 1),
+                    number(r["peak_memory_x_input"], 1),
                 ]
             )
     return head, rows
@@ -129,7 +128,7 @@ def jpeg_steering() -> Table:
     """Steering gain and band test of every gradient."""
     rows = load("jpeg")["steering"]
     qualities = list(next(iter(rows.values()))["steering"])
-    body = [[f"`{n}`", *(cell(r["steering"][q], 2) for q in qualities), cell(r["band_test"], 2)] for n, r in rows.items()]
+    body = [[f"`{n}`", *(number(r["steering"][q], 2) for q in qualities), number(r["band_test"], 2)] for n, r in rows.items()]
     return ["gradient", *(f"q{q}" for q in qualities), "band test"], body
 
 
