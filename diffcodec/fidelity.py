@@ -101,18 +101,18 @@ def probes(frames: int, height: int, width: int, generator: torch.Generator, str
     Returns:
         ``[10, T, 3, H, W]`` on the [0, 1] scale, in the order of :data:`PROBES`.
     """
-    u = torch.arange(8)
-    index = u[:, None] + u
-    bh, bw = -(-height // 8), -(-width // 8)
-    out = []
-    for low, high in BANDS:
-        mask = (index >= low) & (index <= high)
-        for n in (1, frames):
-            c = torch.randn(n, bh, bw, 8, 8, generator=generator) * mask
-            pattern = join(idct2(c))[:, :height, :width]  # [n, H, W]
-            out.append(pattern.expand(frames, height, width))
+    out = [_pattern(n, height, width, band, generator).expand(frames, height, width) for band in BANDS for n in (1, frames)]
     signal = torch.stack(out)  # [10, T, H, W]
     return _scaled(signal, strength)[:, :, None].expand(-1, -1, 3, -1, -1)
+
+
+def _pattern(n: int, height: int, width: int, band: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Noise whose 8x8 DCT is white inside a band of u + v and zero outside. Shape: ``[n, H, W]``."""
+    u = torch.arange(8)
+    index = u[:, None] + u
+    mask = (index >= band[0]) & (index <= band[1])
+    c = torch.randn(n, -(-height // 8), -(-width // 8), 8, 8, generator=generator) * mask
+    return join(idct2(c))[:, :height, :width]
 
 
 def _scaled(signal: Tensor, strength: float) -> Tensor:
@@ -305,12 +305,9 @@ def steering(
         t, _, h, w = x.shape
         for kind, n in (("static", 1), ("changing", t)):
             steered = naive = 0.0
-            for low, high in bands or [(0, 14)]:
+            for band in bands or [(0, 14)]:
                 generator = torch.Generator().manual_seed(seed + i)
-                u = torch.arange(8)
-                mask = (u[:, None] + u >= low) & (u[:, None] + u <= high)
-                c = torch.randn(n, -(-h // 8), -(-w // 8), 8, 8, generator=generator) * mask
-                p = join(idct2(c))[:, :h, :w].expand(t, h, w)[:, None].expand(t, 3, h, w).contiguous().to(x)
+                p = _pattern(n, h, w, band, generator).expand(t, h, w)[:, None].expand(t, 3, h, w).contiguous().to(x)
                 size = 10 ** (-strength / 20) * math.sqrt(x.numel())
                 codec = repeatable(through, x.shape, generator)
                 referee = repeatable(real, x.shape, generator)
