@@ -35,12 +35,12 @@ def main() -> None:
     parser.add_argument("--name", default="fidelity", help="name of the result file")
     args = parser.parse_args()
     clips = [report.load_clip(p, args.frames, args.size) for p in video_files(args.clips)]
-    result = report.run(clips, args.sim, args.real, args.crf, preset=args.preset, fps=args.fps, steering_crfs=args.steering, progress=print)
+    result = report.run(clips, args.sim, args.real, args.crf, preset=args.preset, fps=args.fps, steering_at=args.steering, progress=print)
     for row in result.rows:
         f, s = row.figures, row.steering
         steer = f"  steering {s.static:.2f} {s.changing:.2f}" if s else ""
         print(
-            f"{row.simulator:40s} CRF {row.crf:g}  survival error {f.survival_error:.3f}  per clip {f.per_clip_survival_error:.3f}"
+            f"{row.simulator:40s} CRF {row.strength:g}  survival error {f.survival_error:.3f}  per clip {f.per_clip_survival_error:.3f}"
             f"  gap {f.distortion_gap:.2f}  skill {f.skill:+.2f}  cosine {f.error_cosine:.2f}{steer}"
         )
     data = result.to_dict("")

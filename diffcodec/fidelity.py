@@ -303,7 +303,7 @@ def steering(
     gains: dict[str, list[float]] = {"static": [], "changing": []}
     for i, x in enumerate(checked(clips, strength)):
         t, _, h, w = x.shape
-        for kind, n in (("static", 1), ("changing", t)):
+        for kind, n in (("static", 1), ("changing", t))[: 1 if t == 1 else 2]:
             steered = naive = 0.0
             for band in bands or [(0, 14)]:
                 generator = torch.Generator().manual_seed(seed + i)
@@ -315,6 +315,8 @@ def steering(
                 naive += _score(referee, x, base, size * _unit(p), p)
                 steered += _score(referee, x, base, _steer(codec, x, p, size, steps), p)
             gains[kind].append(steered / naive)  # of sums: a band that the codec kills has a score near 0
+        if t == 1:  # one frame: nothing can change
+            gains["changing"].append(gains["static"][-1])
         if progress is not None:
             progress()
     return Steering(static=_mean(gains["static"]), changing=_mean(gains["changing"]))

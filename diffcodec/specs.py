@@ -29,6 +29,7 @@ def _revmark(motion: str = "block", **options: Any) -> Layer:
 
 
 SIMULATORS: dict[str, Callable[..., Layer]] = {"revmark": _revmark, "jpeg": DiffJPEG, "none": Identity}
+FOLLOWS = {"jpeg": ("quality",)}  # what a simulator takes over from the real codec that it is measured against, where its spec is silent
 REAL: dict[str, Callable[..., Layer]] = {"libjpeg": RealJPEG}
 REAL |= {name: partial(RealCodec, name) for name in ENCODERS}
 
@@ -71,3 +72,14 @@ def make(spec: str, among: dict[str, Callable[..., Layer]] | None = None, **defa
         return table[name](**(defaults | options))
     except (TypeError, AttributeError) as error:
         raise ValueError(f"{spec!r}: {error}") from error
+
+
+def knob(spec: str) -> str:
+    """What sets the strength of a real codec: "crf", or "quality" for libjpeg."""
+    return "quality" if parse(spec)[0] == "libjpeg" else "crf"
+
+
+def adopted(spec: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of the real codec's settings that a simulator knows and its spec does not name."""
+    name, options = parse(spec)
+    return {k: settings[k] for k in FOLLOWS.get(name, ()) if settings.get(k) is not None and k not in options}

@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,6 +21,7 @@ from .checks import check_tensor, check_values, require
 from .color import to_8bit
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".y4m", ".ts")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _WRITABLE = (".mp4", ".mkv", ".mov", ".m4v", ".avi")  # containers that take H.264
 X264_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 Path_ = str | os.PathLike[str]
@@ -171,6 +173,39 @@ def read_video(
         wanted = "at least one frame" if frames is None else f"{frames} frames"
         raise VideoError(f"{path}: expected {wanted} from frame {start} on, found {len(out)} (short or truncated file?)")
     return torch.stack(out).float() / 255
+
+
+def is_image(path: Path_) -> bool:
+    """Whether a file name is that of a picture (by its suffix: see :data:`IMAGE_SUFFIXES`)."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def read_image(path: Path_, crop: tuple[int, int] | tuple[int, int, int, int] | None = None) -> Tensor:
+    """Read a picture file (Pillow), turned as its EXIF data say; grey and palettes become RGB, transparency is dropped.
+
+    Args:
+        path: PNG, JPEG, WebP, BMP or TIFF.
+        crop: as in :func:`read_video`.
+
+    Returns:
+        ``[3, H, W]`` float32 in [0, 1].
+
+    Raises:
+        VideoError: missing or unreadable file, more than 8 bits a sample, crop larger than the picture.
+    """
+    from PIL import Image, ImageOps
+
+    path = Path(path)
+    if not path.is_file():
+        raise VideoError(f"{path} is a folder; expected a picture" if path.is_dir() else f"{path}: no such file")
+    try:
+        with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                raise VideoError(f"{path}: expected 8 bits a sample, found mode {file.mode}")
+            image = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise VideoError(f"{path}: cannot be read as a picture ({error})") from error
+    return _cropped(torch.from_numpy(image).permute(2, 0, 1), crop, path).float() / 255
 
 
 def _cropped(frame: Tensor, crop: Sequence[int] | None, path: Path_) -> Tensor:

@@ -78,8 +78,8 @@ def test_fidelity_is_repeatable(clip_file: Path, tmp_path: Path) -> None:
 def test_progress_counts_what_is_done(clip_file: Path) -> None:
     clips = [report.load_clip(clip_file, 3, 32)]
     seen: list[str] = []
-    report.run(clips, ["revmark", "none"], "libx264", [20.0, 30.0], steering_crfs=[20.0], progress=seen.append)
-    assert len(seen) == report.pieces(1, 2, 2, 1)
+    report.run(clips, ["revmark", "none"], "libx264", [20.0, 30.0], steering_at=[20.0], progress=seen.append)
+    assert len(seen) == report.pieces(1, ["revmark", "none"], "libx264", 2, 1)
 
 
 @pytest.mark.parametrize(

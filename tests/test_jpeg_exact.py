@@ -17,7 +17,7 @@ from torch import Tensor
 import diffcodec as dc
 from diffcodec.jpeg import Expected, exact
 from diffcodec.jpeg.slopes import NOISES, SLOPES
-from diffcodec.transform import dct_matrix
+from diffcodec.transform import dct2, dct_matrix, idct2
 
 SUBSAMPLINGS = ("4:2:0", "4:2:2", "4:4:4")
 
@@ -159,27 +159,66 @@ def test_straight_through_is_the_real_valued_chain(subsampling: str) -> None:
     torch.testing.assert_close(*grads, atol=2e-3, rtol=1e-3)
 
 
+def _mean_of_quantiser(c: Tensor, step: Tensor, noise: str, width: float) -> Tensor:
+    """step * E[round((c + n) / step)] by brute force over 20000 quantiles of n; c in levels, float64."""
+    u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    quantiles = {
+        "uniform": (u - 0.5) * math.sqrt(12),
+        "gaussian": torch.special.ndtri(u),
+        "laplacian": -torch.sign(u - 0.5) * torch.log1p(-2 * (u - 0.5).abs()) / math.sqrt(2),
+    }[noise]
+    return step * sum(torch.round((c[..., None] + width * n) / step[..., None]).sum(-1) for n in quantiles.split(500)) / len(u)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("width", [1.0, 6.0, 30.0])
+def test_moments_against_finite_differences_of_the_mean(noise: str, width: float) -> None:
+    c = torch.linspace(-33, 33, 34, dtype=torch.float64) + 0.37
+    step = torch.full_like(c, 10.0)
+    mean, moment = Expected(noise, width).moments(c / step, step)
+    torch.testing.assert_close(step * mean, _mean_of_quantiser(c, step, noise, width), atol=5e-3, rtol=1e-3)
+    h = 0.05
+    numeric = (_mean_of_quantiser(c, step + h, noise, width) - _mean_of_quantiser(c, step - h, noise, width)) / (2 * h)
+    error = (mean - moment - numeric).abs()
+    assert error.median() < 0.02  # the mean of the uniform one has corners
+    if noise != "uniform":
+        assert error.max() < 0.1
+
+
+@pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("wrt", ["quality", "tables"])
-def test_strength_gradient_against_finite_differences_of_the_smoothed_codec(wrt: str) -> None:
-    """The codec smoothed by noise on its input: mean over many noisy copies of a quadratic loss, differentiated numerically in the strength."""
-    torch.manual_seed(0)
-    n = 256
-    x = natural(1, 1, 32, 32)[:, 0].mean(1, keepdim=True).expand(n, 1, 32, 32)
-    noisy = (x + torch.randn(n, 1, 32, 32) * 4 / 255).clamp(0, 1)
-    base = dc.jpeg.quality_tables(torch.tensor([50.0]), x)[0]
+def test_strength_gradient_against_finite_differences_of_the_smoothed_codec(wrt: str, noise: str) -> None:
+    """Colour, 4:2:0, two samples of different strength: the codec with its quantiser replaced by the mean of it, differentiated numerically."""
+    width = 25.0
+    x = natural(1, 2, 32, 32)[0] * 0.5 + 0.25  # away from the clamps
+    w = dc.DiffJPEG(10)(x).double() - x  # an error to make smaller
+    strength = torch.tensor([25.0, 50.0] if wrt == "quality" else [2.0, 1.0])  # whole steps: nothing is lost by libjpeg's rounding of them
 
-    slope = Expected("gaussian", 3.0)
+    def tables(v: Tensor) -> Tensor:
+        base = torch.stack([dc.jpeg.LUMA.like(v), dc.jpeg.CHROMA.like(v)])
+        factor = v if wrt == "tables" else torch.where(v < 50, 5000 / v, 200 - 2 * v) / 100
+        return base * factor[:, None, None, None]
 
-    def loss(strength: Tensor) -> Tensor:
-        layer = dc.DiffJPEG(strength.expand(n), gradient=slope) if wrt == "quality" else dc.DiffJPEG(tables=base * strength, gradient=slope)
-        return (layer(noisy) - noisy).square().mean() * 1e4
+    def smoothed(v: Tensor) -> Tensor:
+        ycc = dc.color.rgb_to_ycbcr(x.double())
+        planes = []
+        for i, plane in enumerate(ycc.unbind(1)):
+            small = dc.color.downsample(plane) if i else plane
+            c = dct2(dc.blocks.split(small - 128, 8))
+            table = tables(v)[:, min(i, 1), None, None].expand_as(c)
+            decoded = dc.blocks.join(idct2(_mean_of_quantiser(c, table, noise, width))) + 128
+            planes.append(dc.color.upsample(decoded, 32, 32) if i else decoded)
+        return dc.color.ycbcr_to_rgb(torch.stack(planes, 1))
 
-    s = torch.tensor(40.0 if wrt == "quality" else 1.5, requires_grad=True)
-    (g,) = torch.autograd.grad(loss(s), s)
-    h = 6.0 if wrt == "quality" else 0.3
-    with torch.no_grad():
-        numeric = (loss(s + h) - loss(s - h)) / (2 * h)
-    assert g.item() == pytest.approx(numeric.item(), rel=0.5)  # an estimate: hard values stand for smoothed ones
+    s = strength.clone().requires_grad_(True)
+    slope = Expected(noise, width)
+    layer = dc.DiffJPEG(s, gradient=slope) if wrt == "quality" else dc.DiffJPEG(tables=tables(s), gradient=slope)
+    (ours,) = torch.autograd.grad((layer(x) * w).sum(), s)
+    for i in range(2):
+        step = torch.zeros(2, dtype=torch.float64)
+        step[i] = 0.5 if wrt == "quality" else 0.02
+        numeric = ((smoothed(strength + step) - smoothed(strength - step)) * w).sum() / (2 * step[i])
+        assert ours[i].item() == pytest.approx(numeric.item(), rel=0.05), (ours, numeric)
 
 
 def test_bits_follow_the_real_file() -> None:

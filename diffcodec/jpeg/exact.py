@@ -18,7 +18,7 @@ from ..blocks import join, pad_to, pad_to_multiple, split
 from ..color import SUBSAMPLINGS, downsample, upsample
 from ..constants import Constant
 from ..transform import dct2, idct2
-from .slopes import Slope
+from .slopes import Slope, moments
 
 # Lifting form of the eight-point transform, as matrices of its 13-bit constants
 
@@ -196,21 +196,21 @@ class _Code(torch.autograd.Function):
         y, table = ctx.saved_tensors  # [N, H/8, 8, W/8, 8]
         steps = table[:, None, :, None, :]
         slope = ctx.slope(y, steps)
-        g = None
+        g = None if grad is None else dct2(split(grad, 8)).transpose(-3, -2)  # [N, H/8, 8, W/8, 8]
         grad_table = None
-        if grad is not None:
-            g = dct2(split(grad, 8)).transpose(-3, -2)  # [N, H/8, 8, W/8, 8]
-            if ctx.needs_input_grad[1]:  # d(step * level) / d step = level - slope * y
-                grad_table = (g * (y.round() - slope * y)).sum((1, 3))
+        if ctx.needs_input_grad[1]:
+            mean, moment = moments(ctx.slope, y, steps)
+            terms = [] if g is None else [g * (mean - moment)]
+            terms += [] if grad_level is None else [grad_level * -moment / steps]
+            grad_table = sum(t.sum((1, 3)) for t in terms)
+        if g is not None:
             g = g * slope
         if grad_level is not None:
             extra = grad_level * slope / steps
-            if ctx.needs_input_grad[1]:
-                grad_table = (0 if grad_table is None else grad_table) - (extra * y).sum((1, 3))
             g = extra if g is None else g + extra
         if g is None:
             return None, None, None
-        if grad_table is not None and table.shape[0] != grad_table.shape[0]:
+        if isinstance(grad_table, Tensor) and table.shape[0] != grad_table.shape[0]:
             grad_table = grad_table.sum(0, keepdim=True)
         return join(idct2(g.transpose(-3, -2))), grad_table, None
 

@@ -66,9 +66,51 @@ class Expected:
             half = sigma * math.sqrt(3)
             return (torch.floor(half - r) + torch.floor(half + r) + 1) / (2 * half)
         # the sum over thresholds where it is narrow, its Fourier series where it is wide: a term or two are exact to 1e-4
-        narrow = sum(torch.exp(-0.5 * ((r - k) / sigma).square()) for k in (-1, 0, 1)) / (sigma * math.sqrt(2 * math.pi))
+        narrow = sum(_normal(r - k, sigma) for k in (-1, 0, 1))
         wide = 1 + 2 * torch.exp(-2 * (math.pi * sigma).square()) * torch.cos(2 * math.pi * r)
         return torch.where(sigma > 0.45, wide, narrow)
+
+    def moments(self, y: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """What the gradient with respect to the step needs beside the slope.
+
+        With M = E[round(y + n)], y = c / step and n of fixed width in levels, d(step M)/d step = M - m and dM/d step = -m / step,
+        m being the sum over thresholds t of t times the density of n at t - y.
+
+        Returns:
+            M and m, in quantiser steps.
+        """
+        sigma = self.width / step
+        near = y.floor() + 0.5  # the nearest threshold
+        r = y - near  # -0.5 .. 0.5
+        if self.noise == "laplacian":
+            b = sigma / math.sqrt(2)
+            rest = -torch.expm1(-1 / b)  # 1 - q, q = exp(-1 / b)
+            sinh = (torch.exp((r - 1) / b) - torch.exp((-r - 1) / b)) / 2  # q sinh(r / b), which cannot overflow
+            mean = near - 0.5 * r.sign() * torch.expm1(-r.abs() / b) + sinh / rest
+            return mean, near * self(y, step) + sinh / (b * rest.square())
+        if self.noise == "uniform":
+            half = sigma * math.sqrt(3)
+            low, high = (y - half).round(), (y + half).round()  # the interval covers the thresholds low + 1/2 .. high - 1/2
+            moment = (high.square() - low.square()) / 2
+            return (high * (y + half) - low * (y - half) - moment) / (2 * half), moment / (2 * half)
+        narrow = near + sum(torch.special.ndtr((r - k) / sigma) for k in (-1, 0, 1)) - 1.5
+        narrow_moment = sum((near + k) * _normal(r - k, sigma) for k in (-1, 0, 1))
+        # first term of the Fourier series of round(y) - y, and m = y M_y + sigma M_sigma
+        wave = torch.exp(-2 * (math.pi * sigma).square())
+        sine = wave * torch.sin(2 * math.pi * r) / math.pi
+        wide_moment = y * self(y, step) - (2 * math.pi * sigma).square() * sine
+        wide = sigma > 0.45
+        return torch.where(wide, y + sine, narrow), torch.where(wide, wide_moment, narrow_moment)
+
+
+def _normal(x: Tensor, sigma: Tensor) -> Tensor:
+    """Density of a Gaussian."""
+    return torch.exp(-0.5 * (x / sigma).square()) / (sigma * math.sqrt(2 * math.pi))
+
+
+def moments(slope: Slope, y: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """:meth:`Expected.moments` of any slope: those that stand for no mean get the hard level and their slope at y."""
+    return slope.moments(y, step) if isinstance(slope, Expected) else (y.round(), slope(y, step) * y)
 
 
 SLOPES: dict[str, Slope] = {
