@@ -25,8 +25,8 @@ def features(paths: list[Path]) -> tuple[Tensor, Tensor]:
     for path in paths:
         frame = dc.read_video(path, 0, 1)
         for quality in QUALITIES:
-            layer = dc.DiffJPEG(quality, rounding="straight_through")
-            _, levels = layer.simulate(frame, layer.sample(frame.shape))
+            layer = dc.DiffJPEG(quality)
+            _, levels = layer.levels(frame, layer.sample(frame.shape))
             terms.append(sum(torch.stack(rate.terms(v))[:, 0] for v in levels))
             bits.append(dc.RealJPEG(quality).encode(frame).bits[0])
     return torch.stack(terms).double(), torch.stack(bits).double()

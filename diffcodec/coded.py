@@ -15,10 +15,12 @@ class Coded:
         video: decoded video, layout of the input, values in [0, 1].
         bits: size of each sample in bits, ``[B]`` float32: real ones counted without stream headers, or a simulator's differentiable estimate.
         frame_types: one string a sample with a letter a frame in display order (``"IPBBP"``); images are ``"I"``.
+        frame_bits: the same of each frame in display order, ``[B, T]`` (images: ``[B, 1]``).
         streams: encoded bytes of each sample, from real codecs; empty from simulators.
     """
 
     video: Tensor
     bits: Tensor
     frame_types: list[str]
+    frame_bits: Tensor
     streams: list[bytes] = field(default_factory=list, repr=False)

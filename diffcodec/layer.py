@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from .checks import check_image_or_video, check_values, check_video, clamp_through
 from .coded import Coded
-from .rate import level_bits
 from .strength import Strength
 
 Draw = dict[str, Any]
@@ -30,6 +29,11 @@ class Layer(nn.Module):
 
     images = False  # whether [B, C, H, W] is accepted beside [B, T, 3, H, W]
     channels: tuple[int, ...] = (3,)
+
+    @property
+    def clamps(self) -> bool:
+        """Whether :meth:`distort` itself clamps what goes in and out, with the gradient passed through: saves two passes over the video."""
+        return False
 
     def sample(
         self,
@@ -82,7 +86,7 @@ class Layer(nn.Module):
         work, draw = self.prepare(video, draw, step, generator)
         with torch.autocast(device_type=video.device.type, enabled=False):
             out = self.distort(work, draw)
-        return clamp_through(out).to(video.dtype)
+        return (out if self.clamps else clamp_through(out)).to(video.dtype)
 
     def prepare(
         self, video: Tensor, draw: Mapping[str, Any] | None, step: int | None, generator: torch.Generator | None
@@ -94,7 +98,8 @@ class Layer(nn.Module):
         else:
             draw = to_device(draw, video.device)
             self.check_draw(draw, video.shape)
-        return clamp_through(video if video.dtype == torch.float64 else video.float()), draw
+        work = video if video.dtype == torch.float64 else video.float()
+        return (work if self.clamps else clamp_through(work)), draw
 
     def check(self, video: Tensor) -> None:
         who = type(self).__name__
@@ -125,12 +130,12 @@ class Layer(nn.Module):
 class Codec(Layer):
     """A simulator of a codec. A subclass writes :meth:`simulate`; calling it gives the video, :meth:`encode` the size as well."""
 
-    def simulate(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
-        """The pure function: decoded video, and the quantised levels of each plane with the batch first."""
+    def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
+        """The pure function: decoded video, and where ``rate`` is asked for the bits of each frame ``[B, T]`` (images: ``[B, 1]``)."""
         raise NotImplementedError
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        return self.simulate(video, draw)[0]
+        return self.simulate(video, draw, False)[0]
 
     def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
         """A letter a frame, a string a sample."""
@@ -147,13 +152,13 @@ class Codec(Layer):
         """Distort and estimate the size. Arguments and errors as in :meth:`forward`.
 
         Returns:
-            :class:`~diffcodec.Coded`: the same video, differentiable ``bits`` ``[B]``, frame types.
+            :class:`~diffcodec.Coded`: the same video, differentiable ``bits`` ``[B]`` and ``frame_bits`` ``[B, T]``, frame types.
         """
         work, draw = self.prepare(video, draw, step, generator)
         with torch.autocast(device_type=video.device.type, enabled=False):
-            out, levels = self.simulate(work, draw)
-            bits = torch.stack([level_bits(x) for x in levels]).sum(0)
-        return Coded(clamp_through(out).to(video.dtype), bits, self.frame_types(tuple(video.shape), draw))
+            out, bits = self.simulate(work, draw, True)
+        assert bits is not None
+        return Coded(clamp_through(out).to(video.dtype), bits.sum(1), self.frame_types(tuple(video.shape), draw), bits)
 
 
 def to_device(draw: Any, device: torch.device) -> Any:

@@ -12,7 +12,7 @@ PER_OCTAVE, PER_NONZERO = 0.4945, 6.0362
 
 
 def terms(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """The two sums of the count, ``[B]`` each: octaves, log2(1 + |l|), and nonzero levels, 1 - exp(-l^2) (soft at 0)."""
+    """The two sums of the count, ``[N]`` each: octaves, log2(1 + |l|), and nonzero levels, 1 - exp(-l^2) (soft at 0)."""
     x = levels.flatten(1).float()
     return torch.log1p(x.abs()).sum(1) / math.log(2), -torch.expm1(-x.square()).sum(1)
 
@@ -24,10 +24,10 @@ def level_bits(levels: Tensor) -> Tensor:
     JPEG's Huffman code made continuous, the second the run-length symbol of a nonzero level.
 
     Args:
-        levels: quantised levels ``[B, ...]``, whole or soft.
+        levels: quantised levels ``[N, ...]``, whole or soft.
 
     Returns:
-        ``[B]`` float32.
+        ``[N]`` float32.
     """
     octaves, nonzero = terms(levels)
     return PER_OCTAVE * octaves + PER_NONZERO * nonzero

@@ -213,6 +213,8 @@ def test_codecs_estimate_differentiable_bits(make: Callable[[], dc.Layer], video
     coded = layer.encode(x, draw)
     assert torch.equal(coded.video, layer(x, draw))
     assert coded.bits.shape == (2,)
+    assert coded.frame_bits.shape == (2, 4)
+    torch.testing.assert_close(coded.frame_bits.sum(1), coded.bits)
     assert (coded.bits > 0).all()
     assert [len(t) for t in coded.frame_types] == [4, 4]
     (gradient,) = torch.autograd.grad(coded.bits.sum(), x)

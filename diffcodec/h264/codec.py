@@ -49,8 +49,8 @@ class DiffH264(Codec):
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         return self.engine.draw(shape, generator, step, device)
 
-    def simulate(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
-        return self.engine.simulate(video, draw)
+    def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
+        return self.engine.simulate(video, draw, rate)
 
     def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
         return self.engine.frame_types(shape, draw)

@@ -16,6 +16,7 @@ from ..jpeg.codec import code_plane
 from ..jpeg.tables import CHROMA, LUMA
 from ..layer import Codec, Draw
 from ..motion import BlockMotion, warp
+from ..rate import level_bits
 from ..rounding import Rounding
 from ..strength import draw_device, uniform
 
@@ -95,7 +96,7 @@ class REVMarkH264(Codec):
     def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
         return ["".join("I" if i == r else "P" for i in range(shape[1])) for r in draw["reference"].tolist()]
 
-    def simulate(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
+    def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
         _b, t, _, h, w = video.shape
         at = draw["reference"][:, None]  # [B, 1]
         order = torch.arange(t - 1, device=video.device)[None]
@@ -107,7 +108,7 @@ class REVMarkH264(Codec):
         coded, levels = self._code(reference - 128, self.intra_scale, None if noise is None else _frames(noise, at))
         coded = coded + 128
         if t == 1:
-            return ycbcr_to_rgb(crop(coded, h, w)), [levels]
+            return ycbcr_to_rgb(crop(coded, h, w)), _bits(levels) if rate else None
 
         current = _frames(ycc, others)  # [B, T-1, 3, H8, W8]
         predicted = self._predict(current, coded, reference)
@@ -116,7 +117,8 @@ class REVMarkH264(Codec):
         # frame i stands at place 0 (i is the reference), i + 1 (before it) or i (after it)
         i = torch.arange(t, device=video.device)[None]
         place = torch.where(i == at, 0, i + (i < at))  # [B, T]
-        return ycbcr_to_rgb(crop(_frames(frames, place), h, w)), [levels, more]
+        bits = _frames(torch.cat([_bits(levels), _bits(more)], 1), place) if rate else None
+        return ycbcr_to_rgb(crop(_frames(frames, place), h, w)), bits
 
     def _predict(self, current: Tensor, coded: Tensor, original: Tensor) -> Tensor:
         """Motion-compensated prediction of all frames at once, eqs. (7) and (8). Shape: ``[B, T-1, 3, H, W]``."""
@@ -147,3 +149,8 @@ class REVMarkH264(Codec):
 def _frames(video: Tensor, index: Tensor) -> Tensor:
     """Frames of each sample by index. Shape: ``[B, T, ...], [B, F] -> [B, F, ...]``."""
     return video[torch.arange(video.shape[0], device=video.device)[:, None], index]
+
+
+def _bits(levels: Tensor) -> Tensor:
+    """Shape: ``[B, F, ...] -> [B, F]``."""
+    return level_bits(levels.flatten(0, 1)).unflatten(0, levels.shape[:2])

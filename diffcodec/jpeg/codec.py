@@ -13,6 +13,7 @@ from ..blocks import crop, join, pad_to_multiple, split
 from ..checks import replace_value, require
 from ..color import SUBSAMPLINGS, downsample, rgb_to_ycbcr, upsample, ycbcr_to_rgb
 from ..layer import Codec, Draw
+from ..rate import level_bits
 from ..rounding import Rounding
 from ..strength import Strength, StrengthLike, uniform
 from ..transform import dct2, idct2
@@ -75,6 +76,10 @@ class DiffJPEG(Codec):
         """Whether the forward value is libjpeg's own."""
         return self.rounding is None
 
+    @property
+    def clamps(self) -> bool:
+        return self.exact
+
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
         if self.tables is not None:
@@ -88,19 +93,23 @@ class DiffJPEG(Codec):
                 draw[f"noise{i}"] = uniform((shape[0], frames, *grid, 8, 8), generator, device)
         return draw
 
-    def simulate(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
-        out, levels = self._coded(video, draw)
+    def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
+        out, levels = self.levels(video, draw, rate)
         if self.exact and self.gradient == "identity":
             out = replace_value(video, out.detach())
-        return out, levels
+        bits = torch.stack([level_bits(v) for v in levels]).sum(0).view(video.shape[0], -1) if rate else None
+        return out, bits
 
-    def _coded(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
-        b = video.shape[0]
+    def levels(self, video: Tensor, draw: Mapping[str, Any], wanted: bool = True) -> tuple[Tensor, list[Tensor]]:
+        """Decoded video, and the quantised levels of Y', Cb and Cr with the frames of all samples first, ``[B*T, ..., 8, 8]`` each."""
         x = video.flatten(0, -4)  # [N, C, H, W], N = B or B*T
-        frames = x.shape[0] // b
-        tables = self._tables(draw, x).repeat_interleave(frames, 0)  # [N, 2, 8, 8]
-        out, levels = self._exact(x, tables) if self.exact else self._soft(x, tables, draw)
-        return out.view(video.shape), [v.unflatten(0, (b, frames)) for v in levels]
+        tables = self._tables(draw, x).repeat_interleave(x.shape[0] // video.shape[0], 0)  # [N, 2, 8, 8]
+        if self.exact:
+            slope = SLOPES.get(self.gradient, SLOPES["expected"]) if isinstance(self.gradient, str) else self.gradient
+            out, levels = exact.code(x, tables, self.subsampling, slope, wanted)
+        else:
+            out, levels = self._soft(x, tables, draw)
+        return out.view(video.shape), levels
 
     def _tables(self, draw: Mapping[str, Any], like: Tensor) -> Tensor:
         """Shape: ``[B, 2, 8, 8]``; whole numbers for the exact forward."""
@@ -108,20 +117,6 @@ class DiffJPEG(Codec):
             return quality_tables(draw["quality"], like)
         tables = draw["tables"].to(like)
         return replace_value(tables, tables.detach().round().clamp(1, 255)) if self.exact else tables
-
-    def _exact(self, x: Tensor, tables: Tensor) -> tuple[Tensor, list[Tensor]]:
-        h, w = x.shape[-2:]
-        grey = x.shape[1] == 1
-        v, u = SUBSAMPLINGS[self.subsampling]
-        slope = SLOPES.get(self.gradient, SLOPES["expected"]) if isinstance(self.gradient, str) else self.gradient
-        planes, levels = [], []
-        for i, plane in enumerate((exact.to_integers(x) if grey else exact.rgb_to_ycbcr(x)).unbind(1)):  # [N, H, W]
-            small = exact.chroma_down(plane, self.subsampling) if i else plane
-            coded, level = exact.code_plane(small, tables[:, min(i, 1)], slope)
-            coded = crop(coded, -(-h // v), -(-w // u)) if i else crop(coded, h, w)
-            planes.append(exact.chroma_up(coded, h, w, self.subsampling) if i else coded)
-            levels.append(level)
-        return (planes[0][:, None] / 255 if grey else exact.ycbcr_to_rgb(*planes)), levels
 
     def _soft(self, x: Tensor, tables: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
         assert self.rounding is not None

@@ -10,14 +10,17 @@ passes), 16-bit fixed-point BT.601, box-filtered chroma with an alternating bias
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..blocks import join, pad_to, pad_to_multiple, split
-from ..color import SUBSAMPLINGS, downsample, upsample
+from ..blocks import pad_to, pad_to_multiple
+from ..color import SUBSAMPLINGS
 from ..constants import Constant
-from ..transform import dct2, idct2
+from ..transform import dct_matrix
 from .slopes import Slope, moments
 
 # Lifting form of the eight-point transform, as matrices of its 13-bit constants
@@ -64,107 +67,25 @@ def islow_matrix() -> np.ndarray:
 
 # The shifts are folded into the matrices: scaling by a power of two costs no bit
 _PASS1, _PASS2_FORWARD, _PASS2_INVERSE = (Constant(islow_matrix() / 2.0**bits) for bits in (11, 15, 18))
+_DCT = Constant(np.einsum("ux,vy->vuxy", dct_matrix(8), dct_matrix(8)).reshape(64, 64))  # [v u] from [column row]: see _gather
 _TO_YCC = Constant(np.array([[19595, 38470, 7471], [-11059, -21709, 32768], [32768, -27439, -5329]]) / 65536)
 _TO_YCC_BIAS = Constant(np.array([[32768], [128 * 65536 + 32767], [128 * 65536 + 32767]]) / 65536)
 _TO_RGB = Constant(np.array([[0, 91881], [-22554, -46802], [116130, 0]]) / 65536)  # R, G, B from Cb - 128, Cr - 128
-_HALF = Constant(0.5)
+
+_BAND = 2**18  # samples of a plane: such float32 buffers stay in the last cache, and the allocator serves them without fresh pages
 
 
-class _ToYcc(torch.autograd.Function):
-    """Whole numbers from [0, 1], then ``floor(M x + bias)``; gradient of ``255 M x``."""
+def _bands(n: int, rows: int, row: int, unit: int, like: Tensor) -> list[tuple[slice, slice]]:
+    """Cut ``n`` pictures of ``rows`` rows of ``row`` samples into (pictures, rows) that fit the cache; one band on a GPU and for a compiler.
 
-    @staticmethod
-    def forward(ctx, x, matrix, bias):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(matrix)
-        return (matrix @ (x * 255).add_(0.5).floor_()).add_(bias).floor_()
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        (matrix,) = ctx.saved_tensors
-        return (255 * matrix).mT @ grad, None, None
-
-
-class _ToRgb(torch.autograd.Function):
-    """``(y + floor(M c + 1/2)) / 255``; gradient of ``(y + M c) / 255``."""
-
-    @staticmethod
-    def forward(ctx, y, cb, cr, matrix):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(matrix)
-        chroma = torch.stack([cb, cr], 1).sub_(128).flatten(-2)  # [N, 2, H*W]
-        # luma is added after the floor: 65536 y would leave the whole numbers of float32
-        out = (matrix @ chroma).add_(0.5).floor_().add_(y.flatten(-2)[:, None])
-        return out.div_(255).view(y.shape[0], 3, *y.shape[1:])
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        (matrix,) = ctx.saved_tensors
-        whole = torch.cat([torch.ones_like(matrix[:, :1]), matrix], 1) / 255  # [3, 3]
-        g = (whole.mT @ grad.flatten(-2)).view(grad.shape)
-        return g[:, 0], g[:, 1], g[:, 2], None
-
-
-class _Floor(torch.autograd.Function):
-    """``floor(x + bias)``, gradient straight through."""
-
-    @staticmethod
-    def forward(ctx, x, bias):  # type: ignore[no-untyped-def]
-        return (x + bias).floor_()
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        return grad, None
-
-
-def to_integers(x: Tensor) -> Tensor:
-    """Grey in [0, 1] to whole numbers 0..255, gradient straight through. Shape: any -> same."""
-    return _Floor.apply(x * 255, _HALF.like(x))  # type: ignore[no-any-return]
-
-
-def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
-    """8-bit rounding and libjpeg's 16-bit fixed-point BT.601. Shape: ``[N, 3, H, W]`` in [0, 1] -> same, whole numbers."""
-    return _ToYcc.apply(rgb.flatten(-2), _TO_YCC.like(rgb), _TO_YCC_BIAS.like(rgb)).view(rgb.shape)  # type: ignore[no-any-return]
-
-
-def ycbcr_to_rgb(y: Tensor, cb: Tensor, cr: Tensor) -> Tensor:
-    """Back to [0, 1], before the clamp. Shape: three times ``[N, H, W] -> [N, 3, H, W]``."""
-    return _ToRgb.apply(y, cb, cr, _TO_RGB.like(y))  # type: ignore[no-any-return]
-
-
-def chroma_down(plane: Tensor, subsampling: str) -> Tensor:
-    """Box filter with the bias that alternates along a row: 1, 2 of 4 (4:2:0), 0, 1 of 2 (4:2:2).
-
-    The last column is repeated before the filter, up to whole blocks; rows only up to whole pairs. Shape: ``[N, H, W] -> [N, ceil(H/v), w8]``.
+    A band lies in one picture, with a multiple of ``unit`` rows, or covers whole pictures.
     """
-    v, h = SUBSAMPLINGS[subsampling]
-    if (v, h) == (1, 1):
-        return plane
-    plane = pad_to(plane, -(-plane.shape[-2] // v) * v, -(-plane.shape[-1] // (8 * h)) * 8 * h)
-    small = downsample(plane, subsampling)
-    bias = torch.arange(small.shape[-1], device=plane.device).to(plane) % 2
-    return _Floor.apply(small, (bias + v - 1) / (2 * v))  # type: ignore[no-any-return]
-
-
-def chroma_up(plane: Tensor, height: int, width: int, subsampling: str) -> Tensor:
-    """ "Fancy" upsampling with its biases; chroma at most two samples wide is repeated. Shape: ``[N, h, w] -> [N, height, width]``."""
-    v, h = SUBSAMPLINGS[subsampling]
-    if (v, h) == (1, 1):
-        return plane
-    if plane.shape[-1] <= 2:
-        return upsample(plane, height, width, subsampling, mode="nearest")
-    odd = torch.arange(width, device=plane.device).to(plane) % 2
-    bias = (8 - odd) / 16 if v == 2 else (1 + odd) / 4
-    return _Floor.apply(upsample(plane, height, width, subsampling), bias)  # type: ignore[no-any-return]
-
-
-def _along_rows(x: Tensor, m: Tensor) -> Tensor:
-    """Eight-point transform of each row, block by block. Shape: ``[N, H, W] -> [N, H, W]``."""
-    return _along_columns(x.mT.contiguous(), m).mT
-
-
-def _along_columns(x: Tensor, m: Tensor) -> Tensor:
-    """Eight-point transform of each column: long rows make this the quick way for a product with 8 x 8."""
-    n, h, w = x.shape
-    return (m @ x.reshape(n, h // 8, 8, w)).view(n, h, w)
+    if like.device.type != "cpu" or torch.compiler.is_compiling() or type(like) not in (Tensor, torch.nn.Parameter):
+        return [(slice(0, n), slice(0, rows))]
+    pictures, height = max(1, _BAND // (rows * row)), max(1, _BAND // (row * unit)) * unit
+    return [
+        (slice(i, min(i + pictures, n)), slice(j, min(j + height, rows))) for i in range(0, n, pictures) for j in range(0, rows, height)
+    ]
 
 
 def _rounded(x: Tensor) -> Tensor:
@@ -172,58 +93,288 @@ def _rounded(x: Tensor) -> Tensor:
     return x.add_(0.5).floor_()
 
 
-class _Code(torch.autograd.Function):
-    """Transform, quantise and back on whole planes; the gradient is that of the orthonormal transform with a slope for the quantiser."""
-
-    @staticmethod
-    def forward(ctx, plane, table, slope):  # type: ignore[no-untyped-def]
-        n, h, w = plane.shape
-        m1, m2, m3 = _PASS1.like(plane), _PASS2_FORWARD.like(plane), _PASS2_INVERSE.like(plane)
-        c = _rounded(_along_columns(_rounded(_along_rows(plane - 128, m1)), m2))  # 8 times the orthonormal coefficients
-        steps = table[:, None, :, None, :]  # [n or 1, 1, 8, 1, 8]
-        c = c.view(n, h // 8, 8, w // 8, 8)
-        eight = 8 * steps
-        level = c.abs().add_(4 * steps).div_(eight).floor_().copysign_(c)  # rounds half away from zero
-        ctx.slope = slope
-        ctx.save_for_backward(c.div_(eight), table)  # the coefficient in steps
-        ctx.set_materialize_grads(False)
-        out = (level * steps).view(n, h, w)
-        out = _rounded(_along_rows(_rounded(_along_columns(out, m1.mT)), m3.mT))
-        return out.add_(128).clamp_(0, 255), level
-
-    @staticmethod
-    def backward(ctx, grad, grad_level):  # type: ignore[no-untyped-def]
-        y, table = ctx.saved_tensors  # [N, H/8, 8, W/8, 8]
-        steps = table[:, None, :, None, :]
-        slope = ctx.slope(y, steps)
-        g = None if grad is None else dct2(split(grad, 8)).transpose(-3, -2)  # [N, H/8, 8, W/8, 8]
-        grad_table = None
-        if ctx.needs_input_grad[1]:
-            mean, moment = moments(ctx.slope, y, steps)
-            terms = [] if g is None else [g * (mean - moment)]
-            terms += [] if grad_level is None else [grad_level * -moment / steps]
-            grad_table = sum(t.sum((1, 3)) for t in terms)
-        if g is not None:
-            g = g * slope
-        if grad_level is not None:
-            extra = grad_level * slope / steps
-            g = extra if g is None else g + extra
-        if g is None:
-            return None, None, None
-        if isinstance(grad_table, Tensor) and table.shape[0] != grad_table.shape[0]:
-            grad_table = grad_table.sum(0, keepdim=True)
-        return join(idct2(g.transpose(-3, -2))), grad_table, None
+# Blocks
 
 
-def code_plane(plane: Tensor, table: Tensor, slope: Slope) -> tuple[Tensor, Tensor]:
-    """Code and decode planes.
+def _gather(planes: Tensor) -> Tensor:
+    """Blocks with the samples of equal place side by side: products with 8 x 8 then run over long rows.
+
+    Shape: ``[N, H, W] -> [8, 8, N, H/8 * W/8]``: column and row in the block, plane, block.
+    """
+    n, h, w = planes.shape
+    return planes.reshape(n, h // 8, 8, w // 8, 8).permute(4, 2, 0, 1, 3).reshape(8, 8, n, h * w // 64)
+
+
+def _scatter(blocks: Tensor, height: int, width: int) -> Tensor:
+    """Inverse of :func:`_gather`. Shape: ``[8, 8, N, H/8 * W/8] -> [N, H, W]``."""
+    n = blocks.shape[2]
+    return blocks.view(8, 8, n, height // 8, width // 8).permute(2, 3, 1, 4, 0).reshape(n, height, width)
+
+
+def _along_first(m: Tensor, x: Tensor) -> Tensor:
+    """A product along the first axis. Shape: ``[8, 8], [8, ...] -> [8, ...]``."""
+    return (m @ x.flatten(1)).view(x.shape)
+
+
+def _swapped(x: Tensor) -> Tensor:
+    return x.transpose(0, 1).contiguous()
+
+
+def _code(planes: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Transform, quantise, and back.
 
     Args:
-        plane: whole numbers 0..255, ``[N, H, W]`` of any size; the last row and column are repeated up to whole blocks.
-        table: quantiser steps, whole numbers, ``[N, 8, 8]`` or ``[1, 8, 8]``.
-        slope: the quantiser's slope.
+        planes: whole numbers 0..255 ``[N, H, W]``, multiples of 8.
+        steps: ``[8 v, 8 u, N or 1, 1]``.
 
     Returns:
-        Decoded plane ``[N, H8, W8]``, whole numbers 0..255 and padded, and levels ``[N, H8/8, 8, W8/8, 8]``.
+        Decoded planes, the coefficients in steps ``[8 v, 8 u, N, K]``, the levels (same shape).
     """
-    return _Code.apply(pad_to_multiple(plane, 8), table, slope)  # type: ignore[no-any-return]
+    m1, m2, m3 = _PASS1.like(planes), _PASS2_FORWARD.like(planes), _PASS2_INVERSE.like(planes)
+    x = _rounded(_along_first(m1, _gather(planes - 128)))  # [8 u, 8 rows, N, K]
+    x = _rounded(_along_first(m2, _swapped(x)))  # [8 v, 8 u, N, K], 8 times the orthonormal transform
+    y = x.div_(8 * steps)
+    level = y.abs().add_(0.5).floor_().copysign_(y)  # rounds half away from zero
+    x = _rounded(_along_first(m1.mT, level * steps))  # [8 rows, 8 u, N, K]
+    x = _rounded(_along_first(m3.mT, _swapped(x)))  # [8 columns, 8 rows, N, K]
+    return _scatter(x.add_(128).clamp_(0, 255), *planes.shape[1:]), y, level
+
+
+def _code_backward(
+    grad: Tensor | None, from_levels: Tensor | None, y: Tensor, steps: Tensor, slope: Slope, size: tuple[int, int], wrt_steps: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of :func:`_code`: of the orthonormal transform, with a slope for the quantiser.
+
+    Args:
+        grad: of the decoded planes ``[N, H, W]``.
+        from_levels: gradient of the levels.
+        y, steps, slope: as in the forward pass.
+        size: H, W.
+        wrt_steps: whether the gradient of the steps is wanted.
+
+    Returns:
+        Gradient of the planes, and of the steps ``[N, 8 v, 8 u]`` or None.
+    """
+    basis = _DCT.like(y)
+    g: Any = None if grad is None else (basis @ _gather(grad).reshape(64, -1)).view(y.shape)  # [8 v, 8 u, N, K]
+    extra: Any = None if from_levels is None else from_levels / steps
+    grad_steps = None
+    if wrt_steps:
+        mean, moment = moments(slope, y, steps)
+        terms = [] if g is None else [g * (mean - moment)]
+        terms += [] if extra is None else [extra * -moment]
+        grad_steps = sum(t.sum(3).permute(2, 0, 1) for t in terms)
+    g = extra if g is None else g if extra is None else g + extra
+    g = g * slope(y, steps)
+    return _scatter((basis.mT @ g.reshape(64, -1)).view(y.shape), *size), grad_steps
+
+
+# Colour and chroma, and the adjoints of their real-valued parts
+
+
+def _to_ycc(rgb: Tensor) -> Tensor:
+    """8-bit rounding and 16-bit fixed-point BT.601. Shape: ``[N, 3, h, w]`` in [0, 1] -> same, whole numbers."""
+    x = _rounded(rgb * 255).clamp_(0, 255).flatten(2)
+    return (_TO_YCC.like(x) @ x).add_(_TO_YCC_BIAS.like(x)).floor_().view(rgb.shape)
+
+
+def _to_rgb(y: Tensor, chroma: Tensor) -> Tensor:
+    """Shape: ``[N, h, w], [N, 2, h, w] -> [N, 3, h, w]`` in [0, 1]."""
+    rgb = _rounded(_TO_RGB.like(y) @ chroma.sub(128).flatten(2)).view(len(y), 3, *y.shape[1:])
+    # luma is added after the floor: 65536 y would leave the whole numbers of float32
+    return rgb.add_(y[:, None]).div_(255).clamp_(0, 1)
+
+
+def _box(chroma: Tensor, v: int, u: int) -> Tensor:
+    """Box filter with the bias that alternates along a row: 1, 2 of 4 (4:2:0), 0, 1 of 2 (4:2:2). Shape: ``[N, h, w] -> [N, h/v, w/u]``."""
+    if u == 1:
+        return chroma
+    x = chroma if v == 1 else chroma[:, ::2] + chroma[:, 1::2]
+    x = x[..., ::2] + x[..., 1::2]
+    x[..., ::2] += v - 1
+    x[..., 1::2] += v
+    return x.div_(u * v).floor_()
+
+
+def _weights(width: int) -> tuple[float, float]:
+    """Of the nearest and the next sample in "fancy" upsampling; chroma at most two samples wide is repeated."""
+    return (0.75, 0.25) if width > 2 else (1.0, 0.0)
+
+
+def _spread(x: Tensor, dim: int, near: float, far: float) -> Tensor:
+    """Twice as many samples along an axis that carries one more sample at each end. Shape: ``n + 2 -> 2 n``."""
+    n = x.shape[dim] - 2
+    middle = near * x.narrow(dim, 1, n)
+    before = torch.add(middle, x.narrow(dim, 0, n), alpha=far)
+    after = middle.add_(x.narrow(dim, 2, n), alpha=far)
+    axis = x.dim() + dim
+    return torch.stack([before, after], axis + 1).flatten(axis, axis + 1)
+
+
+def _unspread(g: Tensor, dim: int, near: float, far: float) -> Tensor:
+    """Adjoint of :func:`_spread` where the ends repeat; ``g`` carries one more sample at each end. Shape: ``2 n + 2 -> n``."""
+    even, odd = _every_other(g, dim, 0), _every_other(g, dim, 1)  # [n + 1] each: sample i of the result has odd i and even i + 1 nearest
+    n = even.shape[dim] - 1
+    pairs = odd.narrow(dim, 0, n) + even.narrow(dim, 1, n)
+    outer = even.narrow(dim, 0, n) + odd.narrow(dim, 1, n)
+    return pairs.mul_(near).add_(outer, alpha=far)
+
+
+def _every_other(x: Tensor, dim: int, first: int) -> Tensor:
+    return x[..., first::2] if dim == -1 else x[..., first::2, :]
+
+
+def _ends(x: Tensor, dim: int, first: bool = True, last: bool = True) -> Tensor:
+    """Repeat the first and the last sample along an axis. Shape: ``n -> n + 2``."""
+    parts = [x.narrow(dim, 0, 1)] * first + [x] + [x.narrow(dim, x.shape[dim] - 1, 1)] * last
+    return torch.cat(parts, dim)
+
+
+def _up(chroma: Tensor, v: int, u: int, near: float, far: float) -> Tensor:
+    """ "Fancy" upsampling with its biases; with 4:2:0 there is one more row at each end. Shape: ``[N, 2, h (+ 2), w] -> [N, 2, v h, u w]``."""
+    if u == 1:
+        return chroma
+    x = _spread(chroma, -2, near, far) if v == 2 else chroma
+    x = _spread(_ends(x, -1), -1, near, far)
+    x[..., ::2] += 1 / 2 if v == 2 else 1 / 4
+    x[..., 1::2] += 7 / 16 if v == 2 else 1 / 2
+    return x.floor_()
+
+
+def _zeros(x: Tensor, height: int, width: int) -> Tensor:
+    """Adjoint of a crop: zeros below and on the right."""
+    down, right = height - x.shape[-2], width - x.shape[-1]
+    return F.pad(x, (0, right, 0, down)) if down or right else x
+
+
+def _fold(g: Tensor, height: int, width: int) -> Tensor:
+    """Adjoint of repeating the last row and column: what they were repeated to is added up."""
+    if g.shape[-2] > height:
+        g = torch.cat([g[..., : height - 1, :], g[..., height - 1 :, :].sum(-2, keepdim=True)], -2)
+    if g.shape[-1] > width:
+        g = torch.cat([g[..., : width - 1], g[..., width - 1 :].sum(-1, keepdim=True)], -1)
+    return g
+
+
+def _steps(tables: Tensor, pictures: slice, kind: int) -> Tensor:
+    """Luma (0) or chroma (1: Cb and Cr of each picture) steps. Shape: ``[N or 1, 2, 8 v, 8 u] -> [8 v, 8 u, planes or 1, 1]``."""
+    table = tables[:, kind] if len(tables) == 1 else tables[pictures, kind]
+    if kind and len(table) > 1:
+        table = table.repeat_interleave(2, 0)
+    return table.permute(1, 2, 0)[..., None].contiguous()
+
+
+class _Exact(torch.autograd.Function):
+    """The codec, band by band: what is between input and output stays in the cache, and only the coefficients are kept for the gradient."""
+
+    @staticmethod
+    def forward(ctx, x, tables, subsampling, slope, want_levels):  # type: ignore[no-untyped-def]
+        n, c, h, w = x.shape
+        v, u = SUBSAMPLINGS[subsampling]
+        hc, wc, wide = -(-h // v), -(-w // u), -(-w // (8 * u)) * 8 * u
+        bands = [(slice(0, n), slice(0, h))] if want_levels else _bands(n, h, w, 8 * v, x)
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        small = x.new_empty(n, 2, hc, wc) if c == 3 else None
+        kept, levels = [], [x.new_empty(0)] * 2
+        for i, rows in bands:
+            height = rows.stop - rows.start
+            ycc = _to_ycc(x[i, :, rows]) if c == 3 else _rounded(x[i, :, rows] * 255).clamp_(0, 255)
+            decoded, y, levels[0] = _code(pad_to_multiple(ycc[:, 0], 8), _steps(tables, i, 0))
+            kept.append(y)
+            decoded = decoded[:, :height, :w]
+            if small is None:
+                out[i, 0, rows] = decoded / 255
+                continue
+            out[i, 0, rows] = decoded  # until colour comes
+            chroma = pad_to(ycc[:, 1:].flatten(0, 1), -(-height // v) * v, wide)  # [2 N, h, w]: columns up to blocks, rows up to pairs
+            decoded, y, levels[1] = _code(pad_to_multiple(_box(chroma, v, u), 8), _steps(tables, i, 1))
+            kept.append(y)
+            small[i, :, _shrunk(rows, v)] = decoded[:, : -(-height // v), :wc].unflatten(0, (-1, 2))
+        if small is not None:
+            near, far = _weights(wc)
+            for i, rows in bands:
+                first, last = rows.start == 0, rows.stop == h
+                r = _shrunk(rows, v)
+                part = small[i, :, r] if v == 1 else _ends(small[i, :, r.start - (not first) : r.stop + (not last)], -2, first, last)
+                up = _up(part, v, u, near, far)[..., : rows.stop - rows.start, :w]
+                out[i, :, rows] = _to_rgb(out[i, 0, rows], up)
+        ctx.slope, ctx.bands, ctx.subsampling, ctx.shape = slope, bands, subsampling, x.shape
+        ctx.save_for_backward(tables, *kept)
+        ctx.set_materialize_grads(False)
+        return out, *(v.permute(2, 3, 0, 1) if want_levels and v.numel() else x.new_empty(0) for v in levels)
+
+    @staticmethod
+    def backward(ctx, grad, *grad_levels):  # type: ignore[no-untyped-def]
+        tables, *kept = ctx.saved_tensors
+        n, c, h, w = ctx.shape
+        v, u = SUBSAMPLINGS[ctx.subsampling]
+        wc, wide = -(-w // u), -(-w // (8 * u)) * 8 * u
+        near, far = _weights(wc)
+        wrt_steps = ctx.needs_input_grad[1]
+        from_levels = [None if g is None or not g.numel() else g.permute(2, 3, 0, 1) for g in grad_levels]
+        out = kept[0].new_empty(ctx.shape)
+        grad_tables: Any = torch.zeros_like(tables).expand(n, 2, 8, 8).clone() if wrt_steps else None
+        to_chroma = _TO_RGB.like(out).mT / 255  # [2, 3]
+        to_rgb = 255 * _TO_YCC.like(out).mT  # [3, 3]
+        parts = iter(kept)
+        for i, rows in ctx.bands:
+            height = rows.stop - rows.start
+            g = None if grad is None else grad[i, :, rows].sum(1).div_(255)
+            h8, w8 = -(-height // 8) * 8, -(-w // 8) * 8
+            g, g_steps = _code_backward(
+                None if g is None else _zeros(g, h8, w8), from_levels[0], next(parts), _steps(tables, i, 0), ctx.slope, (h8, w8), wrt_steps
+            )
+            if wrt_steps:
+                grad_tables[i, 0] += g_steps
+            luma = _fold(g, height, w)
+            if c == 1:
+                out[i, 0, rows] = luma * 255
+                continue
+            hb = -(-height // v)
+            g = None
+            if grad is not None:
+                first, last = rows.start == 0, rows.stop == h
+                halo = grad[i, :, rows] if v == 1 else grad[i, :, rows.start - (not first) : rows.stop + (not last)]
+                g = (to_chroma @ halo.flatten(2)).unflatten(2, halo.shape[2:])  # [k, 2, height (+ halo), w]
+                if u == 2:
+                    g = _unspread(_ends(_zeros(g, g.shape[2], 2 * wc), -1), -1, near, far)
+                if v == 2:
+                    g = _unspread(_ends(_zeros(g, g.shape[2] + (height % 2), wc), -2, first, last), -2, near, far)
+                g = _zeros(g.flatten(0, 1), -(-hb // 8) * 8, wide // u)
+            size = (-(-hb // 8) * 8, wide // u)
+            g, g_steps = _code_backward(g, from_levels[1], next(parts), _steps(tables, i, 1), ctx.slope, size, wrt_steps)
+            if g_steps is not None:
+                grad_tables[i, 1] += g_steps.unflatten(0, (-1, 2)).sum(1)
+            g = _fold(g, hb, wide // u)
+            if u == 2:  # adjoint of the box
+                g = (g / (u * v))[:, :, None, :, None].expand(-1, -1, v, -1, u).reshape(len(g), v * hb, wide)
+            chroma = _fold(g, height, w).unflatten(0, (-1, 2))
+            ycc = torch.cat([luma[:, None], chroma], 1).flatten(2)
+            out[i, :, rows] = (to_rgb @ ycc).view(-1, 3, height, w)
+        if wrt_steps and len(tables) == 1:
+            grad_tables = grad_tables.sum(0, keepdim=True)
+        return out, grad_tables, None, None, None
+
+
+def _shrunk(rows: slice, v: int) -> slice:
+    """Chroma rows of luma rows."""
+    return slice(rows.start // v, -(-rows.stop // v))
+
+
+def code(x: Tensor, tables: Tensor, subsampling: str, slope: Slope, want_levels: bool = False) -> tuple[Tensor, list[Tensor]]:
+    """Code and decode pictures. Values outside [0, 1] are clamped; the gradient passes the clamp, as it passes the floors.
+
+    Args:
+        x: ``[N, 3, H, W]``, RGB in [0, 1], or ``[N, 1, H, W]`` (grey).
+        tables: quantiser steps, whole numbers, ``[N or 1, 2, 8, 8]`` (luma, chroma).
+        subsampling: "4:2:0", "4:2:2" or "4:4:4".
+        slope: the quantiser's.
+        want_levels: whether the levels are needed; they cost memory.
+
+    Returns:
+        Decoded pictures in [0, 1], and levels: of luma ``[N, blocks, 8, 8]``, and of Cb and Cr where there is colour (empty list if not wanted).
+    """
+    out, luma, chroma = _Exact.apply(x, tables, subsampling, slope, want_levels)
+    if not want_levels:
+        return out, []
+    return out, [luma] if x.shape[1] == 1 else [luma, chroma.unflatten(0, (-1, 2)).flatten(1, 2)]

@@ -220,7 +220,7 @@ class RealCodec(Real):
         if refused:
             raise ValueError(f"{self.encoder} did not take options {self.options}: {'; '.join(refused)}")
 
-    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, int, str, bytes]:
+    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes]:
         import av
         import av.video.frame
 
@@ -246,7 +246,10 @@ class RealCodec(Real):
             raise RuntimeError(f"{self.encoder} returned {len(frames)} frames of {t} at {w} x {h}, crf {draw['crf']:g}, {self.options}")
         decoded = np.stack([f.to_ndarray(format="rgb24")[:h, :w] for f in frames])
         types = "".join(av.video.frame.PictureType(f.pict_type).name for f in frames)
-        return decoded, 8 * sum(self._spec.payload(d) for d in data), types, b"".join(data)
+        bits = [0] * t
+        for packet, d in zip(packets, data):
+            bits[min(max(packet.pts or 0, 0), t - 1)] += 8 * self._spec.payload(d)
+        return decoded, bits, types, b"".join(data)
 
     def extra_repr(self) -> str:
         return (

@@ -45,8 +45,8 @@ class Real(Codec):
             draw["gradient"] = self.gradient.sample(shape, generator, step=step, device=device)
         return draw
 
-    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, int, str, bytes]:
-        """One sample, uint8 ``[T, H, W, C]``: the decoded sample, its bits, a letter a frame, the stream."""
+    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes]:
+        """One sample, uint8 ``[T, H, W, C]``: the decoded sample, bits and a letter for each frame in display order, the stream."""
         raise NotImplementedError
 
     def encode(
@@ -80,8 +80,8 @@ class Real(Codec):
         value = (decoded.to(video.device).to(video.dtype) / 255).view(video.shape)
         if self.gradient is not None and torch.is_grad_enabled() and video.requires_grad:
             value = replace_value(self._stand_in(video, draw), value)
-        bits = torch.tensor([float(r[1]) for r in results], device=video.device)
-        return Coded(value, bits, [r[2] for r in results], [r[3] for r in results])
+        bits = torch.tensor([r[1] for r in results], dtype=torch.float32, device=video.device)  # [B, T]
+        return Coded(value, bits.sum(1), [r[2] for r in results], bits, [r[3] for r in results])
 
     def _stand_in(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         if self.gradient == "identity":

@@ -35,19 +35,19 @@ class RealJPEG(Real):
         require("subsampling", subsampling, list(SUBSAMPLINGS))
         self.subsampling = subsampling
 
-    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, int, str, bytes]:
+    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes]:
         from PIL import Image
 
         if max(clip.shape[1:3]) > 65500:
             raise ValueError(f"libjpeg codes at most 65500 x 65500, got {clip.shape[1]} x {clip.shape[2]}")
-        frames, stream, bits = [], b"", 0
+        frames, stream, bits = [], b"", []
         for frame in clip:
             file = io.BytesIO()
             image = Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
             options = {} if frame.shape[-1] == 1 else {"subsampling": list(SUBSAMPLINGS).index(self.subsampling)}
             image.save(file, "JPEG", quality=round(draw["quality"]), **options)
             data = file.getvalue()
-            bits += 8 * len(scan(data))
+            bits.append(8 * len(scan(data)))
             stream += data
             decoded = np.asarray(Image.open(file))
             frames.append(decoded[..., None] if decoded.ndim == 2 else decoded)
