@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import diffcodec  # noqa: E402
-from benchmarks import tables  # noqa: E402
+from benchmarks import plot, tables  # noqa: E402
 
 project = "diffcodec"
 author = "the diffcodec authors"
@@ -28,3 +28,4 @@ generated = Path(__file__).parent / "_generated"
 generated.mkdir(exist_ok=True)
 for name, table in tables.TABLES.items():
     (generated / f"{name}.txt").write_text(tables.rst(table()))
+plot.write(generated)

@@ -54,6 +54,55 @@ def test_fidelity_writes_table_json_and_picture(clip_file: Path, tmp_path: Path,
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["fidelity.json", "fidelity.png"]
 
 
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "a.png", tmp_path / "b.webp"]
+    for i, path in enumerate(paths):
+        Image.fromarray(dc.color.to_8bit(natural(1, 1, 60, 70, seed=i)[0, 0]).permute(1, 2, 0).numpy()).save(path, lossless=True)
+    return paths
+
+
+def test_fidelity_of_pictures(photographs: list[Path], clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sims = ["--sim", "jpeg", "jpeg:rounding=cubic", "jpeg:quality=20"]
+    command = ["fidelity", *map(str, photographs), str(clip_file), "--real", "libjpeg", *sims, "--quality", "30", "60", "--size", "48"]
+    assert main([*command, "--out", str(tmp_path / "o")]) == 0
+    shown = capsys.readouterr().out
+    assert "libjpeg, 3 pictures" in shown
+    assert "changing" not in shown
+    data = json.loads((tmp_path / "o" / "fidelity.json").read_text())
+    assert [(r["simulator"], r["quality"]) for r in data["rows"][:3]] == [(s, 30) for s in sims[1:]]
+    exact, soft, fixed = (r["figures"] for r in data["rows"][:3])
+    assert exact["error_cosine"] > 0.99999
+    assert exact["survival_error"] < 1e-3
+    assert 0.5 < soft["error_cosine"] < 0.9999
+    assert fixed["error_cosine"] < 0.9  # its spec names a quality of its own
+    assert data["rate_agreement"]["jpeg"]["median_relative_error"] < 0.5
+    assert data["rows"][3]["steering"]["static"] > 1
+    assert Image.open(tmp_path / "o" / "fidelity.png").size[0] > 800
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--real", "libjpeg", "--crf", "20"], "--crf means nothing to libjpeg"),
+        (["--real", "libjpeg", "--preset", "slow"], "--preset"),
+        (["--real", "libjpeg", "--quality", "0"], "0"),
+        (["--real", "libjpeg", "--quality", "50.5"], "50.5"),
+        (["--real", "libjpeg:quality=3"], "--quality"),
+        (["--quality", "50"], "--quality means nothing to libx264"),
+        (["--real", "libjpeg", "--frames", "2"], "this is a picture"),
+        (["--real", "libjpeg"], "128, 128"),
+        ([], "this is a picture"),
+    ],
+)
+def test_fidelity_of_pictures_errors(
+    arguments: list[str], words: str, photographs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fidelity", str(photographs[0]), *arguments, "--out", str(tmp_path / "o")]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_fidelity_is_repeatable(clip_file: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         command = [

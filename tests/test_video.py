@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import natural
+from PIL import Image
 from torch.utils.data import DataLoader
 
 import diffcodec as dc
@@ -232,3 +233,25 @@ def test_memory_is_bounded_on_long_files(tmp_path: Path) -> None:
     assert not any(
         os.path.samefile(f"/proc/self/fd/{fd}", path) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")
     )
+
+
+def test_read_image(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "rgb.png")
+    x = dc.read_image(tmp_path / "rgb.png")
+    assert torch.equal((x * 255).round().byte().permute(1, 2, 0), torch.from_numpy(pixels))
+    assert dc.read_image(tmp_path / "rgb.png", crop=(2, 2)).equal(x[:, 2:4, 1:3])
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+    assert torch.equal(dc.read_image(tmp_path / "grey.png")[0], x[0])
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=turned)
+    assert dc.read_image(tmp_path / "turned.png").shape == (3, 4, 6)
+
+
+def test_read_image_errors(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for name, words in (("deep.png", "8 bits"), ("text.png", "cannot be read"), ("none.png", "no such file"), (".", "folder")):
+        with pytest.raises(dc.VideoError, match=words):
+            dc.read_image(tmp_path / name)
