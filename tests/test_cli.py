@@ -78,7 +78,8 @@ def test_fidelity_of_pictures(photographs: list[Path], clip_file: Path, tmp_path
     assert fixed["error_cosine"] < 0.9  # its spec names a quality of its own
     assert data["rate_agreement"]["jpeg"]["median_relative_error"] < 0.5
     assert data["rows"][3]["steering"]["static"] > 1
-    assert Image.open(tmp_path / "o" / "fidelity.png").size[0] > 800
+    with Image.open(tmp_path / "o" / "fidelity.png") as picture:
+        assert picture.size[0] > 800
 
 
 @pytest.mark.parametrize(
