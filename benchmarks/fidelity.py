@@ -10,6 +10,7 @@ from diffcodec import report
 from diffcodec.video import video_files
 
 SIMULATORS = [
+    "x264",
     "revmark",
     "revmark:reference=0",
     "revmark:motion=block16",

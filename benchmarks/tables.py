@@ -19,6 +19,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 NAMES = {
+    "x264": "`DiffH264()`",
     "revmark": 'the paper\'s model, `DiffH264(model="revmark")`',
     "revmark:reference=0": "the same, first frame as reference",
     "revmark:motion=block16": "the same, 16 x 16 blocks, whole pixels",

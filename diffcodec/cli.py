@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sim",
         nargs="+",
         metavar="SPEC",
-        help="simulators: revmark, jpeg, none; with options as in jpeg:gradient=cubic (default: revmark, or jpeg for libjpeg)",
+        help="simulators: x264, revmark, jpeg, none; with options as in jpeg:gradient=cubic (default: x264 and revmark, or jpeg for libjpeg)",
     )
     f.add_argument("--real", default="libx264", help="libx264, libx265, libvpx-vp9, libsvtav1, or libjpeg for pictures")
     f.add_argument("--crf", nargs="+", type=float, help="of a video codec (default: 17 22 27 32)")
@@ -106,7 +106,7 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
             raise ValueError(f"--{option} means nothing to {name}")
     strengths = args.quality or [25.0, 50.0, 75.0, 90.0] if still else args.crf or [17.0, 22.0, 27.0, 32.0]
     fps = None if still else 25.0 if args.fps is None else args.fps
-    simulators = args.sim or ["jpeg" if still else "revmark"]
+    simulators = args.sim or (["jpeg"] if still else ["x264", "revmark"])
     frames = (1 if still else 8) if args.frames is None else args.frames
     if frames < 1:
         raise ValueError(f"--frames expected to be at least 1, got {frames}")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .h264.guide import Guide
 
 
 @dataclass
@@ -17,6 +21,7 @@ class Coded:
         frame_types: one string a sample with a letter a frame in display order (``"IPBBP"``); images are ``"I"``.
         frame_bits: the same of each frame in display order, ``[B, T]`` (images: ``[B, 1]``).
         streams: encoded bytes of each sample, from real codecs; empty from simulators.
+        guide: decisions of a real H.264 encoder for each sample (:class:`~diffcodec.h264.Guide`); empty from everything else.
     """
 
     video: Tensor
@@ -24,3 +29,4 @@ class Coded:
     frame_types: list[str]
     frame_bits: Tensor
     streams: list[bytes] = field(default_factory=list, repr=False)
+    guide: list[Guide] = field(default_factory=list, repr=False)

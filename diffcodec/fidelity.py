@@ -121,7 +121,7 @@ def _scaled(signal: Tensor, strength: float) -> Tensor:
     return signal * (10 ** (-strength / 20) / rms.clamp(min=1e-12))
 
 
-def measure(codec: VideoFunction, clip: Tensor, generator: torch.Generator, strength: float = STRENGTH) -> Measured:
+def measure(codec: VideoFunction, clip: Tensor, generator: torch.Generator, strength: float = STRENGTH, batch: int = 1) -> Measured:
     """Run one codec over a clip and over the clip with each probe added.
 
     Args:
@@ -129,6 +129,7 @@ def measure(codec: VideoFunction, clip: Tensor, generator: torch.Generator, stre
         clip: ``[T, 3, H, W]``, 8-bit values.
         generator: source of the probes and of the simulator's draws; give every codec a generator of the same seed.
         strength: of the probes, dB PSNR.
+        batch: probes at a time: more is quicker for small clips and takes more memory.
     """
     (clip,) = checked([clip], strength)
     added = probes(clip.shape[0], clip.shape[2], clip.shape[3], generator, strength).to(clip)
@@ -137,10 +138,11 @@ def measure(codec: VideoFunction, clip: Tensor, generator: torch.Generator, stre
     call = repeatable(codec, clip.shape, generator)
     plain, bits = call.plain(clip)
     survival = []
-    for m, di in zip(marked, d):  # one at a time: memory stays that of a clip
-        out = call(m[None])[0]
-        survival.append(((out - plain) * di).sum() / di.square().sum())
-    return Measured(quantised(plain), torch.stack(survival), bits)
+    for m, di in zip(marked.split(batch), d.split(batch)):
+        with torch.no_grad():
+            out = call(m)
+        survival.append(((out - plain) * di).flatten(1).sum(1) / di.flatten(1).square().sum(1))
+    return Measured(quantised(plain), torch.cat(survival), bits)
 
 
 class repeatable:
@@ -151,9 +153,9 @@ class repeatable:
         self.draw = codec.sample((1, *shape), generator) if isinstance(codec, Layer) else None
 
     def __call__(self, video: Tensor) -> Tensor:
-        """Shape: ``[1, T, 3, H, W]`` -> same."""
+        """Shape: ``[B, T, 3, H, W]`` -> same; all of a batch get the one draw."""
         if isinstance(self.codec, Layer):
-            return self.codec(video, self.draw)  # type: ignore[no-any-return]
+            return self.codec(video, _repeated(self.draw, len(video)))  # type: ignore[no-any-return]
         return self.codec(video)
 
     @torch.no_grad()
@@ -163,6 +165,17 @@ class repeatable:
             coded = self.codec.encode(clip[None], self.draw)
             return coded.video[0].detach(), float(coded.bits[0])
         return self(clip[None])[0].detach(), None
+
+
+def _repeated(draw: Any, n: int) -> Any:
+    """A draw for one sample as one for n."""
+    if n == 1:
+        return draw
+    if isinstance(draw, Tensor):
+        return draw.repeat_interleave(n, 0)
+    if isinstance(draw, dict):
+        return {k: _repeated(v, n) for k, v in draw.items()}
+    return draw * n if isinstance(draw, list) else draw
 
 
 def checked(clips: Sequence[Tensor], strength: float) -> list[Tensor]:

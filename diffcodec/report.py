@@ -188,7 +188,8 @@ def run(
         out = []
         for i, clip in enumerate(clips):
             tell(f"{what}: {clip.name}")
-            out.append(fidelity.measure(codec, clip.video, torch.Generator().manual_seed(seed + i), strength))
+            batch = max(1, min(10, 2**23 // clip.video.numel()))  # a batch of float32 clips stays within 32 MiB
+            out.append(fidelity.measure(codec, clip.video, torch.Generator().manual_seed(seed + i), strength, batch))
         return out
 
     rows = []

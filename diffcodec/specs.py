@@ -28,8 +28,11 @@ def _revmark(motion: str = "block", **options: Any) -> Layer:
     return DiffH264(model="revmark", motion=MOTIONS[motion](), **options)
 
 
-SIMULATORS: dict[str, Callable[..., Layer]] = {"revmark": _revmark, "jpeg": DiffJPEG, "none": Identity}
-FOLLOWS = {"jpeg": ("quality",)}  # what a simulator takes over from the real codec that it is measured against, where its spec is silent
+SIMULATORS: dict[str, Callable[..., Layer]] = {"x264": DiffH264, "revmark": _revmark, "jpeg": DiffJPEG, "none": Identity}
+FOLLOWS = {
+    "x264": ("crf", "preset", "fps"),
+    "jpeg": ("quality",),
+}  # what a simulator takes over from the real codec that it is measured against, where its spec is silent
 REAL: dict[str, Callable[..., Layer]] = {"libjpeg": RealJPEG}
 REAL |= {name: partial(RealCodec, name) for name in ENCODERS}
 

@@ -27,9 +27,12 @@ CODECS: dict[str, Callable[[], dc.Layer]] = {
     "DiffJPEG paper": lambda: dc.DiffJPEG(50, rounding="paper"),
     "JPEGMask": dc.JPEGMask,
     "JPEGDrop": dc.JPEGDrop,
-    "DiffH264 revmark": dc.DiffH264,
-    "DiffH264 revmark noise": lambda: dc.DiffH264(rounding="noise"),
-    "DiffH264 revmark original": lambda: dc.DiffH264(flow_from="original", reference=-1),
+    "DiffH264": lambda: dc.DiffH264(22),
+    "DiffH264 ultrafast range": lambda: dc.DiffH264((18, 34), "ultrafast"),
+    "DiffH264 superfast": lambda: dc.DiffH264(30, "superfast", fps=50),
+    "DiffH264 revmark": lambda: dc.DiffH264(model="revmark"),
+    "DiffH264 revmark noise": lambda: dc.DiffH264(model="revmark", rounding="noise"),
+    "DiffH264 revmark original": lambda: dc.DiffH264(model="revmark", flow_from="original", reference=-1),
     "CompNet": lambda: dc.CompNet(4, 2),
 }
 ATTACKS: dict[str, Callable[[], dc.Layer]] = {
@@ -158,6 +161,8 @@ def test_autocast_changes_nothing(make: Callable[[], dc.Layer], video: Tensor) -
 def test_compiles_as_one_graph(make: Callable[[], dc.Layer]) -> None:
     torch._dynamo.reset()
     layer, x = make(), natural(2, 3, 24, 32)
+    if isinstance(layer, dc.DiffH264) and layer.model == "x264":
+        pytest.skip("its coding order is a loop over data; its documentation says so")
     draw = layer.sample(x.shape, torch.Generator().manual_seed(0))
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     gradients = []
@@ -273,9 +278,9 @@ def test_draws_for_another_size_or_layer_are_errors() -> None:
     with pytest.raises(ValueError, match="without 'parts'"):
         dc.revmark_distortion()(x, {})
     with pytest.raises(ValueError, match="without 'reference'"):
-        dc.DiffH264()(x, {})
+        dc.DiffH264(model="revmark")(x, {})
     with pytest.raises(ValueError, match=r"\[9\] for clips of 8 frames"):
-        dc.DiffH264()(x, {"reference": torch.tensor([9])})
+        dc.DiffH264(model="revmark")(x, {"reference": torch.tensor([9])})
 
 
 def test_one_bad_value_is_enough() -> None:

@@ -75,7 +75,7 @@ def test_lower_strength_survives_more() -> None:
 
 def test_random_decisions_are_held_for_all_probes() -> None:
     """With another reference frame for every probe, survival would be noise."""
-    f = fidelity.compare(CLIPS, dc.DiffH264(), dc.DiffH264())
+    f = fidelity.compare(CLIPS, dc.DiffH264(model="revmark"), dc.DiffH264(model="revmark"))
     assert f.survival_error == 0
     assert f.skill == math.inf
     assert abs(f.survival_simulated["0 static"] - 1) < 0.5

@@ -29,7 +29,7 @@ def by_hand(plane: Tensor, table: Tensor) -> Tensor:
 
 def test_equations_by_hand_without_motion() -> None:
     x = natural(1, 3, 16, 24)
-    y = dc.DiffH264(reference=1, motion=no_motion)(x)
+    y = dc.DiffH264(model="revmark", reference=1, motion=no_motion)(x)
     ycc = rgb_to_ycbcr(x)[0]
     base = [LUMA.value.float(), CHROMA.value.float() * 0.5, CHROMA.value.float() * 0.5]
     reference = torch.stack([by_hand(p - 128, t * 1.5) + 128 for p, t in zip(ycc[1], base)])
@@ -40,26 +40,29 @@ def test_equations_by_hand_without_motion() -> None:
 
 def test_motion_goes_from_the_reference_to_each_frame() -> None:
     x = natural(1, 5, 64, 64)
-    psnrs = {m: dc.metrics.psnr(dc.DiffH264(reference=0, motion=f)(x), x).item() for m, f in (("none", no_motion), ("block", None))}
+    psnrs = {
+        m: dc.metrics.psnr(dc.DiffH264(model="revmark", reference=0, motion=f)(x), x).item()
+        for m, f in (("none", no_motion), ("block", None))
+    }
     assert psnrs["block"] > psnrs["none"] + 1
 
 
 @pytest.mark.parametrize("reference", [0, 2, 3, -1])
 def test_fixed_reference(reference: int) -> None:
     x = natural(2)
-    layer = dc.DiffH264(reference=reference)
+    layer = dc.DiffH264(model="revmark", reference=reference)
     assert layer.encode(x).frame_types == ["".join("I" if i == reference % 4 else "P" for i in range(4))] * 2
 
 
 def test_drawn_references_differ_between_samples() -> None:
-    draw = dc.DiffH264().sample((400, 4, 3, 8, 8), torch.Generator().manual_seed(0))
+    draw = dc.DiffH264(model="revmark").sample((400, 4, 3, 8, 8), torch.Generator().manual_seed(0))
     counts = torch.bincount(draw["reference"], minlength=4)
     assert (counts > 60).all()
 
 
 def test_reference_is_coded_finer_than_the_rest() -> None:
     x = natural(1, 4, 64, 64)
-    y = dc.DiffH264(reference=1)(x)
+    y = dc.DiffH264(model="revmark", reference=1)(x)
     error = (y - x).square().mean((0, 2, 3, 4))
     assert error.argmin() == 1
 
@@ -67,15 +70,15 @@ def test_reference_is_coded_finer_than_the_rest() -> None:
 def test_residuals_are_not_clamped() -> None:
     x = torch.zeros(1, 2, 3, 16, 16)
     x[:, 1] = 1  # the residual spans the whole range
-    y = dc.DiffH264(reference=0, rounding="identity")(x)
+    y = dc.DiffH264(model="revmark", reference=0, rounding="identity")(x)
     torch.testing.assert_close(y, x, atol=1e-5, rtol=0)
 
 
 def test_one_frame_is_intra_only() -> None:
     x = natural(1, 1)
-    coded = dc.DiffH264().encode(x)
+    coded = dc.DiffH264(model="revmark").encode(x)
     assert coded.frame_types == ["I"]
-    assert torch.equal(coded.video, dc.DiffH264(reference=0)(x))
+    assert torch.equal(coded.video, dc.DiffH264(model="revmark", reference=0)(x))
 
 
 def test_gradient_runs_through_motion_only_on_request() -> None:
@@ -85,7 +88,7 @@ def test_gradient_runs_through_motion_only_on_request() -> None:
     for flow_gradient in (False, True):
         net.zero_grad(set_to_none=True)
         v = x.clone().requires_grad_(True)
-        dc.DiffH264(motion=net, flow_gradient=flow_gradient)(v).square().sum().backward()
+        dc.DiffH264(model="revmark", motion=net, flow_gradient=flow_gradient)(v).square().sum().backward()
         assert v.grad is not None
         assert v.grad.isfinite().all()
         assert any(p.grad is not None and bool(p.grad.any()) for p in net.parameters()) is flow_gradient
@@ -93,13 +96,13 @@ def test_gradient_runs_through_motion_only_on_request() -> None:
 
 def test_block_motion_takes_no_gradient_but_gives_one() -> None:
     x = natural(1, 3).requires_grad_(True)
-    (g,) = torch.autograd.grad(dc.DiffH264(reference=0, flow_gradient=True)(x)[:, 1:].sum(), x)
+    (g,) = torch.autograd.grad(dc.DiffH264(model="revmark", reference=0, flow_gradient=True)(x)[:, 1:].sum(), x)
     assert (g[:, 0] != 0).any()  # the reference steers the frames predicted from it
 
 
 def test_stronger_tables_distort_more() -> None:
     x = natural(1, 4, 64, 64)
-    psnrs = [dc.metrics.psnr(dc.DiffH264(intra_scale=s, inter_scale=s)(x), x).item() for s in (0.2, 1.0, 5.0)]
+    psnrs = [dc.metrics.psnr(dc.DiffH264(model="revmark", intra_scale=s, inter_scale=s)(x), x).item() for s in (0.2, 1.0, 5.0)]
     assert psnrs == sorted(psnrs, reverse=True)
 
 
@@ -117,9 +120,9 @@ def test_stronger_tables_distort_more() -> None:
 )
 def test_bad_options(options: dict, error: type[Exception], words: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(error, match=words):
-        dc.DiffH264(**options)
+        dc.DiffH264(**{"model": "revmark"} | options)
 
 
 def test_reference_outside_the_clip() -> None:
     with pytest.raises(ValueError, match="reference 7 is outside a clip of 4 frames"):
-        dc.DiffH264(reference=7)(natural(1))
+        dc.DiffH264(model="revmark", reference=7)(natural(1))

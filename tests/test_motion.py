@@ -41,7 +41,7 @@ def test_flow_must_be_finite() -> None:
 
 def test_spynet_serves_any_dtype() -> None:
     x = natural(1, 2, 16, 16).double()
-    assert dc.DiffH264(motion=SPyNet(2))(x).dtype == torch.float64
+    assert dc.DiffH264(model="revmark", motion=SPyNet(2))(x).dtype == torch.float64
 
 
 def test_half_pel_is_the_mean() -> None:

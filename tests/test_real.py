@@ -114,7 +114,7 @@ def test_gradients() -> None:
     (g,) = torch.autograd.grad((y * w).sum(), v)
     assert torch.equal(g, w)
 
-    simulator = dc.DiffH264(reference=0)
+    simulator = dc.DiffH264(model="revmark", reference=0)
     y = dc.RealCodec(crf=30, gradient=simulator)(v)
     assert torch.equal(y.detach(), real)
     (g,) = torch.autograd.grad((y * w).sum(), v)
@@ -125,7 +125,7 @@ def test_gradients() -> None:
 
 def test_simulator_gradient_is_drawn_with_the_rest() -> None:
     x = natural(1, 4, 32, 32)
-    codec = dc.RealCodec(gradient=dc.DiffH264())
+    codec = dc.RealCodec(gradient=dc.DiffH264(model="revmark"))
     draw = codec.sample(x.shape, torch.Generator().manual_seed(3))
     assert "reference" in draw["gradient"]
     grads = []

@@ -4,37 +4,59 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..checks import require
+from ..coded import Coded
 from ..layer import Codec, Draw
+from ..strength import StrengthLike
+from .gop import Gop
+from .guide import Guide
 from .revmark import REVMarkH264
+from .x264 import X264H264
 
-MODELS: dict[str, type[Codec]] = {"revmark": REVMarkH264}
+MODELS: dict[str, type[Codec]] = {"x264": X264H264, "revmark": REVMarkH264}
 
 
 class DiffH264(Codec):
     """Differentiable H.264.
 
     Args:
-        model: "revmark", the simulator of the REVMark paper (see :class:`~diffcodec.h264.REVMarkH264` for its options).
-        **options: what the model takes. It has one fixed strength: ``crf`` is an error.
+        crf: constant rate factor of libx264, 0..51: a number, a tensor ``[B]``, a (low, high) range drawn per sample or a schedule (default 23).
+            Differentiable.
+        preset: libx264's (default "medium").
+        fps: frame rate that the encoder is told (default 25); CRF depends on it.
+        gop: "start" (the clip begins with an I frame), "middle" (a window from inside a stream: no I frame), "random" (either, drawn per clip) or
+            a :class:`~diffcodec.h264.Gop`.
+        model: "x264" (:class:`~diffcodec.h264.X264H264`), or "revmark", the simulator of the REVMark paper
+            (:class:`~diffcodec.h264.REVMarkH264`), which has one fixed strength: crf, preset, fps and gop are errors.
+        **options: what else the model takes.
 
     Shape:
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
 
     Raises:
-        ValueError: unknown model. TypeError: an option that the model does not have.
+        ValueError: unknown model, preset or gop, values out of range. TypeError: an option that the model does not have.
     """
 
-    def __init__(self, model: str = "revmark", **options: Any) -> None:
+    def __init__(
+        self,
+        crf: StrengthLike | None = None,
+        preset: str | None = None,
+        fps: float | Fraction | None = None,
+        gop: str | Gop | None = None,
+        model: str = "x264",
+        **options: Any,
+    ) -> None:
         super().__init__()
-        if model not in MODELS:
-            raise ValueError(f"unknown model {model!r}; expected one of {', '.join(map(repr, MODELS))}")
+        require("model", model, list(MODELS))
+        given = {k: v for k, v in {"crf": crf, "preset": preset, "fps": fps, "gop": gop}.items() if v is not None} | options
         allowed = list(inspect.signature(MODELS[model]).parameters)
-        for name, value in options.items():
+        for name, value in given.items():
             if name in allowed:
                 continue
             if name == "crf":
@@ -44,7 +66,7 @@ class DiffH264(Codec):
                 )
             raise TypeError(f"DiffH264(model={model!r}) has no option {name}={value!r}; it takes {', '.join(allowed)}")
         self.model = model
-        self.engine = MODELS[model](**options)
+        self.engine = MODELS[model](**given)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         return self.engine.draw(shape, generator, step, device)
@@ -57,3 +79,56 @@ class DiffH264(Codec):
 
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
         self.engine.check_draw(draw, shape)
+
+    def forward(
+        self,
+        video: Tensor,
+        draw: Mapping[str, Any] | None = None,
+        *,
+        step: int | None = None,
+        generator: torch.Generator | None = None,
+        guide: Sequence[Guide] | None = None,
+    ) -> Tensor:
+        """Distort a video; arguments and errors as in :meth:`diffcodec.Layer.forward`, and
+
+        Args:
+            guide: decisions of a real encode of these very clips, ``RealCodec(...).encode(video).guide``: frame types, vectors and quantisers are
+                taken from it and the rest is simulated.
+
+        Raises:
+            ValueError: a guide of another clip, size or length.
+        """
+        return super().forward(video, self._with_guide(video, draw, step, generator, guide), step=step, generator=generator)
+
+    def encode(
+        self,
+        video: Tensor,
+        draw: Mapping[str, Any] | None = None,
+        *,
+        step: int | None = None,
+        generator: torch.Generator | None = None,
+        guide: Sequence[Guide] | None = None,
+    ) -> Coded:
+        """Distort and estimate the size; arguments as in :meth:`forward`."""
+        return super().encode(video, self._with_guide(video, draw, step, generator, guide), step=step, generator=generator)
+
+    def _with_guide(
+        self,
+        video: Tensor,
+        draw: Mapping[str, Any] | None,
+        step: int | None,
+        generator: torch.Generator | None,
+        guide: Sequence[Guide] | None,
+    ) -> Mapping[str, Any] | None:
+        if guide is None:
+            return draw
+        if self.model != "x264":
+            raise TypeError(f"DiffH264(model={self.model!r}) takes no guide")
+        self.check(video)
+        if not isinstance(guide, Sequence) or len(guide) != len(video) or not all(isinstance(g, Guide) for g in guide):
+            raise ValueError(f"guide expected a list of {len(video)} guides, one a clip, got {guide!r}")
+        for g, clip in zip(guide, video):
+            g.check(clip)
+        if draw is None:
+            draw = self.sample(video.shape, generator, step=step, device=video.device)
+        return {**draw, "guide": list(guide)}

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from ..checks import require
+from ..h264 import guide as guides
+from ..h264.guide import Guide
 from ..strength import Strength, StrengthLike
 from ..video import X264_PRESETS
 from .base import Array, Real
@@ -43,6 +45,7 @@ class Encoder:
     default_preset: str
     preset_option: str
     payload: Callable[[bytes], int]
+    guide: bool = False
     fixed: dict[str, str] = field(default_factory=dict)
     params: str = ""
     least: int = 2
@@ -89,7 +92,7 @@ def _av1_payload(data: bytes) -> int:
 
 
 ENCODERS: dict[str, Encoder] = {
-    "libx264": Encoder("h264", (0, 51), X264_PRESETS, "medium", "preset", _h264_payload),
+    "libx264": Encoder("h264", (0, 51), X264_PRESETS, "medium", "preset", _h264_payload, guide=True),
     # x265 4.2 was seen to corrupt memory at 18 x 34 and to refuse frames below 16 x 16
     "libx265": Encoder(
         "hevc", (0, 51), X264_PRESETS, "medium", "preset", _hevc_payload,
@@ -220,7 +223,7 @@ class RealCodec(Real):
         if refused:
             raise ValueError(f"{self.encoder} did not take options {self.options}: {'; '.join(refused)}")
 
-    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes]:
+    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes, Guide | None]:
         import av
         import av.video.frame
 
@@ -241,6 +244,8 @@ class RealCodec(Real):
 
         decoder = av.CodecContext.create(self._spec.decoder, "r")
         decoder.thread_count = 1
+        if self._spec.guide:
+            decoder.options = {"flags2": "+export_mvs", "export_side_data": "venc_params"}
         frames = [f for p in packets for f in decoder.decode(p)] + list(decoder.decode(None))
         if len(frames) != t:
             raise RuntimeError(f"{self.encoder} returned {len(frames)} frames of {t} at {w} x {h}, crf {draw['crf']:g}, {self.options}")
@@ -249,7 +254,11 @@ class RealCodec(Real):
         bits = [0] * t
         for packet, d in zip(packets, data):
             bits[min(max(packet.pts or 0, 0), t - 1)] += 8 * self._spec.payload(d)
-        return decoded, bits, types, b"".join(data)
+        guide = None
+        if self._spec.guide:
+            source = torch.from_numpy(np.ascontiguousarray(clip)).permute(0, 3, 1, 2).float() / 255
+            guide = guides.read(frames, packets, source)
+        return decoded, bits, types, b"".join(data), guide
 
     def extra_repr(self) -> str:
         return (

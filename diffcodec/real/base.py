@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..checks import clamp_through, replace_value
 from ..coded import Coded
 from ..color import to_8bit
+from ..h264.guide import Guide
 from ..layer import Codec, Layer, to_device
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
@@ -45,8 +46,8 @@ class Real(Codec):
             draw["gradient"] = self.gradient.sample(shape, generator, step=step, device=device)
         return draw
 
-    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes]:
-        """One sample, uint8 ``[T, H, W, C]``: the decoded sample, bits and a letter for each frame in display order, the stream."""
+    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes, Guide | None]:
+        """One sample, uint8 ``[T, H, W, C]``: the decoded sample, bits and a letter for each frame in display order, the stream, its guide."""
         raise NotImplementedError
 
     def encode(
@@ -81,7 +82,8 @@ class Real(Codec):
         if self.gradient is not None and torch.is_grad_enabled() and video.requires_grad:
             value = replace_value(self._stand_in(video, draw), value)
         bits = torch.tensor([r[1] for r in results], dtype=torch.float32, device=video.device)  # [B, T]
-        return Coded(value, bits.sum(1), [r[2] for r in results], bits, [r[3] for r in results])
+        guide = [r[4] for r in results if r[4] is not None]
+        return Coded(value, bits.sum(1), [r[2] for r in results], bits, [r[3] for r in results], guide)
 
     def _stand_in(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         if self.gradient == "identity":

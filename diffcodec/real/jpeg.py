@@ -35,7 +35,7 @@ class RealJPEG(Real):
         require("subsampling", subsampling, list(SUBSAMPLINGS))
         self.subsampling = subsampling
 
-    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes]:
+    def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes, None]:
         from PIL import Image
 
         if max(clip.shape[1:3]) > 65500:
@@ -51,7 +51,7 @@ class RealJPEG(Real):
             stream += data
             decoded = np.asarray(Image.open(file))
             frames.append(decoded[..., None] if decoded.ndim == 2 else decoded)
-        return np.stack(frames), bits, "I" * len(clip), stream
+        return np.stack(frames), bits, "I" * len(clip), stream, None
 
     def extra_repr(self) -> str:
         return f"quality={self.quality!r}, subsampling={self.subsampling!r}" + self.gradient_repr()

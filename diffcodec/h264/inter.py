@@ -1,0 +1,257 @@
+"""Inter prediction (ITU-T H.264, 8.4): quarter-pel samples with the standard's filters, fetched block by block, and the search for vectors.
+
+Vectors are whole numbers of quarter pixels, (y, x), one for each 8x8 block; a larger partition repeats its own.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..blocks import pad_to
+from ..motion.block import _full_search
+from .intra import satd
+
+MARGIN = 24  # samples by which a reference is continued beyond its edges: a block further out sees nothing but edge
+
+
+class _FloorThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        return (x + 0.5).floor_()
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return grad
+
+
+def _half_up(x: Tensor) -> Tensor:
+    return _FloorThrough.apply(x)  # type: ignore[no-any-return]
+
+
+def _six(x: Tensor, dim: int) -> Tensor:
+    """Taps (1, -5, 20, 20, -5, 1) between sample i and i + 1; 5 samples shorter. Not divided by 32."""
+    n = x.shape[dim] - 5
+    s = [x.narrow(dim, i, n) for i in range(6)]
+    return (s[0] + s[5]) - 5 * (s[1] + s[4]) + 20 * (s[2] + s[3])
+
+
+def edges(planes: Tensor, margin: int) -> Tensor:
+    """Repeat the edges. Shape: ``[N, H, W] -> [N, H + 2 margin, W + 2 margin]``."""
+    return F.pad(planes[:, None], [margin] * 4, mode="replicate")[:, 0]
+
+
+def quarter_pel(luma: Tensor) -> Tensor:
+    """All sixteen quarter-pel phases of reference planes (8.4.2.2.1).
+
+    Shape: ``[N, H, W]`` whole numbers -> ``[N, 16, H + 2 MARGIN, W + 2 MARGIN]``; phase ``4 y + x`` at a place is the sample (y, x) quarters
+    below and to the right of it.
+    """
+    x = edges(luma, MARGIN + 3)  # 2 samples before and 3 after for the taps
+    m = 3
+    h, w = x.shape[-2] - 2 * m, x.shape[-1] - 2 * m
+
+    def cut(p: Tensor, dy: int, dx: int) -> Tensor:
+        return p[:, dy : dy + h, dx : dx + w]
+
+    g = cut(x, m, m)
+    right, below = cut(x, m, m + 1), cut(x, m + 1, m)
+    raw_b = _six(x, -1)  # place i is between samples i + 2 and i + 3
+    raw_h = _six(x, -2)
+    half_b, half_h = (_half_up(v / 32).clamp(0, 255) for v in (raw_b, raw_h))
+    b = half_b[:, m : m + h, m - 2 : m - 2 + w]
+    s = half_b[:, m + 1 : m + 1 + h, m - 2 : m - 2 + w]  # b one row below
+    hh = half_h[:, m - 2 : m - 2 + h, m : m + w]
+    mm = half_h[:, m - 2 : m - 2 + h, m + 1 : m + 1 + w]  # h one column to the right
+    j = _half_up(_six(raw_b, -2) / 1024).clamp(0, 255)[:, m - 2 : m - 2 + h, m - 2 : m - 2 + w]
+
+    def mean(p: Tensor, q: Tensor) -> Tensor:
+        return _half_up((p + q) / 2)
+
+    rows = [
+        [g, mean(g, b), b, mean(b, right)],
+        [mean(g, hh), mean(b, hh), mean(b, j), mean(b, mm)],
+        [hh, mean(hh, j), j, mean(j, mm)],
+        [mean(hh, below), mean(hh, s), mean(j, s), mean(mm, s)],
+    ]
+    return torch.stack([p for row in rows for p in row], 1)
+
+
+class _Fetch(torch.autograd.Function):
+    """Windows of k0 x k1 samples from a flat buffer, row by row. Shape: ``[...] -> [..., k0*k1]``."""
+
+    @staticmethod
+    def forward(ctx, flat, start, k, width):  # type: ignore[no-untyped-def]
+        rows = start[..., None] + torch.arange(k[0], device=flat.device) * width
+        ctx.save_for_backward(rows)
+        ctx.k, ctx.size = k, flat.numel()
+        # a view of all rows there are: its index_select copies whole rows, 10 times as fast as an index a sample
+        return flat.unfold(0, k[1], 1).index_select(0, rows.flatten()).view(*start.shape, k[0] * k[1])
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        (rows,) = ctx.saved_tensors
+        places = rows[..., None] + torch.arange(ctx.k[1], device=grad.device)
+        out = grad.new_zeros(ctx.size).index_add_(0, places.flatten(), grad.flatten())
+        return out, None, None, None
+
+
+def _fetch(flat: Tensor, start: Tensor, k: tuple[int, int], width: int) -> Tensor:
+    return _Fetch.apply(flat, start, k, width)  # type: ignore[no-any-return]
+
+
+def fetch_luma(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
+    """Blocks that vectors point at.
+
+    Args:
+        phases: :func:`quarter_pel` of the reference planes, ``[R, 16, Hp, Wp]``.
+        reference: which plane, ``[N]``-broadcastable to ``[N, bh, bw]``.
+        vectors: ``[N, bh, bw, 2]`` quarter pixels (y, x).
+        k: block side.
+
+    Returns:
+        ``[N, bh, bw, k*k]``.
+    """
+    hp, wp = phases.shape[-2:]
+    bh, bw = vectors.shape[1:3]
+    whole = torch.div(vectors, 4, rounding_mode="floor")
+    fraction = vectors - 4 * whole
+    y = (torch.arange(bh, device=vectors.device) * k + MARGIN)[:, None] + whole[..., 0]
+    x = torch.arange(bw, device=vectors.device) * k + MARGIN + whole[..., 1]
+    y, x = y.clamp(0, hp - k), x.clamp(0, wp - k)
+    phase = 4 * fraction[..., 0] + fraction[..., 1]
+    start = ((reference * 16 + phase) * hp + y) * wp + x
+    return _fetch(phases.reshape(-1), start, (k, k), wp)
+
+
+def fetch_chroma(planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
+    """Chroma blocks, bilinear in eighths of a sample (8.4.2.2.2).
+
+    Args:
+        planes: Cb and Cr with :func:`edges` of MARGIN, ``[R, 2, hp, wp]``.
+        reference, vectors: as for luma.
+        k: block side in chroma samples.
+
+    Returns:
+        ``[N, bh, bw, 2, k*k]``.
+    """
+    hp, wp = planes.shape[-2:]
+    bh, bw = vectors.shape[1:3]
+    whole = torch.div(vectors, 8, rounding_mode="floor")
+    f = (vectors - 8 * whole).to(planes)[..., None, None] / 8  # [N, bh, bw, 2, 1, 1]
+    y = (torch.arange(bh, device=vectors.device) * k + MARGIN)[:, None] + whole[..., 0]
+    x = torch.arange(bw, device=vectors.device) * k + MARGIN + whole[..., 1]
+    y, x = y.clamp(0, hp - k - 1), x.clamp(0, wp - k - 1)
+    start = ((reference * 2) * hp + y) * wp + x  # [N, bh, bw]
+    start = torch.stack([start, start + hp * wp], -1)  # Cb, Cr
+    window = _fetch(planes.reshape(-1), start, (k + 1, k + 1), wp).unflatten(-1, (k + 1, k + 1))
+    fy, fx = f[..., 0, :, :][..., None, :, :], f[..., 1, :, :][..., None, :, :]
+    rows = window[..., :k, :] * (1 - fy) + window[..., 1:, :] * fy
+    out = rows[..., :k] * (1 - fx) + rows[..., 1:] * fx
+    return _half_up(out).flatten(-2)
+
+
+def blocks(planes: Tensor, k: int) -> Tensor:
+    """Shape: ``[N, H, W] -> [N, H/k, W/k, k*k]``."""
+    n, h, w = planes.shape
+    return planes.reshape(n, h // k, k, w // k, k).transpose(2, 3).reshape(n, h // k, w // k, k * k)
+
+
+def unblocks(x: Tensor, k: int) -> Tensor:
+    """Inverse of :func:`blocks`."""
+    n, bh, bw = x.shape[:3]
+    return x.view(n, bh, bw, k, k).transpose(2, 3).reshape(n, bh * k, bw * k)
+
+
+def vector_bits(vectors: Tensor, predictor: Tensor) -> Tensor:
+    """Bits of a vector difference as x264 counts them: 0.72 a component equal to its predictor, else 1.72 + 2 log2(|d| + 1).
+
+    Shape: ``[..., 2] -> [...]``.
+    """
+    d = (vectors - predictor).abs().float()
+    return torch.where(d == 0, 0.72, 1.72 + 2 * torch.log2(d + 1)).sum(-1)
+
+
+def coarse(current: Tensor, reference: Tensor, reach: int) -> list[Tensor]:
+    """Whole-pel candidates of every 8x8 block from a full search at half resolution.
+
+    Args:
+        current, reference: luma ``[N, H, W]`` 0..255, multiples of 16.
+        reach: largest displacement in pixels.
+
+    Returns:
+        Vectors in quarter pixels ``[N, H/8, W/8, 2]``: own best, that of 16x16, that of 32x32.
+    """
+    small, small_ref = (F.avg_pool2d(p[:, None], 2)[:, 0] for p in (current, reference))
+    _n, h, w = small.shape
+    side = 16  # half-resolution squares of the largest scale
+    small, small_ref = (pad_to(p, -(-h // side) * side, -(-w // side) * side) for p in (small, small_ref))
+    found = _full_search(small / 255, small_ref / 255, reach // 2, 4, 0.05)
+    bh, bw = h // 4, w // 4
+    out = []
+    for i, times in enumerate((1, 2, 4)):
+        v = found[i].repeat_interleave(times, 1).repeat_interleave(times, 2)[:, :bh, :bw]
+        out.append(8 * v)
+    return out
+
+
+def _cost(phases: Tensor, reference: Tensor, target: Tensor, vectors: Tensor, k: int, fine: bool) -> Tensor:
+    """SATD (or SAD) of blocks against what vectors point at. Shape: ``[N, bh, bw]``."""
+    if fine and k == 16:  # as four blocks of 8: their Hadamard transforms are one product
+        eight = vectors.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        bh, bw = vectors.shape[1:3]
+        d = blocks(unblocks(target, 16), 8).sub_(fetch_luma(phases, reference, eight, 8))
+        return satd(d, 8).view(-1, bh, 2, bw, 2).sum((2, 4))
+    d = fetch_luma(phases, reference, vectors, k).sub_(target)
+    return satd(d, k) if fine else d.abs_().sum(-1)
+
+
+_RING = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
+
+
+def refine(
+    phases: Tensor, reference: Tensor, target: Tensor, start: list[Tensor], predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool
+) -> tuple[Tensor, Tensor]:
+    """The best of some vectors, moved to the best place nearby: whole, half, quarter pixels.
+
+    Args:
+        target: ``[N, bh, bw, k*k]``.
+        start: vectors ``[N, bh, bw, 2]``.
+        predictor: for the bits of a vector.
+        lam: ``[N, bh, bw]``.
+        subpel: 1, 2 or 4.
+        fine: SATD instead of SAD for fractions.
+
+    Returns:
+        Vectors and their cost (distortion + lambda bits).
+    """
+
+    def best_of(vectors: list[Tensor], best: Tensor | None, cost: Tensor | None, metric: bool) -> tuple[Tensor, Tensor]:
+        for v in vectors:
+            c = _cost(phases, reference, target, v, k, metric) + lam * vector_bits(v, predictor)
+            if best is None or cost is None:
+                best, cost = v, c
+            else:
+                better = c < cost
+                best, cost = torch.where(better[..., None], v, best), torch.where(better, c, cost)
+        assert best is not None
+        assert cost is not None
+        return best, cost
+
+    best, cost = best_of(start, None, None, False)
+    for _ in range(2):
+        best, cost = best_of([best + 4 * torch.tensor(o, device=best.device) for o in _RING], best, cost, False)
+    if subpel > 1:
+        if fine:
+            best, cost = best_of([best], None, None, True)
+        for stride in (2, 1)[: 1 if subpel == 2 else 2]:
+            best, cost = best_of([best + stride * torch.tensor(o, device=best.device) for o in _RING], best, cost, fine)
+    return best, cost
+
+
+def median_predictor(vectors: Tensor) -> Tensor:
+    """Median of the left, upper and upper right neighbours' vectors (8.4.1.3), all blocks at once. Shape: ``[N, bh, bw, 2]`` -> same."""
+    p = F.pad(vectors.permute(0, 3, 1, 2).float(), (1, 1, 1, 0), value=0.0)
+    left, up, right = p[:, :, 1:, :-2], p[:, :, :-1, 1:-1], p[:, :, :-1, 2:]
+    return torch.stack([left, up, right]).median(0).values.permute(0, 2, 3, 1).round().to(vectors.dtype)
