@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import diffcodec as dc
 from diffcodec.h264 import deblock, inter, intra, rate_control, residual, tables
-from diffcodec.h264.gop import Gop, group, pattern
+from diffcodec.h264.gop import Gop, group, middle, pattern
 
 
 def plane(seed: int, h: int = 48, w: int = 64) -> torch.Tensor:
@@ -406,6 +406,15 @@ def test_patterns() -> None:
     assert gop.past(3) == (2,)
     assert gop.future(3) == (4,)
     assert Gop("IPPPP", references=3).past(4) == (3, 2, 1)
+    assert middle(8, 3, 3) == ("IbBbPbBbP", 1, 0)
+    assert middle(8, 3, 1) == ("IbBbPbBbPbBbP", 3, 2)
+    assert middle(3, 0, 0) == ("IPPP", 1, 0)
+    inside = Gop(*middle(8, 3, 1))
+    assert len(inside) == 8
+    assert inside.letters == "bPbBbPbB"
+    coded = {i for step in inside.steps() for i in step}
+    assert 1 not in coded  # a B frame before the window that nothing needs
+    assert {0, 2, 12} <= coded
     for wrong, words in (("", "string"), ("PI", "first"), ("IPx", "IPx"), ("Ib", "last")):
         with pytest.raises(ValueError, match=words):
             Gop(wrong)

@@ -81,6 +81,21 @@ def test_a_guide_brings_it_nearer(clip: Tensor, preset: str) -> None:
         assert dc.metrics.psnr(guided.video, real.video) > dc.metrics.psnr(x, real.video) + 2
 
 
+def test_real_forward_guided_backward(clip: Tensor) -> None:
+    x = clip[None, :4, :, :64, :64].clone().requires_grad_(True)
+    simulator = dc.DiffH264(28, "ultrafast")
+    codec = dc.RealCodec(crf=28, preset="ultrafast", gradient=simulator)
+    out = codec(x)
+    coded = dc.RealCodec(crf=28, preset="ultrafast").encode(x.detach())
+    assert torch.equal(out, coded.video)
+    w = torch.randn_like(out)
+    (mine,) = torch.autograd.grad((out * w).sum(), x)
+    (guided,) = torch.autograd.grad((simulator(x, guide=coded.guide) * w).sum(), x)
+    (alone,) = torch.autograd.grad((simulator(x) * w).sum(), x)
+    assert torch.equal(mine, guided)
+    assert not torch.equal(mine, alone)
+
+
 def test_a_guide_of_another_clip_is_an_error(clip: Tensor) -> None:
     guide = dc.RealCodec(crf=30, preset="ultrafast").encode(clip[None]).guide
     layer = dc.DiffH264(30, "ultrafast")
@@ -100,6 +115,17 @@ def test_a_guide_of_another_clip_is_an_error(clip: Tensor) -> None:
 def test_frame_types(clip: Tensor) -> None:
     assert dc.DiffH264(gop=Gop("IPbP")).encode(clip[None, :4]).frame_types == ["IPBP"]
     assert dc.DiffH264(preset="ultrafast").encode(clip[None, :3]).frame_types == ["IPP"]
+    inside = dc.DiffH264(30, "veryfast", gop="middle")
+    seen = set()
+    for seed in range(6):
+        coded = inside.encode(clip[None, :6, :, :48, :48], generator=torch.Generator().manual_seed(seed))
+        assert coded.video.shape == (1, 6, 3, 48, 48)
+        assert coded.frame_bits.shape == (1, 6)
+        seen.add(coded.frame_types[0])
+    assert len(seen) > 1
+    assert not any("I" in types for types in seen)
+    both = dc.DiffH264(30, gop="random").sample((40, 6, 3, 48, 48), torch.Generator().manual_seed(0))["gop"]
+    assert 5 < sum("I" in g.letters for g in both) < 35
     with pytest.raises(ValueError, match="is for 4 frames"):
         dc.DiffH264(gop=Gop("IPbP"))(clip[None])
 

@@ -54,5 +54,5 @@ def features(levels: Sequence[Tensor], coded: Tensor, side: Tensor, moved: Tenso
 
 
 def count(found: Tensor, weights: Weights) -> Tensor:
-    """Bits of frames. Shape: ``[N, 6] -> [N]``."""
+    """Bits of frames. Shape: ``[..., 6] -> [...]``."""
     return found @ found.new_tensor(astuple(weights))

@@ -67,9 +67,13 @@ class Gop:
         return self._plan[i][1]
 
     def steps(self) -> Iterator[list[int]]:
-        """Coding order: frames of a step need only those of earlier steps."""
+        """Coding order: frames of a step need only those of earlier steps. Frames outside the clip are coded where something needs them."""
         done: set[int] = set()
-        left = list(range(len(self.types)))
+        inside = range(self.before, len(self.types) - self.after)
+        needed = set(inside)
+        while more := {j for i in needed for j in (*self.past(i), *self.future(i))} - needed:
+            needed |= more
+        left = sorted(needed)
         while left:
             now = [i for i in left if all(j in done for j in (*self.past(i), *self.future(i)))]
             done.update(now)
@@ -89,3 +93,22 @@ def pattern(frames: int, bframes: int, pyramid: bool = True) -> str:
 def group(n: int, pyramid: bool = True) -> str:
     """B frames between two anchors: with two or more, number (n - 1) // 2 is a reference."""
     return "".join("B" if pyramid and n >= 2 and i == (n - 1) // 2 else "b" for i in range(n))
+
+
+def middle(frames: int, bframes: int, phase: int, pyramid: bool = True) -> tuple[str, int, int]:
+    """A window from inside a stream of fixed groups.
+
+    Args:
+        frames: of the window.
+        bframes: B frames between anchors.
+        phase: place of the window's first anchor, 0..bframes.
+
+    Returns:
+        Types, with an I frame in place of the anchor before the window, and how many frames lie before and after it: see :class:`Gop`.
+    """
+    distance = bframes + 1
+    before = distance - phase
+    types = "I"
+    while len(types) < before + frames:
+        types += group(bframes, pyramid) + "P"
+    return types, before, len(types) - before - frames

@@ -167,7 +167,7 @@ def with_tree(crf: Tensor, fps: float) -> Tensor:
     return crf + 13.5 * (1 - QCOMP) + 6 * (1 - QCOMP) * math.log2(1 / (25 * duration))
 
 
-def without_tree(crf: Tensor, fps: float, complexity: Tensor, types: str, adaptive: Tensor | None) -> list[Tensor]:
+def without_tree(crf: Tensor, fps: float, complexity: Tensor, types: str, adaptive: Tensor | None, goes_on: bool = False) -> list[Tensor]:
     """Frame QPs where complexity decides (ultrafast, superfast).
 
     Args:
@@ -175,6 +175,7 @@ def without_tree(crf: Tensor, fps: float, complexity: Tensor, types: str, adapti
         complexity: lookahead cost of each macroblock ``[T, bh, bw]`` (I frames: intra), display order.
         types: letters in display order.
         adaptive: offset of adaptive quantisation, or None where it is off.
+        goes_on: the first frame stands for an anchor in the middle of a stream: it gets the QP of a P frame like the next one.
 
     Returns:
         A scalar for each frame.
@@ -188,10 +189,13 @@ def without_tree(crf: Tensor, fps: float, complexity: Tensor, types: str, adapti
     scale = (120 if bframes else 80) * bh * bw
     out: list[Tensor] = [crf] * t
     s = w = None
-    for i in [i for i, c in enumerate(types) if c in "IP"]:
+    anchors = [i for i, c in enumerate(types) if c in "IP"]
+    if goes_on and len(anchors) > 1:
+        total = torch.cat([total[anchors[1], None], total[1:]])
+    for i in anchors:
         s = total[i] if s is None else s / 2 + total[i]
         w = 1.0 if w is None else w / 2 + 1
-        if types[i] == "I":
+        if types[i] == "I" and not (goes_on and i == 0):
             out[i] = crf - 2.91
         else:
             out[i] = crf + 2.4 * torch.log2((s / w / scale).clamp(min=1e-3)) + 2.4 * math.log2(1 / (25 * duration))

@@ -19,11 +19,11 @@ from ..checks import replace_value, require
 from ..color import rgb_to_yuv420, yuv420_to_rgb
 from ..constants import Constant
 from ..layer import Codec, Draw
-from ..strength import Strength, StrengthLike
+from ..strength import Strength, StrengthLike, uniform
 from . import bits as rates
 from . import deblock as loop
 from . import inter, intra, rate_control, residual
-from .gop import Gop, pattern
+from .gop import Gop, middle, pattern
 from .guide import Guide
 from .residual import Preference, Zone
 
@@ -128,14 +128,18 @@ class X264H264(Codec):
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
-        draw["gop"] = [self._gop(shape[1]) for _ in range(shape[0])]
+        n = self.habits.bframes
+        where = uniform((shape[0], 2), generator, None).tolist()  # whether in the middle, and at which phase
+        draw["gop"] = [self._gop(shape[1], u, min(int(v * (n + 1)), n)) for u, v in where]
         return draw
 
-    def _gop(self, frames: int) -> Gop:
+    def _gop(self, frames: int, chance: float, phase: int) -> Gop:
         if isinstance(self.gop, Gop):
             if len(self.gop) != frames:
                 raise ValueError(f"{self.gop} is for {len(self.gop)} frames, the clip has {frames}")
             return self.gop
+        if self.gop == "middle" or (self.gop == "random" and chance < 0.5):
+            return Gop(*middle(frames, self.habits.bframes, phase), references=self.habits.references)
         return Gop(pattern(frames, self.habits.bframes), references=self.habits.references)
 
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
@@ -156,6 +160,11 @@ class X264H264(Codec):
         return [g.letters.upper() for g in draw["gop"]]
 
     def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
+        out, counted = self.coded(video, draw)
+        return out, rates.count(counted, self.constants.rate) if rate else None
+
+    def coded(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Decoded video, and what the bits of each frame are counted from, ``[B, T, 6]``: see :mod:`diffcodec.h264.bits`."""
         dtype, video = video.dtype, video.float()  # whole numbers inside: more precision would only let ties fall elsewhere
         b, t, _, h, w = video.shape
         guides: list[Guide] | None = draw.get("guide")
@@ -177,11 +186,9 @@ class X264H264(Codec):
             qp = qp + (crf - crf.detach())  # the quantiser follows the CRF
             decided = _Decided(torch.cat([g.vectors for g in guides]).to(luma.device), torch.cat([g.used for g in guides]).to(luma.device))
         coder = _Coder(self.habits, self.constants, luma, chroma, qp, frames, search, decided)
-        y, c = coder.run()
-        rgb = yuv420_to_rgb(y, c)[..., :h, :w]
-        out = rgb[frames.shown.to(video.device)].view(b, t, 3, h, w).to(dtype)
-        bits = rates.count(coder.features()[frames.shown.to(video.device)], self.constants.rate).view(b, t) if rate else None
-        return out, bits
+        y, c, counted = coder.run()
+        out = yuv420_to_rgb(y, c)[..., :h, :w].reshape(b, t, 3, h, w).to(dtype)
+        return out, counted.view(b, t, -1)
 
     def _qp(self, crf: Tensor, luma: Tensor, chroma: Tensor, frames: _Frames, search: _Search) -> Tensor:
         """Whole QPs, gradient of the real-valued ones. Shape: ``[B] -> [F, H/16, W/16]``."""
@@ -201,7 +208,7 @@ class X264H264(Codec):
             for i, (first, last) in enumerate(frames.spans):
                 types = "".join(frames.types[first:last])
                 a = None if adaptive is None else adaptive[first:last]
-                parts += rate_control.without_tree(crf[i], self.fps, seen.inter[first:last], types, a)
+                parts += rate_control.without_tree(crf[i], self.fps, seen.inter[first:last], types, a, frames.display[first] < 0)
             base = torch.stack(parts)
         real = base[:, None, None] + offset + self.constants.qp
         return replace_value(real, (real.detach() + 0.5).floor().clamp(0, 51))
@@ -227,7 +234,7 @@ class _Frames:
     past: list[tuple[int, ...]]
     future: list[tuple[int, ...]]
     steps: list[list[int]]
-    shown: Tensor
+    shown: list[int]
     spans: list[tuple[int, int]]
 
     @staticmethod
@@ -258,7 +265,7 @@ class _Frames:
                     steps.append([])
                 steps[s] += [base + i for i in now]
             spans.append((base, len(source)))
-        return _Frames(torch.tensor(source), clip, display, types, past, future, steps, torch.tensor(shown), spans)
+        return _Frames(torch.tensor(source), clip, display, types, past, future, steps, shown, spans)
 
 
 def _reflected(i: int, t: int) -> int:
@@ -338,18 +345,15 @@ class _Coder:
         self.wide_chroma: dict[int, Tensor] = {}
         self.counted: list[Any] = [None] * n  # features of the rate
 
-    def run(self) -> tuple[Tensor, Tensor]:
-        """All decoded frames: luma ``[F, H, W]``, chroma ``[F, 2, H/2, W/2]``."""
+    def run(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The clips' decoded frames, luma ``[S, H, W]`` and chroma ``[S, 2, H/2, W/2]``, and what bits are counted from, ``[S, 6]``."""
         for step in self.frames.steps:
             for kind in ("I", "P", "Bb"):
                 now = [i for i in step if self.frames.types[i] in kind]
                 if now:
                     self._code(now)
-        return torch.stack(self.done_luma), torch.stack(self.done_chroma)
-
-    def features(self) -> Tensor:
-        """What bits are counted from, ``[F, 6]``."""
-        return torch.stack(self.counted)
+        shown = self.frames.shown
+        return tuple(torch.stack([done[i] for i in shown]) for done in (self.done_luma, self.done_chroma, self.counted))  # type: ignore[return-value]
 
     def _code(self, now: list[int]) -> None:
         index = torch.tensor(now, device=self.luma.device)

@@ -178,11 +178,15 @@ def _to_ycc(rgb: Tensor) -> Tensor:
     return (_TO_YCC.like(x) @ x).add_(_TO_YCC_BIAS.like(x)).floor_().view(rgb.shape)
 
 
-def _to_rgb(y: Tensor, chroma: Tensor) -> Tensor:
-    """Shape: ``[N, h, w], [N, 2, h, w] -> [N, 3, h, w]`` in [0, 1]."""
-    rgb = _rounded(_TO_RGB.like(y) @ chroma.sub(128).flatten(2)).view(len(y), 3, *y.shape[1:])
+def _to_rgb(y: Tensor, chroma: Tensor, out: Tensor) -> None:
+    """Into ``out``, in [0, 1]. Shape: ``[N, h, w], [N, 2, h, w] -> [N, 3, h, w]``."""
+    rgb = _rounded(_TO_RGB.like(y) @ chroma.sub_(128).flatten(2)).view(out.shape)
     # luma is added after the floor: 65536 y would leave the whole numbers of float32
-    return rgb.add_(y[:, None]).div_(255).clamp_(0, 1)
+    rgb.add_(y[:, None]).div_(255)
+    if torch.compiler.is_compiling():
+        out.copy_(rgb.clamp(0, 1))
+    else:
+        torch.clamp(rgb, 0, 1, out=out)
 
 
 def _box(chroma: Tensor, v: int, u: int) -> Tensor:
@@ -204,11 +208,14 @@ def _weights(width: int) -> tuple[float, float]:
 def _spread(x: Tensor, dim: int, near: float, far: float) -> Tensor:
     """Twice as many samples along an axis that carries one more sample at each end. Shape: ``n + 2 -> 2 n``."""
     n = x.shape[dim] - 2
-    middle = near * x.narrow(dim, 1, n)
-    before = torch.add(middle, x.narrow(dim, 0, n), alpha=far)
-    after = middle.add_(x.narrow(dim, 2, n), alpha=far)
     axis = x.dim() + dim
-    return torch.stack([before, after], axis + 1).flatten(axis, axis + 1)
+    middle = near * x.narrow(dim, 1, n)
+    if torch.compiler.is_compiling():  # which takes no view as out=
+        return torch.stack([middle + far * x.narrow(dim, 0, n), middle + far * x.narrow(dim, 2, n)], axis + 1).flatten(axis, axis + 1)
+    out = x.new_empty(*x.shape[:axis], n, 2, *x.shape[axis + 1 :])
+    torch.add(middle, x.narrow(dim, 0, n), alpha=far, out=out.select(axis + 1, 0))
+    torch.add(middle, x.narrow(dim, 2, n), alpha=far, out=out.select(axis + 1, 1))
+    return out.flatten(axis, axis + 1)
 
 
 def _unspread(g: Tensor, dim: int, near: float, far: float) -> Tensor:
@@ -233,7 +240,7 @@ def _ends(x: Tensor, dim: int, first: bool = True, last: bool = True) -> Tensor:
 def _up(chroma: Tensor, v: int, u: int, near: float, far: float) -> Tensor:
     """ "Fancy" upsampling with its biases; with 4:2:0 there is one more row at each end. Shape: ``[N, 2, h (+ 2), w] -> [N, 2, v h, u w]``."""
     if u == 1:
-        return chroma
+        return chroma.clone()
     x = _spread(chroma, -2, near, far) if v == 2 else chroma
     x = _spread(_ends(x, -1), -1, near, far)
     x[..., ::2] += 1 / 2 if v == 2 else 1 / 4
@@ -297,7 +304,7 @@ class _Exact(torch.autograd.Function):
                 r = _shrunk(rows, v)
                 part = small[i, :, r] if v == 1 else _ends(small[i, :, r.start - (not first) : r.stop + (not last)], -2, first, last)
                 up = _up(part, v, u, near, far)[..., : rows.stop - rows.start, :w]
-                out[i, :, rows] = _to_rgb(out[i, 0, rows], up)
+                _to_rgb(out[i, 0, rows], up, out[i, :, rows])
         ctx.slope, ctx.bands, ctx.subsampling, ctx.shape = slope, bands, subsampling, x.shape
         ctx.save_for_backward(tables, *kept)
         ctx.set_materialize_grads(False)
@@ -350,7 +357,10 @@ class _Exact(torch.autograd.Function):
                 g = (g / (u * v))[:, :, None, :, None].expand(-1, -1, v, -1, u).reshape(len(g), v * hb, wide)
             chroma = _fold(g, height, w).unflatten(0, (-1, 2))
             ycc = torch.cat([luma[:, None], chroma], 1).flatten(2)
-            out[i, :, rows] = (to_rgb @ ycc).view(-1, 3, height, w)
+            if height == h and not torch.compiler.is_compiling():
+                torch.matmul(to_rgb, ycc, out=out[i].flatten(2))  # a view: whole pictures
+            else:
+                out[i, :, rows] = (to_rgb @ ycc).view(-1, 3, height, w)
         if wrt_steps and len(tables) == 1:
             grad_tables = grad_tables.sum(0, keepdim=True)
         return out, grad_tables, None, None, None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..checks import clamp_through, replace_value
 from ..coded import Coded
 from ..color import to_8bit
-from ..h264.guide import Guide
+from ..h264 import DiffH264, Guide
 from ..layer import Codec, Layer, to_device
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
@@ -27,7 +27,7 @@ class Real(Codec):
 
     Args:
         gradient: None (the output has no gradient), "identity" (the gradient passes unchanged), or a layer: the gradient of that simulator
-            at the same input.
+            at the same input. ``DiffH264()`` is guided by what libx264 decided in that very encode.
     """
 
     def __init__(self, gradient: str | nn.Module | None) -> None:
@@ -79,16 +79,18 @@ class Real(Codec):
         results = in_threads(lambda job: self.code(*job), list(zip(clips, strengths)))
         decoded = torch.from_numpy(np.stack([r[0] for r in results])).movedim(-1, -3)  # [B, T, C, H, W]
         value = (decoded.to(video.device).to(video.dtype) / 255).view(video.shape)
-        if self.gradient is not None and torch.is_grad_enabled() and video.requires_grad:
-            value = replace_value(self._stand_in(video, draw), value)
-        bits = torch.tensor([r[1] for r in results], dtype=torch.float32, device=video.device)  # [B, T]
         guide = [r[4] for r in results if r[4] is not None]
+        if self.gradient is not None and torch.is_grad_enabled() and video.requires_grad:
+            value = replace_value(self._stand_in(video, draw, guide), value)
+        bits = torch.tensor([r[1] for r in results], dtype=torch.float32, device=video.device)  # [B, T]
         return Coded(value, bits.sum(1), [r[2] for r in results], bits, [r[3] for r in results], guide)
 
-    def _stand_in(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+    def _stand_in(self, video: Tensor, draw: Mapping[str, Any], guide: Sequence[Guide]) -> Tensor:
         if self.gradient == "identity":
             return video
         assert isinstance(self.gradient, nn.Module)
+        if isinstance(self.gradient, DiffH264) and self.gradient.model == "x264" and len(guide) == len(video):
+            return self.gradient(video, to_device(draw.get("gradient"), video.device), guide=guide)  # type: ignore[no-any-return]
         if isinstance(self.gradient, Layer):
             return self.gradient(video, to_device(draw.get("gradient"), video.device))  # type: ignore[no-any-return]
         return self.gradient(video)  # type: ignore[no-any-return]
