@@ -209,7 +209,9 @@ def test_roundtrip_errors(clip_file: Path, tmp_path: Path, capsys: pytest.Captur
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     source = tmp_path / "in.mp4"
-    dc.write_video(source, (natural(1, 20, 180, 320)[0] for _ in range(10)), preset="ultrafast")
+    dc.write_video(
+        source, (natural(1, 20, 180, 320)[0] for _ in range(40)), preset="ultrafast"
+    )  # much more than can be done before the signal
     process = subprocess.Popen(
         [sys.executable, "-m", "diffcodec.cli", "roundtrip", str(source), str(tmp_path / "out.mp4"), "--codec", "revmark"],
         stderr=subprocess.PIPE, text=True,
@@ -218,7 +220,6 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         if any(p.name.startswith(".out") for p in tmp_path.iterdir()) or process.poll() is not None:
             break
         time.sleep(0.05)
-    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
