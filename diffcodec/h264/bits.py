@@ -16,8 +16,8 @@ class Weights:
     """Bits of each feature.
 
     Attributes:
-        octave: of log2(1 + |level|), summed.
-        nonzero: of a level that is not 0 (soft: 1 - exp(-level^2)).
+        octave: of ``log2(1 + |level|)``, summed.
+        nonzero: of a level that is not 0 (soft: ``1 - exp(-level^2)``).
         block: of a 4x4 block that has levels.
         side: of a bit of vectors and modes as the decisions count it.
         macroblock: of a macroblock that is not skipped.
