@@ -131,6 +131,7 @@ def main() -> None:
     data = {"constants": dataclasses.asdict(fitted), "residual": best.abs().mean().item(), "history": history}
     path = record(f"calibration_{name}", data | {"clips": [{"name": c.name, "sha256": c.sha256} for c in clips], "crf": args.crf})
     target = Path(x264.__file__).parent / "calibration" / f"{name}.json"
+    target.parent.mkdir(exist_ok=True)
     target.write_text(path.read_text())
     print(f"wrote {target} ({RESULTS})")
 
