@@ -110,6 +110,26 @@ class _ClampThrough(torch.autograd.Function):
         return grad
 
 
+class _FloorThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        return x.floor()
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return grad
+
+
+def floor_through(x: Tensor) -> Tensor:
+    """Floor forward, gradient unchanged. Shape: any -> same."""
+    return _FloorThrough.apply(x)  # type: ignore[no-any-return]
+
+
+def half_up(x: Tensor) -> Tensor:
+    """Rounded as codecs do, ``floor(x + 1/2)``, gradient unchanged. Shape: any -> same."""
+    return floor_through(x + 0.5)
+
+
 class _Replace(torch.autograd.Function):
     @staticmethod
     def forward(ctx, stand_in, value):  # type: ignore[no-untyped-def]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..checks import floor_through as floor
 from .tables import ALPHA, BETA, TC0
 
 
@@ -85,19 +86,19 @@ def _columns(x: Tensor, bs: Tensor, qp: Tensor, edge: int, period: int, chroma: 
         with torch.no_grad():
             ap, aq = (p[2] - p[0]).abs() < beta, (q[2] - q[0]).abs() < beta
             tc = tc0 + ap.to(x) + aq.to(x)
-    delta = _floor((((q[0] - p[0]) * 4 + (p[1] - q[1])) + 4) / 8)
+    delta = floor((((q[0] - p[0]) * 4 + (p[1] - q[1])) + 4) / 8)
     delta = torch.minimum(torch.maximum(delta, -tc), tc)
     new_p, new_q = list(p), list(q)
     new_p[0] = torch.where(normal, (p[0] + delta).clamp(0, 255), p[0])
     new_q[0] = torch.where(normal, (q[0] - delta).clamp(0, 255), q[0])
     if chroma:
-        new_p[0] = torch.where(strong, _floor((2 * p[1] + p[0] + q[1] + 2) / 4), new_p[0])
-        new_q[0] = torch.where(strong, _floor((2 * q[1] + q[0] + p[1] + 2) / 4), new_q[0])
+        new_p[0] = torch.where(strong, floor((2 * p[1] + p[0] + q[1] + 2) / 4), new_p[0])
+        new_q[0] = torch.where(strong, floor((2 * q[1] + q[0] + p[1] + 2) / 4), new_q[0])
     else:
-        average = _floor((p[0] + q[0] + 1) / 2)
+        average = floor((p[0] + q[0] + 1) / 2)
 
         def side(a: list[Tensor], near: Tensor) -> Tensor:
-            d = _floor((a[2] + average - 2 * a[1]) / 2)
+            d = floor((a[2] + average - 2 * a[1]) / 2)
             return torch.where(normal & near, a[1] + torch.minimum(torch.maximum(d, -tc0), tc0), a[1])
 
         new_p[1], new_q[1] = side(p, ap), side(q, aq)
@@ -107,11 +108,15 @@ def _columns(x: Tensor, bs: Tensor, qp: Tensor, edge: int, period: int, chroma: 
             much = small & near
             new[0] = torch.where(
                 strong,
-                torch.where(much, _floor((a[2] + 2 * a[1] + 2 * a[0] + 2 * b[0] + b[1] + 4) / 8), _floor((2 * a[1] + a[0] + b[1] + 2) / 4)),
+                torch.where(
+                    much,
+                    floor((a[2] + 2 * a[1] + 2 * a[0] + 2 * b[0] + b[1] + 4) / 8),
+                    floor((2 * a[1] + a[0] + b[1] + 2) / 4),
+                ),
                 new[0],
             )
-            new[1] = torch.where(much, _floor((a[2] + a[1] + a[0] + b[0] + 2) / 4), new[1])
-            new[2] = torch.where(much, _floor((2 * a[3] + 3 * a[2] + a[1] + a[0] + b[0] + 4) / 8), new[2])
+            new[1] = torch.where(much, floor((a[2] + a[1] + a[0] + b[0] + 2) / 4), new[1])
+            new[2] = torch.where(much, floor((2 * a[3] + 3 * a[2] + a[1] + a[0] + b[0] + 4) / 8), new[2])
 
         flat(p, q, ap, new_p)
         flat(q, p, aq, new_q)
@@ -120,20 +125,6 @@ def _columns(x: Tensor, bs: Tensor, qp: Tensor, edge: int, period: int, chroma: 
     done = torch.cat([filtered, rest], -1).reshape(n, h, count * period)
     keep = min(period * count, w - first)
     return torch.cat([x[..., :first], done[..., :keep], x[..., first + keep :]], -1)
-
-
-class _FloorThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):  # type: ignore[no-untyped-def]
-        return x.floor()
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        return grad
-
-
-def _floor(x: Tensor) -> Tensor:
-    return _FloorThrough.apply(x)  # type: ignore[no-any-return]
 
 
 def _vertical(x: Tensor, bs: Tensor, qp: Tensor, chroma: bool) -> Tensor:

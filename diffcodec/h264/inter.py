@@ -10,24 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..blocks import pad_to
+from ..checks import half_up
 from ..motion.block import _full_search
 from .intra import satd
 
 MARGIN = 24  # samples by which a reference is continued beyond its edges: a block further out sees nothing but edge
-
-
-class _FloorThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):  # type: ignore[no-untyped-def]
-        return (x + 0.5).floor_()
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        return grad
-
-
-def _half_up(x: Tensor) -> Tensor:
-    return _FloorThrough.apply(x)  # type: ignore[no-any-return]
 
 
 def _six(x: Tensor, dim: int) -> Tensor:
@@ -59,15 +46,15 @@ def quarter_pel(luma: Tensor) -> Tensor:
     right, below = cut(x, m, m + 1), cut(x, m + 1, m)
     raw_b = _six(x, -1)  # place i is between samples i + 2 and i + 3
     raw_h = _six(x, -2)
-    half_b, half_h = (_half_up(v / 32).clamp(0, 255) for v in (raw_b, raw_h))
+    half_b, half_h = (half_up(v / 32).clamp(0, 255) for v in (raw_b, raw_h))
     b = half_b[:, m : m + h, m - 2 : m - 2 + w]
     s = half_b[:, m + 1 : m + 1 + h, m - 2 : m - 2 + w]  # b one row below
     hh = half_h[:, m - 2 : m - 2 + h, m : m + w]
     mm = half_h[:, m - 2 : m - 2 + h, m + 1 : m + 1 + w]  # h one column to the right
-    j = _half_up(_six(raw_b, -2) / 1024).clamp(0, 255)[:, m - 2 : m - 2 + h, m - 2 : m - 2 + w]
+    j = half_up(_six(raw_b, -2) / 1024).clamp(0, 255)[:, m - 2 : m - 2 + h, m - 2 : m - 2 + w]
 
     def mean(p: Tensor, q: Tensor) -> Tensor:
-        return _half_up((p + q) / 2)
+        return half_up((p + q) / 2)
 
     rows = [
         [g, mean(g, b), b, mean(b, right)],
@@ -149,7 +136,7 @@ def fetch_chroma(planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> 
     fy, fx = f[..., 0, :, :][..., None, :, :], f[..., 1, :, :][..., None, :, :]
     rows = window[..., :k, :] * (1 - fy) + window[..., 1:, :] * fy
     out = rows[..., :k] * (1 - fx) + rows[..., 1:] * fx
-    return _half_up(out).flatten(-2)
+    return half_up(out).flatten(-2)
 
 
 def blocks(planes: Tensor, k: int) -> Tensor:

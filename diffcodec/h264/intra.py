@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import half_up
 from ..constants import Constant
 from .tables import HADAMARD4, HADAMARD4_OF_8
 
@@ -169,17 +170,12 @@ def neighbours(plane: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return v, there.to(plane.device)
 
 
-def _half_up(x: Tensor) -> Tensor:
-    """(x + 1/2) floored, gradient straight through."""
-    return x + ((x.detach() + 0.5).floor() - x.detach())
-
-
 def _dc(v: Tensor, there: Tensor, k: int) -> Tensor:
     """Mean of the neighbours that there are, 128 where there is none. Shape: ``[N, B, 3k+1] -> [N, B]``."""
     top, left = there[:, 0].to(v), there[:, 1].to(v)
     total = v[..., 1 : k + 1].sum(-1) * top + v[..., 2 * k + 1 :].sum(-1) * left
     count = k * (top + left)
-    return _half_up(torch.where(count > 0, total / count.clamp(min=1), 128.0))
+    return half_up(torch.where(count > 0, total / count.clamp(min=1), 128.0))
 
 
 def predict_small(plane: Tensor, k: int, mode: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -197,17 +193,17 @@ def predict_small(plane: Tensor, k: int, mode: Tensor | None = None) -> tuple[Te
     dc_from = v
     if k == 8:
         kind = (there * torch.tensor([1, 2, 4], device=v.device)).sum(1)  # [B]
-        v = _half_up((_SMOOTH.like(v)[kind] @ v[..., None])[..., 0])
+        v = half_up((_SMOOTH.like(v)[kind] @ v[..., None])[..., 0])
         dc_from = v
     dc = _dc(dc_from, there, k)
     modes = _MODES[k].like(v)
     if mode is None:
-        p = _half_up((v @ modes.flatten(0, 1).mT).unflatten(-1, (9, k * k)))
+        p = half_up((v @ modes.flatten(0, 1).mT).unflatten(-1, (9, k * k)))
         p = torch.cat([p[..., :2, :], dc[..., None, None].expand(*dc.shape, 1, k * k), p[..., 3:, :]], -2)
         needs = torch.from_numpy(_NEEDS).to(v.device)
         return p, (there[:, None] | ~needs).all(-1)
     # one mode a block: nine products on the blocks that want them would break batching; a product with the chosen matrix each
-    p = _half_up((modes[mode] @ v[..., None])[..., 0])
+    p = half_up((modes[mode] @ v[..., None])[..., 0])
     return torch.where((mode == 2)[..., None], dc[..., None], p), None
 
 
@@ -218,7 +214,7 @@ def predict_large(plane: Tensor) -> tuple[Tensor, Tensor]:
     vertical = v[..., None, 1:17].expand(n, b, 16, 16)
     horizontal = v[..., 33:, None].expand(n, b, 16, 16)
     dc = _dc(v, there, 16)[..., None, None].expand(n, b, 16, 16)
-    slant = _half_up(v @ _PLANE[16].like(v).mT).clamp(0, 255).view(n, b, 16, 16)
+    slant = half_up(v @ _PLANE[16].like(v).mT).clamp(0, 255).view(n, b, 16, 16)
     usable = torch.stack([there[:, 0], there[:, 1], torch.ones_like(there[:, 0]), there.all(1)], 1)
     return torch.stack([vertical, horizontal, dc, slant], 2).flatten(-2), usable
 
@@ -240,10 +236,10 @@ def predict_chroma(plane: Tensor) -> tuple[Tensor, Tensor]:
                 q = torch.where(has_top, t[..., x], torch.where(has_left, s[..., y], 128.0))
             else:
                 q = torch.where(has_left, s[..., y], torch.where(has_top, t[..., x], 128.0))
-            quadrants.append(_half_up(q))
+            quadrants.append(half_up(q))
     dc = torch.stack(quadrants, -1).view(n, b, 2, 1, 2, 1).expand(n, b, 2, 4, 2, 4).reshape(n, b, 8, 8)
     horizontal, vertical = left[..., None].expand(n, b, 8, 8), top[..., None, :].expand(n, b, 8, 8)
-    slant = _half_up(v @ _PLANE[8].like(v).mT).clamp(0, 255).view(n, b, 8, 8)
+    slant = half_up(v @ _PLANE[8].like(v).mT).clamp(0, 255).view(n, b, 8, 8)
     usable = torch.stack([torch.ones_like(has_top), has_left, has_top, there.all(1)], 1)
     return torch.stack([dc, horizontal, vertical, slant], 2).flatten(-2), usable
 

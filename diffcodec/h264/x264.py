@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import pad_to, pad_to_multiple
-from ..checks import replace_value, require
+from ..checks import half_up, replace_value, require
 from ..color import rgb_to_yuv420, yuv420_to_rgb
 from ..constants import Constant
 from ..layer import Codec, Draw
@@ -75,14 +75,12 @@ class Constants:
 
     Attributes:
         prefer: dead zones.
-        drop: a macroblock's inter residual is dropped where that adds less squared error than ``drop * lambda2`` times its bits.
         intra_bias: factor on the intra cost in P frames.
         qp: added to every QP.
         rate: what features weigh in bits.
     """
 
     prefer: Preference = field(default_factory=Preference)
-    drop: float = 1.0
     intra_bias: float = 1.1
     qp: float = 0.0
     rate: rates.Weights = field(default_factory=rates.Weights)
@@ -430,12 +428,10 @@ class _Coder:
         with torch.no_grad():
             kind, _, *modes = self._choose_intra(source, source, lam)
             use8 = kind == 1
-            around, around_c = source, chroma
-            for _ in range(1):
-                first = self._predict_intra(around, kind, modes)
-                around = _clamped(first + self._luma(source - first, qp, every, use8)[0])
-                first_c, mode_c = self._predict_chroma(chroma, around_c, None)
-                around_c = _clamped(first_c + self._chroma(chroma - first_c, qpc, every)[0])
+            first = self._predict_intra(source, kind, modes)
+            around = _clamped(first + self._luma(source - first, qp, every, use8)[0])
+            first_c, mode_c = self._predict_chroma(chroma, chroma, None)
+            around_c = _clamped(first_c + self._chroma(chroma - first_c, qpc, every)[0])
         predicted = self._predict_intra(replace_value(source, around), kind, modes)
         coded, nonzero, levels = self._luma(source - predicted, qp, every, use8)
         predicted_c, _ = self._predict_chroma(chroma, replace_value(chroma, around_c), mode_c)
@@ -531,8 +527,8 @@ class _Coder:
         nothing = torch.zeros_like(lam, dtype=torch.bool)
         if not bidirectional:
             return planes[0], chromas[0], fields, [torch.ones_like(names[0], dtype=torch.bool)], names, nothing
-        planes.append(_half_up((planes[0] + planes[1]) / 2))
-        chromas.append(_half_up((chromas[0] + chromas[1]) / 2))
+        planes.append(half_up((planes[0] + planes[1]) / 2))
+        chromas.append(half_up((chromas[0] + chromas[1]) / 2))
         with torch.no_grad():
             target = inter.blocks(source, 8)
             costs = torch.stack([intra.satd(target - p, 8) if self.habits.satd else (target - p).abs().sum(-1) for p in planes])
@@ -579,9 +575,9 @@ class _Coder:
         y, c = planes[0], chromas[0]
         if len(planes) == 2:
             both, second = (uses[0] & uses[1])[..., None], uses[1][..., None]
-            y = torch.where(both, _half_up((planes[0] + planes[1]) / 2), torch.where(second, planes[1], planes[0]))
+            y = torch.where(both, half_up((planes[0] + planes[1]) / 2), torch.where(second, planes[1], planes[0]))
             both, second = both[..., None], second[..., None]
-            c = torch.where(both, _half_up((chromas[0] + chromas[1]) / 2), torch.where(second, chromas[1], chromas[0]))
+            c = torch.where(both, half_up((chromas[0] + chromas[1]) / 2), torch.where(second, chromas[1], chromas[0]))
         is_intra = ~used.any(1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).any(4).any(2)
         return y, c, [vectors[:, j] for j in range(len(planes))], uses, names, is_intra
 
@@ -664,15 +660,11 @@ class _Coder:
 
     def _luma(self, difference: Tensor, qp: Tensor, is_intra: Tensor, use8: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         out, four, eight, coded = residual.code_luma(difference, qp, is_intra, use8, self.constants.prefer)
-        return _half_up(out), coded, [four, eight]
+        return half_up(out), coded, [four, eight]
 
     def _chroma(self, difference: Tensor, qpc: Tensor, is_intra: Tensor) -> tuple[Tensor, list[Tensor]]:
         parts = [residual.code_chroma(d, qpc, is_intra, self.constants.prefer) for d in difference.unbind(1)]
-        return _half_up(torch.stack([p[0] for p in parts], 1)), [p[1] for p in parts]
-
-
-def _half_up(x: Tensor) -> Tensor:
-    return inter._half_up(x)
+        return half_up(torch.stack([p[0] for p in parts], 1)), [p[1] for p in parts]
 
 
 def _clamped(x: Tensor) -> Tensor:

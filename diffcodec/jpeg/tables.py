@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..checks import floor_through
 from ..constants import Constant
 
 # T.81 tables K.1 and K.2, row = vertical frequency
@@ -34,10 +35,6 @@ CHROMA = Constant(
 )
 
 
-def _floor_through(x: Tensor) -> Tensor:
-    return x + (x.floor() - x).detach()
-
-
 def scale_table(table: Tensor, quality: Tensor) -> Tensor:
     """libjpeg's ``jpeg_quality_scaling`` and ``jpeg_add_quant_table`` (baseline), per sample.
 
@@ -52,8 +49,8 @@ def scale_table(table: Tensor, quality: Tensor) -> Tensor:
         ``[B, 8, 8]``.
     """
     q = quality.to(table)
-    s = torch.where(q < 50, _floor_through(5000 / q), 200 - 2 * q)[:, None, None]  # [B, 1, 1]
-    entries = _floor_through((table * s + 50) / 100)
+    s = torch.where(q < 50, floor_through(5000 / q), 200 - 2 * q)[:, None, None]  # [B, 1, 1]
+    entries = floor_through((table * s + 50) / 100)
     return entries + (entries.clamp(1, 255) - entries).detach()
 
 
