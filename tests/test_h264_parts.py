@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diffcodec as dc
-from diffcodec.h264 import deblock, inter, intra, rate_control, residual, tables
+from diffcodec.h264 import deblock, inter, intra, rate_control, residual, tables, trellis
 from diffcodec.h264.gop import Gop, group, middle, pattern
+from diffcodec.h264.habits import FAMILIES, Constants, calibration
+from diffcodec.h264.lookahead import Lookahead, undecided
 
 
 def plane(seed: int, h: int = 48, w: int = 64) -> torch.Tensor:
@@ -63,7 +68,7 @@ def test_levels_decode_as_the_standard_says(k: int, qp: int) -> None:
     d = scaled << up if up >= 0 else (scaled + (1 << (-up - 1))) >> -up
     theirs = np.stack([(inverse4 if k == 4 else inverse8)(b) for b in d])
     steps = residual.steps(torch.full((200,), float(qp)), k)
-    ours = (torch.from_numpy(levels).float().flatten(1) * steps) @ tables.FLAT[k].like(steps)
+    ours = (torch.from_numpy(levels).float().flatten(1)[:, tables.zigzag(k)] * steps) @ tables.FLAT[k].like(steps)
     apart = (torch.floor(ours + 0.5) - torch.from_numpy(theirs).flatten(1)).abs()
     assert apart.max() <= 1
     assert (apart > 0).float().mean() < 0.12  # halves that integer arithmetic rounds its own way
@@ -105,13 +110,78 @@ def test_decimation_scores() -> None:
     order = tables.zigzag(4)
     assert order.tolist() == [0, 1, 4, 8, 5, 2, 3, 6, 9, 12, 13, 10, 7, 11, 14, 15]
     levels = torch.zeros(4, 16)
-    levels[1, order[0]] = 1  # run 0: 3
-    levels[2, order[3]] = -1  # run 3: 1
-    levels[2, order[5]] = 1  # run 1: 2
-    levels[3, order[7]] = 2
-    scores = residual.scores(levels, 4)
+    levels[1, 0] = 1  # run 0: 3
+    levels[2, 3] = -1  # run 3: 1
+    levels[2, 5] = 1  # run 1: 2
+    levels[3, 7] = 2
+    scores = residual.scores(levels)
     assert scores[:3].tolist() == [0, 3, 3]
     assert scores[3] >= 9
+
+
+def test_second_transform_of_large_intra_macroblocks() -> None:
+    """A ramp of block means is one level or two of the second transform, and comes back within its step."""
+    qp = torch.full((1, 1, 1), 28.0)
+    means = torch.linspace(-40, 40, 4).repeat_interleave(4).expand(16, 16)[None]
+    yes, no = torch.ones(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, 1, dtype=torch.bool)
+    with_it = residual.code_luma(means, qp, yes, no, yes, residual.Preference())
+    without = residual.code_luma(means, qp, yes, no, no, residual.Preference())
+    assert 0 < (with_it.four != 0).sum() <= 2
+    assert (without.four != 0).sum() == 16
+    assert (with_it.residual - means).abs().max() < residual.step(qp).item() / 4 + 1
+    assert not with_it.eight.any()
+
+
+# Trellis
+
+
+def cost_of(y: torch.Tensor, levels: torch.Tensor, lam: float) -> torch.Tensor:
+    return (y - levels).square().sum(-1) + lam * trellis.count(levels, memory=1e9)
+
+
+@pytest.mark.parametrize("n", [4, 15, 16, 64])
+def test_trellis_lowers_cost(n: int) -> None:
+    """With contexts that do not move: cheaper than rounding, than x264's dead zone, and than nothing at all."""
+    generator = torch.Generator().manual_seed(n)
+    y = torch.randn(1, 300, n, generator=generator).abs() * torch.linspace(2, 0.2, n)
+    lam = 0.113 * (1.28 if n < 64 else 1)
+    inter_blocks = torch.zeros(1, 300, dtype=torch.bool)
+    levels, threshold = trellis.choose(y, inter_blocks, trellis.Trellis(memory=1e9))
+    assert torch.equal(levels, levels.round())
+    assert (levels <= (y + 0.5).floor()).all()
+    assert (levels >= ((y + 0.5).floor() - 1) * (levels > 0)).all()
+    mine = cost_of(y, levels, lam)
+    for other in ((y + 0.5).floor(), (y + 11 / 64).floor(), torch.zeros_like(y)):
+        assert (mine <= cost_of(y, other, lam) + 1e-3).float().mean() > 0.9
+        assert mine.sum() < cost_of(y, other, lam).sum()
+    kept = (levels == 1) & (y < 1.5)
+    assert (y[kept] >= threshold[kept] - 1e-3).all()
+    assert (threshold[(levels == 0) & (y >= 0.5)] > 0.5).all()
+    more, _ = trellis.choose(y, inter_blocks, trellis.Trellis(inter=4, memory=1e9))
+    assert (more > 0).sum() < (levels > 0).sum()
+
+
+def test_trellis_against_every_choice() -> None:
+    """Four coefficients, 81 choices each: nearly always the best of them."""
+    y = torch.rand(1, 400, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 2, 1.2, 1])
+    lam = 0.113 * 1.28
+    levels, _ = trellis.choose(y, torch.zeros(1, 400, dtype=torch.bool), trellis.Trellis(memory=1e9))
+    choices = torch.cartesian_prod(*[torch.arange(3.0)] * 4)  # [81, 4]
+    every = torch.stack([cost_of(y, c.expand_as(y), lam) for c in choices])  # [81, 1, 400]
+    mine = cost_of(y, levels, lam)
+    small = (y < 2.5).all(-1)  # within the reach of the choices
+    assert (mine[small] <= every.min(0).values[small] + 1e-3).float().mean() > 0.85
+    assert (mine[small] - every.min(0).values[small]).max() < 4 * lam
+
+
+def test_contexts_learn_from_the_frame() -> None:
+    dense, sparse = torch.ones(1, 64, 16), torch.zeros(1, 64, 16)
+    sparse[:, ::8, 5] = 1
+    a, b = (trellis.count(v)[0] for v in (dense, sparse))
+    assert a.mean() < 16 * 2.2  # ones everywhere are expected: hardly more than their signs
+    assert 1 < b[::8].min() < trellis.count(sparse, memory=1e9)[0, 0]
+    assert not b[1:8].any()
+    assert trellis.count(2 * dense)[0].mean() > a.mean()
 
 
 # Interpolation
@@ -172,14 +242,26 @@ def test_motion_is_found() -> None:
     big = natural(1, 1, 96, 112)[0, 0].mean(0) * 255
     big = big.round()
     reference, current = big[None, 16:80, 16:96], big[None, 19:83, 11:91]  # moved by (3, -5)
-    small, large, _ = inter.coarse(current, reference, 16)
     phases = inter.quarter_pel(reference)
     target = inter.blocks(current, 16)
     lam = torch.ones(1, 4, 5)
     zero = torch.zeros(1, 4, 5, 2, dtype=torch.long)
-    v, _ = inter.refine(phases, torch.zeros(1, 1, 1, dtype=torch.long), target, [zero, large[:, ::2, ::2]], zero, lam, 16, 4, True)
+    coarse = inter.whole_search(current, reference, 16, 16)
+    assert coarse.shape == zero.shape
+    v, cost = inter.refine(phases, torch.zeros(1, 1, 1, dtype=torch.long), target, [zero, coarse], zero, lam, 16, 4, True)
     assert (v[:, 1:-1, 1:-1] == torch.tensor([12, -20])).all(-1).float().mean() > 0.8
-    assert small.shape == (1, 8, 10, 2)
+    again = inter.costs(phases, torch.zeros(1, 1, 1, dtype=torch.long), target, v[None], 16, True)[0] + inter.vector_bits(v, zero)
+    torch.testing.assert_close(cost, again)
+
+
+def test_half_resolution_sees_odd_displacements() -> None:
+    """A whole odd displacement is a half-pel one at half the resolution: the phase there is the shifted picture's own."""
+    x = plane(3)
+    small, phases = inter.half_resolution(x)
+    m = inter.MARGIN
+    assert torch.equal(phases[:, 0, m:-m, m:-m], small)
+    moved, _ = inter.half_resolution(x.roll((-1, -1), (1, 2)))
+    assert torch.equal(phases[:, 10, m:-m, m:-m][:, :-1, :-1], moved[:, :-1, :-1])
 
 
 # Intra
@@ -247,7 +329,7 @@ def filtered(t: np.ndarray, left: np.ndarray, corner: int) -> tuple[np.ndarray, 
 def test_directional_modes(k: int) -> None:
     p = plane(5)
     x = p[0].numpy().astype(int)
-    ours, usable = intra.predict_small(p, k)
+    ours, usable = intra.predict_all(p, k)
     bw = 64 // k
     for by, bx in ((16 // k, 16 // k), (32 // k, 32 // k)):  # first block of a macroblock: all neighbours are there
         y0, x0 = by * k, bx * k
@@ -261,10 +343,22 @@ def test_directional_modes(k: int) -> None:
                 assert mine[2, 0, 0] == (t[:k].sum() + left.sum() + k) // (2 * k)
             else:
                 assert np.array_equal(mine[mode].numpy(), by_hand[mode]), mode
-        chosen, _ = intra.predict_small(p, k, torch.full((1, ours.shape[1]), 6))
-        assert torch.equal(chosen[0, by * bw + bx], ours[0, by * bw + bx, 6])
     assert usable[0].tolist() == [False, False, True] + [False] * 6  # the first block has nothing but DC
     assert (ours[0, 0, 2] == 128).all()
+
+
+def test_modes_that_neighbours_predict() -> None:
+    kind = torch.tensor([[[2, 1], [0, 2]]])
+    eight = torch.arange(16).view(1, 16) % 9
+    four = torch.arange(64).view(1, 64) % 9
+    of8, of4 = (v.view(side, side) for v, side in zip(intra.predicted_modes(kind, (eight, four)), (4, 8)))
+    four, eight = four.view(8, 8), eight.view(4, 4)
+    assert (of4[0] == 2).all()  # nothing above
+    assert of4[1, 1] == min(four[1, 0], four[0, 1])
+    assert of4[1, 4] == min(four[1, 3], four[0, 4])  # left is a 4x4 macroblock
+    assert of4[5, 4] == min(2, four[4, 4])  # left is 16x16: DC
+    assert of4[4, 5] == min(four[4, 4], eight[1, 2])  # above is an 8x8 one
+    assert of8[1, 2] == min(four[2, 3], eight[0, 2])
 
 
 def test_large_and_chroma_modes() -> None:
@@ -420,6 +514,55 @@ def test_patterns() -> None:
             Gop(wrong)
     with pytest.raises(ValueError, match="leave nothing"):
         Gop("IP", before=1, after=1)
+
+
+def moving(speed: int, frames: int = 8) -> torch.Tensor:
+    """Luma ``[frames, 64, 96]`` of a picture that moves."""
+    big = (natural(1, 1, 64, 96 + speed * frames)[0, 0].mean(0) * 255).round()
+    return torch.stack([big[:, speed * i : speed * i + 96] for i in range(frames)])
+
+
+def test_types_follow_content() -> None:
+    still = moving(0)
+    assert Lookahead(still).types([range(8)], 3) == ["IbBbPBbP"]
+    assert Lookahead(still).types([range(8), [0, 1], [0]], 3)[1:] == ["IP", "I"]
+    assert Lookahead(still).types([range(5)], 0) == ["IPPPP"]
+    noise = torch.rand(8, 64, 96, generator=torch.Generator().manual_seed(0)) * 255
+    assert set(Lookahead(noise).types([range(8)], 3)[0]) == {"I"}  # every frame a scene of its own
+    cut = torch.cat([still[:4], 255 - moving(1).roll(30, 1)[:4].flip(2)])
+    letters = Lookahead(cut).types([range(8)], 3)[0]
+    assert letters[3:5] == "PI"
+    jump = moving(0).clone()
+    jump[1::2] = (255 - still[1::2]).flip(1)  # two scenes in turns: only frames two apart are alike
+    assert "P" not in Lookahead(jump, quick=True).types([range(8)], 3)[0][1::2].replace("P", "", 1)
+
+
+def test_undecided_gops() -> None:
+    gop = undecided(8, 2, 3, references=3)
+    assert (len(gop), gop.before, gop.after, gop.references) == (8, 2, 3, 3)
+    assert gop.letters == "?" * 8
+    for wrong in ("I?P", "?", "I??P"):
+        with pytest.raises(ValueError, match=re.escape(repr(wrong))):
+            Gop(wrong)
+
+
+def test_qps_settle() -> None:
+    qp = torch.tensor([[[25.0, 24, 23], [20, 21, 19], [26, 26, 27]]])
+    #  24 before: 25 -> 24, 24, 23 -> 24; 20 stays, 21 -> 20, 19 -> 20; 26 26, 27 -> 26
+    assert rate_control.settled(qp, torch.tensor([24.0])).tolist() == [[[24, 24, 24], [20, 20, 20], [26, 26, 26]]]
+    assert rate_control.settled(qp, torch.tensor([30.0]))[0, 0].tolist() == [25, 25, 23]
+
+
+def test_constants_are_stored() -> None:
+    for family in FAMILIES:
+        stored = calibration(family)
+        constants = Constants.from_dict(stored["constants"])
+        assert json.loads(json.dumps(constants.to_dict())) == stored["constants"]
+        assert (constants.prefer.trellis is None) == (family in ("ultrafast", "veryfast"))
+    with pytest.raises(ValueError, match="fastest"):
+        calibration("fastest")
+    with pytest.raises(TypeError, match="colour"):
+        Constants.from_dict(Constants().to_dict() | {"colour": 1})
 
 
 def test_adaptive_offset_is_neutral_at_its_energy() -> None:

@@ -77,6 +77,12 @@ class DiffH264(Codec):
     def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
         return self.engine.frame_types(shape, draw)
 
+    def prepare(
+        self, video: Tensor, draw: Mapping[str, Any] | None, step: int | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Mapping[str, Any]]:
+        work, draw = super().prepare(video, draw, step, generator)
+        return work, self.engine.decide(work, draw) if isinstance(self.engine, X264H264) else draw
+
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
         self.engine.check_draw(draw, shape)
 

@@ -11,7 +11,8 @@ class Gop:
     """How the frames of a clip are coded.
 
     Attributes:
-        types: a letter a frame in display order: I, P, B (a B frame that others refer to) or b (one that nothing refers to).
+        types: a letter a frame in display order: I, P, B (a B frame that others refer to) or b (one that nothing refers to); all but the first
+            "?": the clip's content decides.
         before, after: how many of these frames lie before and after the clip: references that a window from the middle of a stream has.
             They are coded and thrown away.
         references: past anchors that a P frame may choose from.
@@ -24,7 +25,7 @@ class Gop:
     _plan: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
-        if not self.types or set(self.types) - set("IPBb"):
+        if not self.types or set(self.types) - set("IPBb?"):
             raise ValueError(f"a GOP is a string of I, P, B and b, got {self.types!r}")
         if self.types[0] != "I":
             raise ValueError(f"the first coded frame has nothing to refer to and must be I, got {self.types!r}")
@@ -34,6 +35,10 @@ class Gop:
             raise ValueError(f"before={self.before} and after={self.after} leave nothing of {self.types!r}")
         if self.references < 1:
             raise ValueError(f"references expected to be at least 1, got {self.references}")
+        if "?" in self.types:
+            if set(self.types[1:]) != {"?"}:
+                raise ValueError(f"the content decides about all frames but the first or about none, got {self.types!r}")
+            return
         object.__setattr__(self, "_plan", tuple(self._references(i) for i in range(len(self.types))))
 
     def __len__(self) -> int:

@@ -5,13 +5,13 @@ Vectors are whole numbers of quarter pixels, (y, x), one for each 8x8 block; a l
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..blocks import pad_to
 from ..checks import half_up
-from ..motion.block import _full_search
 from .intra import satd
 
 MARGIN = 24  # samples by which a reference is continued beyond its edges: a block further out sees nothing but edge
@@ -53,16 +53,36 @@ def quarter_pel(luma: Tensor) -> Tensor:
     mm = half_h[:, m - 2 : m - 2 + h, m + 1 : m + 1 + w]  # h one column to the right
     j = half_up(_six(raw_b, -2) / 1024).clamp(0, 255)[:, m - 2 : m - 2 + h, m - 2 : m - 2 + w]
 
+    return _sixteen(g, b, hh, j, right, below, s, mm)
+
+
+def _sixteen(g: Tensor, b: Tensor, h: Tensor, j: Tensor, right: Tensor, below: Tensor, s: Tensor, m: Tensor) -> Tensor:
+    """Quarter-pel phases as rounded means of whole and half ones, named as in 8.4.2.2.1: ``[N, H, W] -> [N, 16, H, W]``."""
+
     def mean(p: Tensor, q: Tensor) -> Tensor:
         return half_up((p + q) / 2)
 
     rows = [
         [g, mean(g, b), b, mean(b, right)],
-        [mean(g, hh), mean(b, hh), mean(b, j), mean(b, mm)],
-        [hh, mean(hh, j), j, mean(j, mm)],
-        [mean(hh, below), mean(hh, s), mean(j, s), mean(mm, s)],
+        [mean(g, h), mean(b, h), mean(b, j), mean(b, m)],
+        [h, mean(h, j), j, mean(j, m)],
+        [mean(h, below), mean(h, s), mean(j, s), mean(m, s)],
     ]
     return torch.stack([p for row in rows for p in row], 1)
+
+
+def half_resolution(luma: Tensor) -> tuple[Tensor, Tensor]:
+    """Planes of half the size, and their sixteen quarter-pel phases: half-pel samples are those of the full plane, one sample further.
+
+    Shape: ``[N, H, W]`` -> ``[N, H/2, W/2]``, ``[N, 16, H/2 + 2 MARGIN, W/2 + 2 MARGIN]`` as :func:`quarter_pel`.
+    """
+    x = F.pad(luma[:, None], [0, 1, 0, 1], mode="replicate")
+    box = half_up(F.avg_pool2d(x, 2, 1)[:, 0])  # [N, H, W]: mean of the 2x2 samples from each place
+    parts = [edges(box[:, y::2, x::2], MARGIN + 1) for y in (0, 1) for x in (0, 1)]
+    cut = lambda p, dy=0, dx=0: p[:, 1 + dy : p.shape[1] - 1 + dy, 1 + dx : p.shape[2] - 1 + dx]  # noqa: E731
+    g, b, hh, j = (cut(p) for p in parts)
+    phases = _sixteen(g, b, hh, j, cut(parts[0], 0, 1), cut(parts[0], 1, 0), cut(parts[1], 1, 0), cut(parts[2], 0, 1))
+    return box[:, ::2, ::2], phases
 
 
 class _Fetch(torch.autograd.Function):
@@ -93,15 +113,15 @@ def fetch_luma(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Te
 
     Args:
         phases: :func:`quarter_pel` of the reference planes, ``[R, 16, Hp, Wp]``.
-        reference: which plane, ``[N]``-broadcastable to ``[N, bh, bw]``.
-        vectors: ``[N, bh, bw, 2]`` quarter pixels (y, x).
+        reference: which plane, broadcastable to ``[..., bh, bw]``.
+        vectors: ``[..., bh, bw, 2]`` quarter pixels (y, x).
         k: block side.
 
     Returns:
-        ``[N, bh, bw, k*k]``.
+        ``[..., bh, bw, k*k]``.
     """
     hp, wp = phases.shape[-2:]
-    bh, bw = vectors.shape[1:3]
+    bh, bw = vectors.shape[-3:-1]
     whole = torch.div(vectors, 4, rounding_mode="floor")
     fraction = vectors - 4 * whole
     y = (torch.arange(bh, device=vectors.device) * k + MARGIN)[:, None] + whole[..., 0]
@@ -160,80 +180,101 @@ def vector_bits(vectors: Tensor, predictor: Tensor) -> Tensor:
     return torch.where(d == 0, 0.72, 1.72 + 2 * torch.log2(d + 1)).sum(-1)
 
 
-def coarse(current: Tensor, reference: Tensor, reach: int) -> list[Tensor]:
-    """Whole-pel candidates of every 8x8 block from a full search at half resolution.
+def whole_search(current: Tensor, reference: Tensor, reach: int, k: int) -> Tensor:
+    """The best whole-pel vector of every block by a full search at half the resolution of what comes in.
 
     Args:
-        current, reference: luma ``[N, H, W]`` 0..255, multiples of 16.
-        reach: largest displacement in pixels.
+        current, reference: planes ``[N, H, W]`` 0..255, multiples of k.
+        reach: largest displacement in samples.
 
     Returns:
-        Vectors in quarter pixels ``[N, H/8, W/8, 2]``: own best, that of 16x16, that of 32x32.
+        Quarter samples ``[N, H/k, W/k, 2]``.
     """
     small, small_ref = (F.avg_pool2d(p[:, None], 2)[:, 0] for p in (current, reference))
     _n, h, w = small.shape
-    side = 16  # half-resolution squares of the largest scale
-    small, small_ref = (pad_to(p, -(-h // side) * side, -(-w // side) * side) for p in (small, small_ref))
-    found = _full_search(small / 255, small_ref / 255, reach // 2, 4, 0.05)
-    bh, bw = h // 4, w // 4
-    out = []
-    for i, times in enumerate((1, 2, 4)):
-        v = found[i].repeat_interleave(times, 1).repeat_interleave(times, 2)[:, :bh, :bw]
-        out.append(8 * v)
-    return out
+    r = -(-reach // 2)
+    padded = edges(small_ref, r)
+    span = torch.arange(-r, r + 1, device=small.device)
+    found = []
+    for dy in range(2 * r + 1):
+        shifted = padded[:, dy : dy + h].unfold(2, w, 1).permute(0, 2, 1, 3)  # [N, D, h, w], D shifts in x, a view
+        cost = F.avg_pool2d((shifted - small[:, None]).abs_(), k // 2)
+        bias = 0.1 * torch.log2(1 + 2 * (span.abs() + abs(dy - r)).float())[:, None, None]
+        found.append((cost + bias).min(1))
+    rows = torch.stack([f.values for f in found], 1).argmin(1, keepdim=True)  # [N, 1, bh, bw]
+    columns = torch.stack([f.indices for f in found], 1).gather(1, rows)
+    return 8 * (torch.cat([rows, columns], 1).permute(0, 2, 3, 1) - r)
 
 
-def _cost(phases: Tensor, reference: Tensor, target: Tensor, vectors: Tensor, k: int, fine: bool) -> Tensor:
-    """SATD (or SAD) of blocks against what vectors point at. Shape: ``[N, bh, bw]``."""
+def costs(phases: Tensor, reference: Tensor, target: Tensor, vectors: Tensor, k: int, fine: bool) -> Tensor:
+    """SATD (or SAD) of blocks against what several vectors each point at. Shape: ``[C, N, bh, bw, 2] -> [C, N, bh, bw]``."""
+    c, n, bh, bw = vectors.shape[:4]
     if fine and k == 16:  # as four blocks of 8: their Hadamard transforms are one product
-        eight = vectors.repeat_interleave(2, 1).repeat_interleave(2, 2)
-        bh, bw = vectors.shape[1:3]
-        d = blocks(unblocks(target, 16), 8).sub_(fetch_luma(phases, reference, eight, 8))
-        return satd(d, 8).view(-1, bh, 2, bw, 2).sum((2, 4))
-    d = fetch_luma(phases, reference, vectors, k).sub_(target)
-    return satd(d, k) if fine else d.abs_().sum(-1)
+        vectors = vectors.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        target = blocks(unblocks(target, 16), 8)
+        reference = reference.expand(n, bh, bw).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    window = 8 if fine else k
+    difference = fetch_luma(phases, reference, vectors.flatten(0, 1).unflatten(0, (c, n)), window).sub_(target)
+    if not fine:
+        return difference.abs_().sum(-1)
+    cost = satd(difference, 8)
+    return cost.unflatten(-1, (-1, 2)).unflatten(2, (-1, 2)).sum((3, 5)) if k == 16 else cost
 
 
-_RING = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
+_RING = torch.tensor([(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)])
 
 
 def refine(
-    phases: Tensor, reference: Tensor, target: Tensor, start: list[Tensor], predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool
+    phases: Tensor,
+    reference: Tensor,
+    target: Tensor,
+    start: list[Tensor],
+    predictor: Tensor,
+    lam: Tensor,
+    k: int,
+    subpel: int,
+    fine: bool,
+    rounds: int = 2,
+    bits: Callable[[Tensor, Tensor], Tensor] = vector_bits,
 ) -> tuple[Tensor, Tensor]:
     """The best of some vectors, moved to the best place nearby: whole, half, quarter pixels.
 
     Args:
+        phases: :func:`quarter_pel` of the reference planes. reference: which of them, broadcastable to ``[N, bh, bw]``.
         target: ``[N, bh, bw, k*k]``.
         start: vectors ``[N, bh, bw, 2]``.
         predictor: for the bits of a vector.
         lam: ``[N, bh, bw]``.
         subpel: 1, 2 or 4.
         fine: SATD instead of SAD for fractions.
+        rounds: of moving by one whole pixel.
+        bits: counts those of a vector against the predictor.
 
     Returns:
         Vectors and their cost (distortion + lambda bits).
     """
+    ring = _RING.to(target.device)[:, None, None, None]  # [8, 1, 1, 1, 2]
 
-    def best_of(vectors: list[Tensor], best: Tensor | None, cost: Tensor | None, metric: bool) -> tuple[Tensor, Tensor]:
-        for v in vectors:
-            c = _cost(phases, reference, target, v, k, metric) + lam * vector_bits(v, predictor)
-            if best is None or cost is None:
-                best, cost = v, c
-            else:
-                better = c < cost
-                best, cost = torch.where(better[..., None], v, best), torch.where(better, c, cost)
-        assert best is not None
-        assert cost is not None
-        return best, cost
+    def price(vectors: Tensor, metric: bool) -> Tensor:
+        """Shape: ``[C, N, bh, bw, 2] -> [C, N, bh, bw]``."""
+        return costs(phases, reference, target, vectors, k, metric) + lam * bits(vectors, predictor)
 
-    best, cost = best_of(start, None, None, False)
-    for _ in range(2):
-        best, cost = best_of([best + 4 * torch.tensor(o, device=best.device) for o in _RING], best, cost, False)
+    def best_of(vectors: Tensor, best: Tensor | None, cost: Tensor | None, metric: bool) -> tuple[Tensor, Tensor]:
+        c, which = price(vectors, metric).min(0)
+        v = vectors.gather(0, which[None, ..., None].expand(1, *which.shape, 2))[0]
+        if best is None or cost is None:
+            return v, c
+        better = c < cost
+        return torch.where(better[..., None], v, best), torch.where(better, c, cost)
+
+    best, cost = best_of(torch.stack(start), None, None, False)
+    for _ in range(rounds):
+        best, cost = best_of(best + 4 * ring, best, cost, False)
     if subpel > 1:
         if fine:
-            best, cost = best_of([best], None, None, True)
+            cost = price(best[None], True)[0]
         for stride in (2, 1)[: 1 if subpel == 2 else 2]:
-            best, cost = best_of([best + stride * torch.tensor(o, device=best.device) for o in _RING], best, cost, fine)
+            best, cost = best_of(best + stride * ring, best, cost, fine)
     return best, cost
 
 

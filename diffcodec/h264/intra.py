@@ -6,6 +6,7 @@ for decisions, a first-pass reconstruction for the prediction itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..checks import half_up
 from ..constants import Constant
-from .tables import HADAMARD4, HADAMARD4_OF_8
+from .tables import HADAMARD4, HADAMARD4_OF_8, HADAMARD8
 
 # Neighbours of a k x k block as one vector: corner M, top row (2k samples, the second half above and to the right), left column (k)
 
@@ -178,33 +179,23 @@ def _dc(v: Tensor, there: Tensor, k: int) -> Tensor:
     return half_up(torch.where(count > 0, total / count.clamp(min=1), 128.0))
 
 
-def predict_small(plane: Tensor, k: int, mode: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Predictions of 4x4 or 8x8 blocks from the samples around them.
+def predict_all(plane: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """All nine predictions of 4x4 or 8x8 blocks from the samples around them.
 
     Args:
         plane: ``[N, H, W]``.
         k: 4 or 8.
-        mode: ``[N, B]``, to predict with one mode a block; None for all nine.
 
     Returns:
-        ``[N, B, 9, k*k]`` and whether each mode may be used ``[B, 9]``; or ``[N, B, k*k]`` and None.
+        ``[N, H/k * W/k, 9, k*k]``, and which modes may be used ``[H/k * W/k, 9]``.
     """
     v, there = neighbours(plane, k)
-    dc_from = v
     if k == 8:
         kind = (there * torch.tensor([1, 2, 4], device=v.device)).sum(1)  # [B]
         v = half_up((_SMOOTH.like(v)[kind] @ v[..., None])[..., 0])
-        dc_from = v
-    dc = _dc(dc_from, there, k)
-    modes = _MODES[k].like(v)
-    if mode is None:
-        p = half_up((v @ modes.flatten(0, 1).mT).unflatten(-1, (9, k * k)))
-        p = torch.cat([p[..., :2, :], dc[..., None, None].expand(*dc.shape, 1, k * k), p[..., 3:, :]], -2)
-        needs = torch.from_numpy(_NEEDS).to(v.device)
-        return p, (there[:, None] | ~needs).all(-1)
-    # one mode a block: nine products on the blocks that want them would break batching; a product with the chosen matrix each
-    p = half_up((modes[mode] @ v[..., None])[..., 0])
-    return torch.where((mode == 2)[..., None], dc[..., None], p), None
+    p = half_up((v @ _MODES[k].like(v).flatten(0, 1).mT).unflatten(-1, (9, k * k)))
+    dc = _dc(v, there, k)[..., None, None].expand(*p.shape[:2], 1, k * k)
+    return torch.cat([p[..., :2, :], dc, p[..., 3:, :]], -2), (there[:, None] | ~torch.from_numpy(_NEEDS).to(v.device)).all(-1)
 
 
 def predict_large(plane: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,3 +242,36 @@ def satd(difference: Tensor, k: int) -> Tensor:
         return satd(eights, 8).sum(-1)
     matrix = HADAMARD4 if k == 4 else HADAMARD4_OF_8
     return (difference @ matrix.like(difference)).abs_().sum(-1)
+
+
+def sa8d(difference: Tensor) -> Tensor:
+    """Sum of absolute 8x8 Hadamard coefficients, divided by four. Shape: ``[..., 64] -> [...]``."""
+    return (difference @ HADAMARD8.like(difference)).abs_().sum(-1)
+
+
+def predicted_modes(kind: Tensor, modes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The mode that costs nothing to name: the lower one of the left and the upper block's, DC where one of them has none (8.3.1.1, 8.3.2.1).
+
+    Args:
+        kind: of macroblocks ``[N, H/16, W/16]``: 1 for 8x8, 2 for 4x4, anything else has no small modes.
+        modes: of 8x8 and of 4x4 blocks, ``[N, H/k * W/k]``, as if all were of that kind.
+
+    Returns:
+        For blocks of 8x8 and of 4x4, shape of ``modes``.
+    """
+    n, bh, bw = kind.shape
+    eight = modes[0].view(n, bh * 2, bw * 2).repeat_interleave(2, 1).repeat_interleave(2, 2)  # [N, H/4, W/4]
+    four = modes[1].view(n, bh * 4, bw * 4)
+    wide = kind.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    actual = torch.where(wide == 2, four, torch.where(wide == 1, eight, 2))
+    out = []
+    for own, stride in ((eight, 2), (four, 1)):
+        found = []
+        for dim in (1, 2):
+            place = torch.arange(own.shape[dim], device=own.device)
+            inside = (place % 4 != 0).view(-1, 1) if dim == 1 else place % 4 != 0
+            found.append(torch.where(inside, own.roll(1, dim), actual.roll(1, dim)))
+        best = torch.minimum(*found)
+        best[:, 0], best[:, :, 0] = 2, 2
+        out.append(best[:, ::stride, ::stride].flatten(1))
+    return out[0], out[1]

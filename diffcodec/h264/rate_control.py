@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .inter import blocks, fetch_luma, quarter_pel, refine, vector_bits
-from .intra import predict_small, satd
+from .lookahead import interior
 
 QCOMP = 0.6
 
@@ -38,84 +37,21 @@ def _energy(plane: Tensor, k: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Lookahead:
-    """What x264's lookahead knows of some frames, at half resolution.
+class Seen:
+    """What the lookahead knows of the frames to be coded.
 
     Attributes:
         intra: intra cost of each macroblock ``[F, H/16, W/16]``.
-        inter: inter cost, the intra cost where it is lower (I frames: all).
-        uses: for every frame, its references as (frame, vectors ``[H/16, W/16, 2]`` in quarter pixels at full resolution, weight).
+        inter: cost as the frame is coded: the intra cost where that is lower, and in I frames.
+        uses: for every frame, its references as (frame, vectors ``[H/16, W/16, 2]`` in quarter pixels, share of each macroblock that comes from it).
     """
 
     intra: Tensor
     inter: Tensor
-    uses: list[list[tuple[int, Tensor, float]]]
+    uses: list[list[tuple[int, Tensor, Tensor]]]
 
 
-def look(
-    luma: Tensor, pairs: Sequence[tuple[int, int]], vectors: Tensor, references: Sequence[Sequence[int]], quick: bool = False
-) -> Lookahead:
-    """Costs of coding frames.
-
-    Args:
-        luma: source ``[F, H, W]``.
-        pairs: (frame, reference) of every search that was made.
-        vectors: its result for each, ``[pairs, H/16, W/16, 2]``, quarter pixels at full resolution.
-        references: which pairs each frame may use: none (I), one (P) or two (B).
-        quick: costs are SAD, intra prediction has DC, horizontal and vertical only (x264's subme 0 and 1).
-    """
-
-    def distance(difference: Tensor) -> Tensor:
-        return difference.abs().sum(-1) if quick else satd(difference, 8)
-
-    small = F.avg_pool2d(luma[:, None], 2)[:, 0]
-    n, h, w = small.shape
-    target = blocks(small, 8)  # [F, bh, bw, 64]
-    p, usable = predict_small(small, 8)  # [F, B, 9, 64]
-    assert usable is not None
-    if quick:
-        p, usable = p[:, :, :3], usable[:, :3]
-    cost = distance(target.flatten(1, 2)[:, :, None] - p).masked_fill(~usable, math.inf)
-    intra = cost.min(-1).values.view(n, h // 8, w // 8) + 9
-    inter = intra.clone()
-    uses: list[list[tuple[int, Tensor, float]]] = [[] for _ in range(n)]
-    if pairs:
-        phases = quarter_pel(small)
-        reference = torch.tensor([r for _, r in pairs], device=luma.device)[:, None, None]
-        current = torch.tensor([i for i, _ in pairs], device=luma.device)
-        zero = torch.zeros_like(vectors)
-        start = [zero, torch.div(vectors, 2, rounding_mode="floor")]
-        lam = torch.ones(vectors.shape[:3], device=luma.device)
-        half, _ = refine(phases, reference, target[current], start, zero, lam, 8, 2 if quick else 4, not quick)
-        fetched = fetch_luma(phases, reference, half, 8)  # [pairs, bh, bw, 64]
-        vectors = 2 * half
-        for i, mine in enumerate(references):
-            if not mine:
-                continue
-            predictions = [fetched[j] for j in mine]
-            moves = [vectors[j] for j in mine]
-            options = [distance(target[i] - p) + _motion_bits(v) for p, v in zip(predictions, moves)]
-            if len(mine) == 2:
-                both = distance(target[i] - (predictions[0] + predictions[1]) / 2) + _motion_bits(moves[0]) + _motion_bits(moves[1])
-                options.append(both)
-            best = torch.stack(options)
-            value, which = best.min(0)
-            inter[i] = torch.minimum(value, intra[i]) if len(mine) == 1 else value
-            for k, j in enumerate(mine):
-                share = (which == k).to(value)
-                if len(mine) == 2:
-                    share = share + 0.5 * (which == 2).to(value)
-                uses[i].append((pairs[j][1], torch.cat([moves[k].to(value), share[..., None]], -1), 1.0))
-    return Lookahead(intra, inter, uses)
-
-
-def _motion_bits(v: Tensor) -> Tensor:
-    """Bits of a vector against zero, and what x264 adds to any inter block."""
-    moved = (v != 0).any(-1)
-    return 4 + torch.where(moved, 5 + 0.5 * vector_bits(v, torch.zeros_like(v)), 0.0)
-
-
-def tree_offset(seen: Lookahead, adaptive: Tensor, order: Sequence[Sequence[int]], types: Sequence[str], display: Sequence[int]) -> Tensor:
+def tree_offset(seen: Seen, adaptive: Tensor, order: Sequence[Sequence[int]], types: Sequence[str], display: Sequence[int]) -> Tensor:
     """QP offset of macroblocks by how much of later frames refers to them (x264's mb-tree).
 
     Args:
@@ -137,10 +73,10 @@ def tree_offset(seen: Lookahead, adaptive: Tensor, order: Sequence[Sequence[int]
                 continue
             arrived = received[i] if types[i] != "b" else torch.zeros_like(received[i])
             amount = (arrived + own[i]) * (1 - seen.inter[i] / seen.intra[i]).clamp(0, 1)
-            for reference, use, _ in seen.uses[i]:
+            for reference, vectors, share in seen.uses[i]:
                 if types[reference] in "IP" and display[i] < display[reference]:
                     continue  # an anchor is coded before the B frames of its own group are looked at
-                received[reference] += _splat(amount * use[..., 2], use[..., :2])
+                received[reference] += _splat(amount * share, vectors)
     return -5 * (1 - QCOMP) * torch.log2(1 + received / own.clamp(min=1e-6))
 
 
@@ -159,6 +95,21 @@ def _splat(amount: Tensor, vectors: Tensor) -> Tensor:
             place = (ys.clamp(0, bh - 1) * bw + xs.clamp(0, bw - 1)).long()
             out.index_add_(0, place.flatten(), (amount * share * inside).flatten())
     return out.view(bh, bw)
+
+
+def settled(qp: Tensor, frame: Tensor) -> Tensor:
+    """A macroblock's QP that differs by exactly 1 from that of the macroblock before it becomes the same: naming it costs more than it brings.
+
+    Args:
+        qp: whole numbers ``[F, H/16, W/16]``.
+        frame: QP of each frame ``[F]``, before the first macroblock.
+    """
+    rows = qp.flatten(1).mT.cpu().numpy().copy()  # [M, F]: a walk through the macroblocks, all frames at once
+    before = frame.cpu().numpy()
+    for row in rows:
+        row[abs(row - before) == 1] = before[abs(row - before) == 1]
+        before = row
+    return torch.from_numpy(rows).mT.to(qp).view(qp.shape)
 
 
 def with_tree(crf: Tensor, fps: float) -> Tensor:
@@ -184,8 +135,7 @@ def without_tree(crf: Tensor, fps: float, complexity: Tensor, types: str, adapti
     bframes = any(c in "Bb" for c in types)
     t, bh, bw = complexity.shape
     cost = complexity if adaptive is None else complexity * torch.exp2(-adaptive / 6)
-    inner = cost[:, 1:-1, 1:-1] if bh > 2 and bw > 2 else cost
-    total = inner.sum((1, 2))
+    total = interior(cost).sum((1, 2))
     scale = (120 if bframes else 80) * bh * bw
     out: list[Tensor] = [crf] * t
     s = w = None

@@ -1,7 +1,6 @@
 """Residual coding: transform, quantise with a dead zone, drop what is not worth its bits, and back (ITU-T H.264, 8.5).
 
-What an encoder prefers beyond the standard (trellis, psy-RD, decimation) comes in as :class:`Preference`: thresholds, in quantiser steps, below
-which a coefficient is dropped.
+What an encoder prefers beyond the standard (dead zones, trellis, decimation) comes in as :class:`Preference`. Coefficients stand in scan order.
 """
 
 from __future__ import annotations
@@ -13,31 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..constants import Constant
-from .tables import CHROMA_QP, DECIMATE, FLAT, HADAMARD2, STEPS, zigzag
-
-
-@dataclass(frozen=True)
-class Zone:
-    """Where a coefficient of magnitude y (in steps) becomes a level: the first one at a threshold, the others at ``more`` + 1, 2, ...
-
-    The threshold falls from ``sparse`` to ``dense`` as more of the block is above half a step, ``dense + (sparse - dense) exp(-share / decay)``, and
-    rises by ``tilt`` from the lowest to the highest frequency.
-    """
-
-    dense: float
-    sparse: float
-    decay: float = 0.15
-    tilt: float = 0.0
-    more: float = 0.64
-
-
-def plain(added: float) -> Zone:
-    """A quantiser that adds a fraction of a step before the floor, whatever the block."""
-    return Zone(1 - added, 1 - added, 1.0, 0.0, 1 - added)
-
-
-_INTRA, _INTER = plain(21 / 64), plain(11 / 64)  # x264's without trellis
+from .tables import CHROMA_QP, DECIMATE, FLAT, HADAMARD2, STEPS, WALSH4
+from .trellis import Trellis, choose
 
 
 @dataclass(frozen=True)
@@ -45,20 +21,16 @@ class Preference:
     """What an encoder keeps and drops.
 
     Attributes:
-        intra4, intra8, inter4, inter8, chroma_intra, chroma_inter: dead zones by kind of block.
+        intra, inter: what is added to a magnitude, in steps, before the floor (x264: (32 - deadzone) / 64).
+        trellis: weights of the choice by rate and distortion that replaces it; None for none.
         decimate: whether inter blocks with few levels of +-1 are dropped (8x8 blocks: only without trellis).
-        trellis: whether levels are chosen by rate and distortion.
         spread: width in levels of the noise whose mean slope the gradient is.
     """
 
-    intra4: Zone = _INTRA
-    intra8: Zone = _INTRA
-    inter4: Zone = _INTER
-    inter8: Zone = _INTER
-    chroma_intra: Zone = _INTRA
-    chroma_inter: Zone = _INTER
+    intra: float = 21 / 64
+    inter: float = 11 / 64
+    trellis: Trellis | None = None
     decimate: bool = True
-    trellis: bool = False
     spread: float = 6.0
 
 
@@ -82,17 +54,17 @@ def steps(qp: Tensor, k: int) -> Tensor:
 
 
 class _Quantise(torch.autograd.Function):
-    """Hard levels; the gradient is the slope of their mean under Laplacian noise of a given width."""
+    """Levels that were chosen; the gradient is the slope of a dead-zone quantiser's mean under Laplacian noise of a given width."""
 
     @staticmethod
-    def forward(ctx, y, threshold, width):  # type: ignore[no-untyped-def]
+    def forward(ctx, y, levels, threshold, width):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(y, threshold, width)
-        return torch.floor(y.abs() + (1 - threshold)).clamp_(min=0).copysign_(y)
+        return levels.copysign(y)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         y, threshold, width = ctx.saved_tensors
-        return grad * mean_slope(y, threshold, width), None, None
+        return grad * mean_slope(y, threshold, width), None, None, None
 
 
 def mean_slope(y: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
@@ -115,39 +87,37 @@ def mean_slope(y: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
     return (above + below + other_side) / (2 * b * (1 - q))
 
 
-def quantise(c: Tensor, step: Tensor, zone: Zone, spread: float) -> Tensor:
-    """Levels of coefficients. Shape: ``[..., n]``, steps broadcastable to it -> ``[..., n]``."""
+def quantise(c: Tensor, step: Tensor, intra: Tensor, prefer: Preference) -> Tensor:
+    """Levels of coefficients.
+
+    Args:
+        c: ``[N, M, n]``: M blocks of a frame, scan order.
+        step: broadcastable to it.
+        intra: ``[N, M]`` bool.
+
+    Returns:
+        Levels ``[N, M, n]``.
+    """
     y = c / step
-    if zone.sparse == zone.dense and not zone.tilt:
-        threshold = torch.full_like(step, zone.dense)
+    magnitude = y.detach().abs()
+    if prefer.trellis is None:
+        threshold = torch.where(intra, 1 - prefer.intra, 1 - prefer.inter)[..., None].to(y)
+        levels = (magnitude + (1 - threshold)).floor_()
     else:
-        share = (y.detach().abs() > 0.5).to(y).mean(-1, keepdim=True)
-        threshold = zone.dense + (zone.sparse - zone.dense) * torch.exp(-share / zone.decay)
-        if zone.tilt:
-            threshold = threshold + zone.tilt * _FREQUENCY[c.shape[-1]].like(y)
-    if zone.more != zone.dense or zone.sparse != zone.dense or zone.tilt:  # the raised threshold is that of the first level only
-        threshold = torch.where(y.detach().abs() < 1 + zone.more, threshold, zone.more)
-    return _Quantise.apply(y, threshold, spread / step.detach())  # type: ignore[no-any-return]
+        levels, threshold = choose(magnitude, intra, prefer.trellis)
+    return _Quantise.apply(y, levels, threshold, prefer.spread / step.detach())  # type: ignore[no-any-return]
 
 
-# 0 at the lowest, 1 at the highest frequency of a flat block; by number of coefficients (4 chroma DCs and 15 AC ones have none)
-_FREQUENCY = {k * k: Constant([(i + j) / (2 * k - 2) for i in range(k) for j in range(k)]) for k in (4, 8)}
-_FREQUENCY |= {15: Constant([0.0] * 15)}
-
-
-_ORDER = {k: Constant(zigzag(k)) for k in (4, 8)}
-
-
-def scores(levels: Tensor, k: int) -> Tensor:
-    """Decimation score of blocks. Shape: ``[M, k*k] -> [M]``: at least 9 where any level is beyond +-1."""
-    x = levels.detach().abs()[:, _ORDER[k].like(levels).long()]
+def scores(levels: Tensor) -> Tensor:
+    """Decimation score of blocks. Shape: ``[..., n] -> [...]``: at least 9 where any level is beyond +-1."""
+    x = levels.detach().abs()
     nonzero = x > 0
-    place = torch.arange(k * k, device=x.device).expand_as(x)
-    last = torch.where(nonzero, place, -1).cummax(1).values  # place of the last nonzero so far
-    before = F.pad(last[:, :-1], (1, 0), value=-1)
+    place = torch.arange(x.shape[-1], device=x.device).expand_as(x)
+    last = torch.where(nonzero, place, -1).cummax(-1).values  # place of the last nonzero so far
+    before = F.pad(last[..., :-1], (1, 0), value=-1)
     run = place - before - 1
-    score = (DECIMATE[k].like(levels)[run] * nonzero).sum(1)
-    return torch.where((x > 1).any(1), score + 9, score)
+    score = (DECIMATE[8 if x.shape[-1] == 64 else 4].like(levels)[run] * nonzero).sum(-1)
+    return torch.where((x > 1).any(-1), score + 9, score)
 
 
 def to_blocks(planes: Tensor, k: int) -> Tensor:
@@ -165,89 +135,113 @@ def from_blocks(blocks: Tensor, k: int) -> Tensor:
     return blocks.reshape(n, bh, bw, m, m, k, k).permute(0, 1, 3, 5, 2, 4, 6).reshape(n, bh * 16, bw * 16)
 
 
-def code_luma(residual: Tensor, qp: Tensor, intra: Tensor, use8: Tensor, prefer: Preference) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Luma residual.
+@dataclass(frozen=True)
+class CodedLuma:
+    """Luma residual, coded.
+
+    Attributes:
+        residual: reconstructed ``[N, H, W]``.
+        four, eight: levels of both transforms ``[N, H/16, W/16, 256]``, 0 where it is not in use.
+        coded: 4x4 blocks that have coefficients ``[N, H/4, W/4]`` bool.
+    """
+
+    residual: Tensor
+    four: Tensor
+    eight: Tensor
+    coded: Tensor
+
+
+def code_luma(residual: Tensor, qp: Tensor, intra: Tensor, use8: Tensor, large: Tensor, prefer: Preference) -> CodedLuma:
+    """Code a luma residual.
 
     Args:
         residual: ``[N, H, W]`` in levels, multiples of 16.
         qp: ``[N, H/16, W/16]``, whole numbers.
-        intra, use8: macroblocks that are intra, and that take the 8x8 transform; bool, shape of ``qp``.
-        prefer: the encoder's preferences.
-
-    Returns:
-        Reconstructed residual ``[N, H, W]``, levels of both transforms ``[N, H/16, W/16, 256]`` (those in use, else 0, as two tensors),
-        and which 4x4 blocks have coefficients ``[N, H/4, W/4]`` bool.
+        intra, use8, large: macroblocks that are intra, that take the 8x8 transform, and that are intra 16x16, whose sixteen DCs go through a
+            second transform (8.5.10); bool, shape of ``qp``.
     """
     n, bh, bw = qp.shape
-    flat_qp = qp.reshape(-1)
+    m = bh * bw
+    is_intra, is8, is_large = (v.reshape(n, m, 1) for v in (intra, use8, large))
     out, all_levels = [], []
     for k in (4, 8):
+        if not (is8 if k == 8 else ~is8).any():
+            out.append(torch.zeros_like(residual))
+            all_levels.append(residual.new_zeros(n, bh, bw, 256))
+            continue
         per = 256 // (k * k)
-        x = to_blocks(residual, k).view(-1, per, k * k)  # [MB, per, k*k]
-        q = steps(flat_qp, k)[:, None]  # [MB, 1, k*k]
+        x = to_blocks(residual, k).view(n, m * per, k * k)
+        q = steps(qp.reshape(-1), k).view(n, m, 1, k * k)
+        wide = q.expand(n, m, per, k * k).reshape(n, m * per, k * k)
         c = x @ FLAT[k].like(x).mT
-        levels_intra = quantise(c, q, prefer.intra4 if k == 4 else prefer.intra8, prefer.spread)
-        levels_inter = quantise(c, q, prefer.inter4 if k == 4 else prefer.inter8, prefer.spread)
-        if prefer.decimate and not (k == 8 and prefer.trellis):
-            s = scores(levels_inter.reshape(-1, k * k), k).view(-1, per)
+        of_block = is_intra.expand(n, m, per).reshape(n, m * per)
+        levels = quantise(c, wide, of_block, prefer)
+        levels = levels.view(n, m, per, k * k)
+        if prefer.decimate and not (k == 8 and prefer.trellis is not None):
+            s = scores(levels)  # [N, MB, per]
             if k == 4:  # 8x8 regions of four blocks
                 keep = _regions(s) >= 4
-                total = s.sum(1)
+                total = s.sum(-1, keepdim=True)
             else:
                 keep = s >= 4
-                total = (s * keep).sum(1)
-            keep = keep & (total >= 6)[:, None]
-            levels_inter = levels_inter * keep[..., None]
-        levels = torch.where(intra.reshape(-1, 1, 1), levels_intra, levels_inter)
-        levels = levels * (use8 if k == 8 else ~use8).reshape(-1, 1, 1)
-        out.append(from_blocks(((levels * q) @ FLAT[k].like(x)).view(n, bh, bw, per, k * k), k))
+                total = (s * keep).sum(-1, keepdim=True)
+            levels = levels * ((keep & (total >= 6)) | is_intra)[..., None]
+        back = levels * q
+        if k == 4 and large.any():
+            second = WALSH4.like(x)
+            dc = quantise(c.view(n, m, 16, 16)[..., 0] @ second.mT, q[..., 0], is_intra[..., 0], prefer)  # [N, MB, 16]
+            dc_back = (dc * q[..., 0]) @ second
+            select = is_large[..., None]
+            levels = torch.where(select, torch.cat([dc[..., None], levels[..., 1:]], -1), levels)
+            back = torch.where(select, torch.cat([dc_back[..., None], back[..., 1:]], -1), back)
+        used = (is8 if k == 8 else ~is8)[..., None]
+        levels = levels * used
+        out.append(from_blocks(((back * used) @ FLAT[k].like(x)).view(n, bh, bw, per, k * k), k))
         all_levels.append(levels.reshape(n, bh, bw, 256))
-    coded4 = (all_levels[0].view(n, bh, bw, 16, 16) != 0).any(-1) | (all_levels[1].view(n, bh, bw, 4, 64) != 0).any(-1)[..., _EIGHT_OF_FOUR]
+    four, eight = all_levels
+    coded4 = (four.view(n, bh, bw, 16, 16) != 0).any(-1) | (eight.view(n, bh, bw, 4, 64) != 0).any(-1)[..., _EIGHT_OF_FOUR]
     coded = coded4.view(n, bh, bw, 4, 4).permute(0, 1, 3, 2, 4).reshape(n, bh * 4, bw * 4)
-    return out[0] + out[1], all_levels[0], all_levels[1], coded
+    return CodedLuma(out[0] + out[1], four, eight, coded)
 
 
 _EIGHT_OF_FOUR = [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]  # the 8x8 block that each 4x4 block (raster order) lies in
 
 
 def _regions(s: Tensor) -> Tensor:
-    """Sum over the 8x8 region of each of 16 blocks, back at each block. Shape: ``[MB, 16] -> [MB, 16]``."""
-    region = s.view(-1, 2, 2, 2, 2).sum((2, 4))  # rows of regions, rows inside, columns of regions, columns inside
-    return region.flatten(1)[:, _EIGHT_OF_FOUR]
+    """Sum over the 8x8 region of each of 16 blocks, back at each block. Shape: ``[..., 16] -> [..., 16]``."""
+    region = s.unflatten(-1, (2, 2, 2, 2)).sum((-3, -1))  # rows of regions, rows inside, columns of regions, columns inside
+    return region.flatten(-2)[..., _EIGHT_OF_FOUR]
 
 
 def code_chroma(residual: Tensor, qpc: Tensor, intra: Tensor, prefer: Preference) -> tuple[Tensor, Tensor]:
-    """Chroma residual: 4x4 transforms, their four DCs through a 2x2 Hadamard transform.
+    """Code a chroma residual: 4x4 transforms, their four DCs through a 2x2 Hadamard transform.
 
     Args:
-        residual: ``[N, H/2, W/2]``, Cb or Cr.
+        residual: ``[N, 2, H/2, W/2]``, Cb and Cr.
         qpc: chroma QP ``[N, H/16, W/16]``.
         intra: bool, same shape.
 
     Returns:
-        Reconstructed residual, levels ``[N, H/16, W/16, 64]`` (the four DCs at places 0, 16, 32, 48).
+        Reconstructed residual, levels ``[N, 2, H/16, W/16, 64]`` (the four DCs at places 0, 16, 32, 48).
     """
-    n, h, w = residual.shape
+    n, _, h, w = residual.shape
     bh, bw = h // 8, w // 8
-    x = residual.reshape(n, bh, 2, 4, bw, 2, 4).permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, 4, 16)  # [MB, 4 blocks, 16]
+    m = 2 * bh * bw  # macroblocks of Cb, then of Cr
+    x = residual.reshape(n, 2, bh, 2, 4, bw, 2, 4).permute(0, 1, 2, 5, 3, 6, 4, 7).reshape(n, m, 4, 16)
     c = x @ FLAT[4].like(x).mT
-    flat_qp = qpc.reshape(-1)
-    q = steps(flat_qp, 4)[:, None]  # [MB, 1, 16]
+    q = steps(qpc.reshape(-1), 4).view(n, -1, 1, 16).repeat(1, 2, 1, 1)  # [N, MB, 1, 16]
+    is_intra = intra.reshape(n, -1).repeat(1, 2)
     hadamard = HADAMARD2.like(x)
-    dc = c[..., 0] @ hadamard.mT  # [MB, 4]
-    q_dc = step(flat_qp)[:, None]
-    is_intra = intra.reshape(-1, 1)
-
-    def levels(v: Tensor, s: Tensor) -> Tensor:
-        mask = is_intra.view(-1, *[1] * (v.dim() - 1))
-        return torch.where(mask, quantise(v, s, prefer.chroma_intra, prefer.spread), quantise(v, s, prefer.chroma_inter, prefer.spread))
-
-    dc_levels = levels(dc, q_dc)
-    ac_levels = levels(c[..., 1:], q[..., 1:])
+    q_dc = q[..., 0]
+    dc_levels = quantise(c[..., 0] @ hadamard.mT, q_dc, is_intra, prefer)  # [N, MB, 4]
+    q_ac = q[..., 1:].expand(n, m, 4, 15)
+    ac_levels = quantise(
+        c[..., 1:].reshape(n, m * 4, 15), q_ac.reshape(n, m * 4, 15), is_intra[..., None].expand(n, m, 4).reshape(n, -1), prefer
+    )
+    ac_levels = ac_levels.view(n, m, 4, 15)
     if prefer.decimate:
-        s = scores(F.pad(ac_levels, (0, 1)).reshape(-1, 16), 4).view(-1, 4).sum(1)
-        ac_levels = ac_levels * ((s >= 7) | is_intra[:, 0])[:, None, None]
-    back = torch.cat([((dc_levels * q_dc) @ hadamard)[..., None], ac_levels * q[..., 1:]], -1)
+        ac_levels = ac_levels * ((scores(ac_levels).sum(-1) >= 7) | is_intra)[..., None, None]
+    back = torch.cat([((dc_levels * q_dc) @ hadamard)[..., None], ac_levels * q_ac], -1)
     y = back @ FLAT[4].like(x)
-    out = y.view(n, bh, bw, 2, 2, 4, 4).permute(0, 1, 3, 5, 2, 4, 6).reshape(n, h, w)
-    return out, torch.cat([dc_levels[..., None], ac_levels], -1).view(n, bh, bw, 64)
+    out = y.view(n, 2, bh, bw, 2, 2, 4, 4).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(residual.shape)
+    return out, torch.cat([dc_levels[..., None], ac_levels], -1).view(n, 2, bh, bw, 64)

@@ -73,16 +73,26 @@ def _steps(k: int) -> np.ndarray:
     return _NORM8[:, place] * np.outer(norm, norm) / 256
 
 
-STEPS = {k: Constant(_steps(k)) for k in (4, 8)}
+def zigzag(k: int) -> np.ndarray:
+    """Frame scan (6.4.3, 8.5.6): raster place of each scan position."""
+    places = sorted(((i, j) for i in range(k) for j in range(k)), key=lambda p: (p[0] + p[1], p[0] if (p[0] + p[1]) % 2 else -p[0]))
+    return np.array([i * k + j for i, j in places])
+
+
+# Coefficients stand in scan order everywhere
+STEPS = {k: Constant(_steps(k).reshape(6, -1)[:, zigzag(k)]) for k in (4, 8)}  # [6, k^2]
 # Two-dimensional transforms on flat blocks: coefficients = M @ samples, [k^2, k^2]
-FLAT = {k: Constant(np.kron(m, m)) for k, m in TRANSFORM.items()}
+FLAT = {k: Constant(np.kron(m, m)[zigzag(k)]) for k, m in TRANSFORM.items()}
 
 _H4 = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, -1, 1], [1, -1, 1, -1]], dtype=np.float64)
+_H2 = np.array([[1, 1], [1, -1]])
 HADAMARD4 = Constant(np.kron(_H4, _H4) / 2)  # sums of absolute values are SATD as encoders count it
 _H44 = np.kron(np.eye(2), _H4)
 HADAMARD4_OF_8 = Constant(
     np.kron(_H44, _H44) / 2
 )  # the four 4x4 Hadamard transforms of an 8x8 block as one product: no samples need moving
+HADAMARD8 = Constant(np.kron(np.kron(_H2, _H4), np.kron(_H2, _H4)) / 4)  # the same over 8x8: SA8D
+WALSH4 = Constant(np.kron(_H4, _H4)[zigzag(4)] / 4)  # orthonormal, of the sixteen luma DCs of an intra 16x16 macroblock (8.5.10)
 HADAMARD2 = Constant(np.kron([[1, 1], [1, -1]], [[1, 1], [1, -1]]) / 2)  # orthonormal, of the four chroma DCs
 
 # Table 8-15: QPc of QPi 30..51; equal below
@@ -104,13 +114,6 @@ TC0 = Constant(
         [0] * 17 + [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 6, 6, 7, 8, 9, 10, 11, 13, 14, 16, 18, 20, 23, 25],
     ]
 )  # fmt: skip
-
-
-def zigzag(k: int) -> np.ndarray:
-    """Order of a frame-coded block's coefficients (8.5.6, 8.5.7): flat places, low frequencies first."""
-    places = sorted(((i, j) for i in range(k) for j in range(k)), key=lambda p: (p[0] + p[1], p[0] if (p[0] + p[1]) % 2 else -p[0]))
-    return np.array([i * k + j for i, j in places])
-
 
 # What one level of +-1 adds to a block's decimation score, by the zeros that precede it in zigzag order
 DECIMATE = {

@@ -1,0 +1,286 @@
+"""Decisions of an encoder, by costs that x264 would recognise: intra modes, vectors and partitions, transform size.
+
+Choices are made on values and carry no gradient; predictions do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import half_up
+from ..constants import Constant
+from . import inter, intra, residual
+from .habits import Preset
+from .residual import Preference
+from .trellis import count
+
+_LARGE_BITS = Constant([1.0, 3.0, 3.0, 5.0])  # of the mode of an intra 16x16 macroblock, and of chroma's
+_NAMED, _UNNAMED = 0.7, 4.1  # bits of a small block's mode that its neighbours predict, and of another one, once contexts have adapted
+
+
+@dataclass(frozen=True)
+class Intra:
+    """Intra prediction of all macroblocks.
+
+    Attributes:
+        kind: 0: 16x16, 1: 8x8, 2: 4x4, ``[N, H/16, W/16]``.
+        cost: SATD + lambda bits of that kind, same shape.
+        bits: of its modes, same shape.
+        modes: of 16x16, 8x8 and 4x4 blocks as if all macroblocks were of that kind, ``[N, H/k * W/k]``; small ones may be missing.
+    """
+
+    kind: Tensor
+    cost: Tensor
+    bits: Tensor
+    modes: tuple[Tensor, ...]
+
+
+@torch.no_grad()
+def distance(difference: Tensor, k: int, habits: Preset) -> Tensor:
+    """What decisions compare: SATD, SA8D of 8x8 blocks, or SAD where the preset is in a hurry. Shape: ``[..., k*k] -> [...]``."""
+    if not habits.satd:
+        return difference.abs().sum(-1)
+    return intra.sa8d(difference) if k == 8 and habits.transform8 else intra.satd(difference, k)
+
+
+@torch.no_grad()
+def choose_intra(
+    source: Tensor,
+    around: Tensor,
+    lam: Tensor,
+    habits: Preset,
+    before: Intra | None = None,
+    prefer: Preference | None = None,
+    qp: Tensor | None = None,
+) -> Intra:
+    """Modes by distance + lambda bits, and the kind of each macroblock by the same, or by rate and distortion where ``qp`` is given.
+
+    Args:
+        source: ``[N, H, W]``. around: plane whose samples blocks are predicted from.
+        lam: ``[N, H/16, W/16]``.
+        before: what this returned the last time: the modes that neighbours predict come from it.
+        prefer, qp: how residuals are coded.
+    """
+    n, h, w = source.shape
+    bh, bw = h // 16, w // 16
+    p, usable = intra.predict_large(around)
+    cost = distance(inter.blocks(source, 16).flatten(1, 2)[:, :, None] - p, 16, habits) + _forbidden(usable)
+    best, mode = (cost + lam.flatten(1)[..., None] * _LARGE_BITS.like(lam)).min(-1)
+    costs, modes, bits = [best.view(n, bh, bw)], [mode], [_LARGE_BITS.like(lam)[mode].view(n, bh, bw) + 3]
+    if habits.small_intra:
+        likely = intra.predicted_modes(before.kind, before.modes[1:]) if before is not None else (None, None)
+        for (k, extra), expected in zip(((8, 4.0), (4, 40.0)), likely):
+            p, usable = intra.predict_all(around, k)
+            m = 16 // k
+            cost = distance(inter.blocks(source, k).flatten(1, 2)[:, :, None] - p, k, habits) + _forbidden(usable)
+            wide = lam.repeat_interleave(m, 1).repeat_interleave(m, 2).flatten(1)[..., None]
+            if expected is None:
+                best, mode = (cost + 2.5 * wide).min(-1)
+                named = torch.full_like(best, 2.5)
+            else:
+                best, mode = (cost + 3 * wide * (1 - F.one_hot(expected, 9))).min(-1)
+                named = torch.where(mode == expected, _NAMED, _UNNAMED)
+            costs.append(best.view(n, bh, m, bw, m).sum((2, 4)) + extra * lam)
+            modes.append(mode)
+            bits.append(named.view(n, bh, m, bw, m).sum((2, 4)) + 4)
+    total, kind = torch.stack(costs).min(0)
+    found = Intra(kind, total, torch.stack(bits).gather(0, kind[None])[0], tuple(modes))
+    if qp is None or not (habits.rate_distortion and habits.small_intra):
+        return found
+    assert prefer is not None
+    priced = []
+    for i in range(3):
+        every = dataclasses.replace(found, kind=torch.full_like(kind, i))
+        priced.append(price(source, predict_intra(around, every), qp, lam, every.kind, bits[i], prefer))
+    kind = torch.stack(priced).argmin(0)
+    return dataclasses.replace(found, kind=kind, bits=torch.stack(bits).gather(0, kind[None])[0])
+
+
+def _forbidden(usable: Tensor) -> Tensor:
+    """A cost for modes whose neighbours do not exist."""
+    return 1e9 * (~usable).float()
+
+
+def predict_intra(around: Tensor, found: Intra) -> Tensor:
+    """Prediction of frames as decided; differentiable in the samples around. Shape: ``[N, H, W]`` -> same."""
+    _n, h, w = around.shape
+    p, _ = intra.predict_large(around)
+    out = inter.unblocks(_pick(p, found.modes[0]).unflatten(1, (h // 16, w // 16)), 16)
+    if len(found.modes) > 1:
+        wide = found.kind.repeat_interleave(16, 1).repeat_interleave(16, 2)
+        for which, k in ((1, 8), (2, 4)):
+            p, _ = intra.predict_all(around, k)
+            out = torch.where(wide == which, inter.unblocks(_pick(p, found.modes[which]).unflatten(1, (h // k, w // k)), k), out)
+    return out
+
+
+def _pick(p: Tensor, mode: Tensor) -> Tensor:
+    """Shape: ``[..., modes, n], [...] -> [..., n]``."""
+    return p.gather(-2, mode[..., None, None].expand(*mode.shape, 1, p.shape[-1]))[..., 0, :]
+
+
+@torch.no_grad()
+def choose_chroma(chroma: Tensor, around: Tensor, lam: Tensor, habits: Preset) -> Tensor:
+    """Intra modes of chroma, Cb and Cr together. Shape: ``[N, 2, h, w] -> [N, H/16 * W/16]``."""
+    p, usable = intra.predict_chroma(around.flatten(0, 1))
+    p = p.unflatten(0, (-1, 2))  # [N, 2, M, 4, 64]
+    target = inter.blocks(chroma.flatten(0, 1), 8).flatten(1, 2).unflatten(0, (-1, 2))
+    cost = distance(target[..., None, :] - p, 8, habits).sum(1) + _forbidden(usable)
+    return (cost + lam.flatten(1)[..., None] * _LARGE_BITS.like(lam)).argmin(-1)
+
+
+def predict_chroma(around: Tensor, mode: Tensor) -> Tensor:
+    """Prediction of chroma as decided; differentiable. Shape: ``[N, 2, h, w]`` -> same."""
+    n, _, h, w = around.shape
+    p, _ = intra.predict_chroma(around.flatten(0, 1))
+    chosen = _pick(p.unflatten(0, (n, 2)), mode[:, None].expand(-1, 2, -1))
+    return inter.unblocks(chosen.flatten(0, 1).unflatten(1, (h // 8, w // 8)), 8).view(around.shape)
+
+
+@torch.no_grad()
+def price(source: Tensor, predicted: Tensor, qp: Tensor, lam: Tensor, kind: Tensor, side: Tensor, prefer: Preference) -> Tensor:
+    """Rate-distortion cost of intra macroblocks: squared error, lost texture (psy-RD) and bits; levels without trellis, as x264 prices them.
+
+    Args:
+        source, predicted: ``[N, H, W]``.
+        qp, lam, kind: ``[N, H/16, W/16]``. side: bits beside the levels, same shape.
+    """
+    n, bh, bw = qp.shape
+    every = torch.ones_like(kind, dtype=torch.bool)
+    found = residual.code_luma(source - predicted, qp, every, kind == 1, kind == 0, dataclasses.replace(prefer, trellis=None))
+    done = (predicted + half_up(found.residual)).clamp(0, 255)
+    bits = side
+    for levels, k, used in ((found.four, 16, kind != 1), (found.eight, 64, kind == 1)):
+        if used.any():
+            bits = bits + count(levels.reshape(n, -1, k)).view(n, bh, bw, -1).sum(-1)
+    error = inter.blocks((source - done).square(), 16).sum(-1)
+    lost = [(a - b).abs() for a, b in zip(_texture(source), _texture(done))]
+    return error + 0.5 * lam * (lost[0] + lost[1]) + 0.9 * lam.square() * bits
+
+
+def _texture(planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of absolute Hadamard coefficients without the DCs, 4x4 and 8x8, of each macroblock. Shape: ``[N, H, W] -> 2 x [N, H/16, W/16]``."""
+    x = inter.blocks(planes, 8)
+    dc4 = x.unflatten(-1, (2, 4, 2, 4)).sum((-3, -1)).abs().sum((-2, -1)) / 2
+    dc8 = x.sum(-1).abs() / 4
+    return _macroblocks(intra.satd(x, 8) - dc4), _macroblocks(intra.sa8d(x) - dc8)
+
+
+def _macroblocks(x: Tensor) -> Tensor:
+    """Sum over the four 8x8 blocks. Shape: ``[N, H/8, W/8] -> [N, H/16, W/16]``."""
+    return x.unflatten(-1, (-1, 2)).unflatten(1, (-1, 2)).sum((2, 4))
+
+
+def widened(x: Tensor) -> Tensor:
+    """Each macroblock's value at its four 8x8 blocks. Shape: ``[N, bh, bw, ...] -> [N, 2 bh, 2 bw, ...]``."""
+    return x.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+
+@torch.no_grad()
+def transform8(difference: Tensor, habits: Preset) -> Tensor:
+    """Which macroblocks take the 8x8 transform: those whose residual it concentrates more. Shape: ``[N, H, W] -> [N, H/16, W/16]`` bool."""
+    x = inter.blocks(difference, 8)
+    if not habits.transform8:
+        return torch.zeros(len(x), x.shape[1] // 2, x.shape[2] // 2, dtype=torch.bool, device=x.device)
+    return _macroblocks(intra.sa8d(x)) < _macroblocks(intra.satd(x, 8))
+
+
+@torch.no_grad()
+def vectors(source: Tensor, phases: Tensor, reference: Tensor, coarse: Tensor, lam: Tensor, habits: Preset) -> Tensor:
+    """Vectors and partitions of 16x16 to 8x8 by distance + lambda bits.
+
+    Args:
+        source: ``[N, H, W]``.
+        phases: of all references, :func:`~diffcodec.h264.inter.quarter_pel`.
+        reference: which of them each macroblock uses ``[N, H/16, W/16]``.
+        coarse: vectors to start from ``[N, H/16, W/16, 2]``.
+
+    Returns:
+        Quarter pixels ``[N, H/8, W/8, 2]``.
+    """
+    n, bh, bw = lam.shape
+    fine, subpel = habits.satd, habits.subpel
+    predictor = inter.median_predictor(coarse)
+    start = [predictor, torch.zeros_like(coarse), coarse]
+    v16, _ = inter.refine(phases, reference, inter.blocks(source, 16), start, predictor, lam, 16, subpel, fine, 1)
+    if not habits.partitions:
+        return widened(v16)
+    predictor = inter.median_predictor(v16)
+    reference, target, lam8, whole = widened(reference), inter.blocks(source, 8), widened(lam), widened(v16)
+    v8, _ = inter.refine(phases, reference, target, [whole, *_around(v16)], whole, lam8, 8, subpel, fine, 0)
+    # each of five vectors on each of the four blocks of a macroblock
+    four = v8.view(n, bh, 2, bw, 2, 2).permute(0, 1, 3, 2, 4, 5).reshape(n, bh, bw, 4, 2)
+    candidates = torch.cat([v16[..., None, :], four], 3)  # [N, bh, bw, 5, 2]
+    every = candidates.movedim(3, 0).repeat_interleave(2, 2).repeat_interleave(2, 3)  # [5, N, H/8, W/8, 2]
+    cost = inter.costs(phases, reference, target, every, 8, fine)
+    cost = cost.view(5, n, bh, 2, bw, 2).permute(1, 2, 4, 0, 3, 5).reshape(n, bh, bw, 5, 4)  # vectors, blocks
+    bits = inter.vector_bits(candidates, predictor[..., None, :]) * lam[..., None]  # [N, bh, bw, 5]
+    totals, picks = [], []
+    for parts, named in _PARTITIONS:
+        total = named * lam
+        pick = torch.zeros(n, bh, bw, 4, dtype=torch.long, device=source.device)
+        for part in parts:
+            value, which = (cost[..., part].sum(-1) + bits).min(-1)
+            total = total + value
+            pick[..., part] = which[..., None]
+        totals.append(total)
+        picks.append(pick)
+    best = torch.stack(totals).argmin(0)  # [N, bh, bw]
+    pick = torch.stack(picks, -2).gather(-2, best[..., None, None].expand(*best.shape, 1, 4))[..., 0, :]  # [N, bh, bw, 4]
+    chosen = candidates.gather(3, pick[..., None].expand(*pick.shape, 2))  # [N, bh, bw, 4, 2]
+    return chosen.view(n, bh, bw, 2, 2, 2).permute(0, 1, 3, 2, 4, 5).reshape(n, bh * 2, bw * 2, 2)
+
+
+# Blocks of each partition, and the bits that name the macroblock's type: 16x16, 16x8, 8x16, 8x8
+_PARTITIONS = [([[0, 1, 2, 3]], 1.0), ([[0, 1], [2, 3]], 3.0), ([[0, 2], [1, 3]], 3.0), ([[0], [1], [2], [3]], 6.0)]
+
+
+def _around(v: Tensor) -> list[Tensor]:
+    """Vectors of the four neighbours of each macroblock, for its 8x8 blocks. Shape: ``[N, bh, bw, 2] -> 4 x [N, 2 bh, 2 bw, 2]``."""
+    p = F.pad(v.permute(0, 3, 1, 2).float(), (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1).to(v.dtype)
+    return [widened(c) for c in (p[:, 1:-1, :-2], p[:, 1:-1, 2:], p[:, :-2, 1:-1], p[:, 2:, 1:-1])]
+
+
+@torch.no_grad()
+def direction(source: Tensor, predictions: list[Tensor], fields: list[Tensor], lam: Tensor, habits: Preset) -> Tensor:
+    """Which of past, future and their mean each 8x8 block of a B frame takes: 0, 1, 2; one choice for a macroblock or one for each block.
+
+    Args:
+        source: ``[N, H, W]``. predictions: three of ``[N, H/8, W/8, 64]``. fields: vectors of both ``[N, H/8, W/8, 2]``.
+
+    Returns:
+        ``[N, H/8, W/8]``.
+    """
+    target = inter.blocks(source, 8)
+    costs = torch.stack([intra.satd(target - p, 8) if habits.satd else (target - p).abs().sum(-1) for p in predictions])
+    bits = [inter.vector_bits(v, inter.median_predictor(v)) for v in fields]
+    costs = costs + widened(lam) / 4 * torch.stack([bits[0] + 2, bits[1] + 2, bits[0] + bits[1] + 3])
+    whole, of_whole = torch.stack([_macroblocks(c) for c in costs]).min(0)
+    divided, of_block = costs.min(0)
+    split = _macroblocks(divided) + 6 * lam < whole
+    return torch.where(widened(split), of_block, widened(of_whole))
+
+
+@torch.no_grad()
+def motion_bits(fields: list[Tensor], uses: list[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Bits of each macroblock's vectors, and whether it moves otherwise than a skipped one would.
+
+    Args:
+        fields: vectors of each list ``[N, H/8, W/8, 2]``. uses: blocks that use it, bool ``[N, H/8, W/8]``.
+        like: anything of shape ``[N, H/16, W/16]``.
+    """
+    total, moved = torch.zeros_like(like), torch.zeros_like(like, dtype=torch.bool)
+    for v, used in zip(fields, uses):
+        own = v[:, ::2, ::2]
+        predictor = inter.median_predictor(own)
+        four = v.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3)  # [N, bh, bw, 2, 2, 2]
+        split = (four != own[:, :, :, None, None]).any(-1).flatten(3)  # [N, bh, bw, 4]
+        active = used[:, ::2, ::2]
+        total = total + (inter.vector_bits(own, predictor) + 4 * split.sum(-1)) * active
+        moved = moved | (((own != predictor).any(-1) | split.any(-1)) & active)
+    return total, moved

@@ -1,0 +1,240 @@
+"""What an encoder learns from the source frames at half resolution before it codes them: costs, motion, frame types.
+
+A macroblock is an 8x8 block here. Costs are SATD (or SAD) plus a few bits, as x264's lookahead counts them; nothing carries a gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .gop import Gop, group
+from .inter import blocks, fetch_luma, half_resolution, median_predictor, refine, vector_bits, whole_search
+from .intra import predict_all, satd
+
+B_SHARE = 100 / 120  # what the cost of a B frame counts against that of a P frame
+_CHUNK = 2**24  # samples fetched at a time
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a B frame uses its references: cost, and the share of each macroblock that comes from the first, ``[H/16, W/16]`` each."""
+
+    cost: Tensor
+    first: Tensor
+
+
+class Lookahead:
+    """Costs of coding frames from each other.
+
+    Args:
+        luma: source frames ``[S, H, W]``, 0..255, multiples of 16.
+        quick: costs are SAD, intra prediction has DC, horizontal and vertical only (x264's subme 0 and 1).
+        reach: largest displacement in pixels at full resolution.
+
+    Attributes:
+        intra: intra cost ``[S, H/16, W/16]``.
+        cost: of coding frame i from frame j, by (i, j), without the choice of intra.
+        vectors: quarter pixels at full resolution ``[H/16, W/16, 2]``, by (i, j).
+    """
+
+    @torch.no_grad()
+    def __init__(self, luma: Tensor, quick: bool = False, reach: int = 16) -> None:
+        self.quick, self.reach = quick, reach
+        self.small, self.phases = half_resolution(luma)
+        n, h, w = self.small.shape
+        self.target = blocks(self.small, 8)  # [S, bh, bw, 64]
+        p, usable = predict_all(self.small, 8)  # [S, M, 9, 64]
+        if quick:
+            p, usable = p[:, :, :3], usable[:, :3]
+        cost = self._distance(self.target.flatten(1, 2)[:, :, None] - p).masked_fill(~usable, math.inf)
+        self.intra = cost.min(-1).values.view(n, h // 8, w // 8) + 9
+        self.cost: dict[tuple[int, int], Tensor] = {}
+        self.vectors: dict[tuple[int, int], Tensor] = {}
+        self.uses: dict[tuple[int, int, int], Use] = {}
+
+    def _distance(self, difference: Tensor) -> Tensor:
+        return difference.abs().sum(-1) if self.quick else satd(difference, 8)
+
+    @torch.no_grad()
+    def search(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Find the motion of pairs (frame, reference) that are not known yet."""
+        new = [p for p in dict.fromkeys(pairs) if p not in self.cost]
+        step = max(1, _CHUNK // (8 * self.small[0].numel()))
+        for some in (new[i : i + step] for i in range(0, len(new), step)):
+            both = torch.tensor(some, device=self.small.device)  # [P, 2]
+            current, reference = both[:, 0], both[:, 1, None, None]
+            coarse = whole_search(self.small[both[:, 0]], self.small[both[:, 1]], self.reach // 2, 8)
+            target = self.target[current]
+            predictor = median_predictor(coarse)
+            lam = torch.ones(coarse.shape[:3], device=coarse.device)
+            found, _ = refine(
+                self.phases,
+                reference,
+                target,
+                [torch.zeros_like(coarse), predictor, coarse],
+                predictor,
+                lam,
+                8,
+                2 if self.quick else 4,
+                not self.quick,
+                2,
+            )
+            cost = self._distance(target - fetch_luma(self.phases, reference, found, 8)) + _motion_bits(found)
+            for pair, v, c in zip(some, found, cost):
+                self.vectors[pair], self.cost[pair] = 2 * v, c
+
+    @torch.no_grad()
+    def both(self, triples: Iterable[tuple[int, int, int]]) -> None:
+        """Cost of B frames (frame, past, future) that are not known yet."""
+        new = [t for t in dict.fromkeys(triples) if t not in self.uses]
+        if not new:
+            return
+        self.search([p for b, past, future in new for p in ((b, past), (b, future))])
+        step = max(1, _CHUNK // (8 * self.small[0].numel()))
+        for some in (new[i : i + step] for i in range(0, len(new), step)):
+            frame = torch.tensor([t[0] for t in some], device=self.small.device)
+            predictions, costs = [], []
+            for k in (1, 2):
+                reference = torch.tensor([t[k] for t in some], device=self.small.device)[:, None, None]
+                v = torch.stack([self.vectors[t[0], t[k]] for t in some])
+                predictions.append(fetch_luma(self.phases, reference, torch.div(v, 2, rounding_mode="floor"), 8))
+                costs.append(torch.stack([self.cost[t[0], t[k]] for t in some]))
+            mean = self._distance(self.target[frame] - (predictions[0] + predictions[1]) / 2) + 9
+            still = sum(self.target[torch.tensor([t[k] for t in some])] for k in (1, 2)) / 2
+            best, which = torch.stack([*costs, mean, self._distance(self.target[frame] - still) + 4]).min(0)
+            first = (which == 0).to(best) + 0.5 * (which >= 2).to(best)
+            for triple, c, f in zip(some, best, first):
+                self.uses[triple] = Use(c, f)
+
+    def inner(self, cost: Tensor) -> Tensor:
+        """Sum over the macroblocks inside the frame's border, as x264 sums. Shape: ``[..., H/16, W/16] -> [...]``."""
+        return interior(cost).sum((-2, -1))
+
+    def types(self, frames: Sequence[Sequence[int]], bframes: int) -> list[str]:
+        """Frame types by cost, one mini-GOP after the other (x264's ``b-adapt 1``, scene cuts included).
+
+        Args:
+            frames: source frames of each clip in display order; they may repeat.
+            bframes: most B frames in a row.
+
+        Returns:
+            A string a clip.
+        """
+        spans = range(1, bframes + 2)
+        pairs = [(c[j], c[j - d]) for c in frames for j in range(len(c)) for d in spans if j >= d]
+        self.search(pairs)
+        triples = []
+        for c in frames:
+            for i in range(len(c)):
+                for d in spans[1:]:
+                    if i + d < len(c):
+                        middle = i + d // 2
+                        triples.append((c[middle], c[i], c[i + d]))
+        self.both(triples)
+        pairs = list(dict.fromkeys(pairs))
+        triples = list(dict.fromkeys(triples))
+        intra = self.inner(self.intra).tolist()
+        p_cost: dict[tuple[int, int], float] = {}
+        b_cost: dict[tuple[int, int, int], float] = {}
+        if pairs:
+            of_pair = self.inner(torch.stack([torch.minimum(self.cost[p], self.intra[p[0]]) for p in pairs])).tolist()
+            p_cost = dict(zip(pairs, of_pair))
+        if triples:
+            b_cost = dict(zip(triples, (B_SHARE * self.inner(torch.stack([self.uses[t].cost for t in triples]))).tolist()))
+        return [_MiniGops(c, p_cost, b_cost, intra).types(bframes) for c in frames]
+
+
+@dataclass(frozen=True)
+class _MiniGops:
+    """The search for one clip's frame types.
+
+    Attributes:
+        frames: source frames in display order.
+        p_cost: by (frame, reference). b_cost: by (frame, past, future). intra: by frame.
+    """
+
+    frames: Sequence[int]
+    p_cost: dict[tuple[int, int], float]
+    b_cost: dict[tuple[int, int, int], float]
+    intra: list[float]
+
+    def span(self, first: int, last: int) -> float:
+        """Cost of a mini-GOP: the P frame at its end and the B frames between."""
+        c = self.frames
+        total = self.p_cost[c[last], c[first]]
+        if last - first < 2:
+            return total
+        middle = first + (last - first) // 2
+        total += self.b_cost[c[middle], c[first], c[last]]
+        for b in range(first + 1, last):
+            if b < middle:
+                total += self.b_cost[c[b], c[first], c[middle]]
+            elif b > middle:
+                total += self.b_cost[c[b], c[middle], c[last]]
+        return total
+
+    def cut(self, j: int, since: int) -> bool:
+        """Whether a scene begins with frame j, ``since`` frames after the last I frame."""
+        c = self.frames
+        return self.p_cost[c[j], c[j - 1]] >= (1 - _cut_bias(since)) * self.intra[c[j]]
+
+    def types(self, bframes: int) -> str:
+        letters = "I"
+        anchor = intra_at = 0
+        for j in range(1, len(self.frames)):
+            between = j - anchor - 1
+            if self.cut(j, j - intra_at):
+                letters += "I"
+                anchor = intra_at = j
+            elif (
+                j == len(self.frames) - 1
+                or between == bframes
+                or self.cut(j + 1, j + 1 - intra_at)
+                or self.span(anchor, j) + self.span(j, j + 1) <= self.span(anchor, j + 1)
+            ):
+                letters += "P"
+                anchor = j
+            else:
+                letters += "b"
+        return _pyramid(letters)
+
+
+def _pyramid(letters: str) -> str:
+    """Name the B frames that others refer to."""
+    out, run = "", 0
+    for letter in letters:
+        if letter == "b":
+            run += 1
+        else:
+            out += group(run) + letter
+            run = 0
+    return out
+
+
+def _cut_bias(since: int) -> float:
+    """How much cheaper than intra a P frame must be, by the distance to the last I frame: x264's scenecut 40."""
+    if since <= 6:
+        return 0.025
+    if since <= 25:
+        return 0.025 + 0.075 * (since - 6) / 19
+    return 0.1 + 0.3 * min(1.0, (since - 25) / 225)
+
+
+def interior(cost: Tensor) -> Tensor:
+    """Macroblocks inside the border; all of them where the frame is at most two wide or high."""
+    return cost[..., 1:-1, 1:-1] if cost.shape[-1] > 2 and cost.shape[-2] > 2 else cost
+
+
+def _motion_bits(v: Tensor) -> Tensor:
+    """Bits of half-resolution vectors against their neighbours', and what x264 adds to any inter block."""
+    return 4 + 5 * (v != 0).any(-1) + vector_bits(v, median_predictor(v))
+
+
+def undecided(frames: int, before: int = 0, after: int = 0, references: int = 1) -> Gop:
+    """A GOP whose types depend on the clip's content."""
+    return Gop("I" + "?" * (before + frames + after - 1), before, after, references)
