@@ -1,7 +1,7 @@
-"""Fit the constants of ``DiffH264(model="x264")`` for a preset family, or for another option set, to a real encoder on a folder of clips.
+"""Fit the constants of ``DiffH264(model="x264")`` for a preset family, or for another encoder or option set, on a folder of clips.
 
-Gauss-Newton on what the real encoder lets through: differences of mean survival of the ten probes and of mean PSNR, at several CRFs. What
-depends on CRF, frame rate or probe is no constant and must follow from the model.
+Gauss-Newton on what the real encoder lets through: differences of mean survival of the ten probes and of mean PSNR, at several CRFs; then the weights of
+the bits by non-negative least squares. What depends on CRF, frame rate or probe is no constant and must follow from the model.
 """
 
 from __future__ import annotations
@@ -21,38 +21,52 @@ import torch
 from torch import Tensor
 
 import diffcodec as dc
-from benchmarks.common import RESULTS, record
+from benchmarks.common import record
 from diffcodec import fidelity, report
-from diffcodec.h264 import x264
+from diffcodec.h264 import PRESETS, Constants, habits
+from diffcodec.h264.bits import Weights
+from diffcodec.h264.habits import constants_of
+from diffcodec.h264.trellis import Trellis
 from diffcodec.video import video_files
 
 PSNR_WEIGHT = 0.03  # one dB counts as much as 0.03 of survival
 
-# (zone, field) of the constants that are fitted; without trellis the quantiser is known and only what follows it is
-TRELLIS = [
-    (zone, field) for zone in ("intra4", "intra8", "inter4", "inter8") for field in ("dense", "sparse", "tilt")
-]  # chroma hardly tells
+# Constant, step of its difference quotient, how far it may lie from where it starts
+WITH_TRELLIS = [("prefer.trellis.intra", 0.15, 0.6), ("prefer.trellis.inter", 0.15, 0.6), ("qp", 0.3, 1.0), ("intra_bias", 0.1, 0.3)]
+WITHOUT = [("prefer.intra", 0.03, 0.1), ("prefer.inter", 0.03, 0.1), ("qp", 0.3, 1.0), ("intra_bias", 0.1, 0.3)]
 
 
-def constants(start: x264.Constants, names: Sequence[tuple[str, str]], values: Sequence[float]) -> x264.Constants:
-    """Constants with some values replaced."""
-    prefer = start.prefer
-    for (zone, field), value in zip(names, values):
-        prefer = dataclasses.replace(prefer, **{zone: dataclasses.replace(getattr(prefer, zone), **{field: value})})
-    return dataclasses.replace(start, prefer=prefer)
+def get(constants: Any, name: str) -> float:
+    for part in name.split("."):
+        constants = getattr(constants, part)
+    return float(constants)
+
+
+def put(constants: Any, name: str, value: float) -> Any:
+    first, _, rest = name.partition(".")
+    return dataclasses.replace(constants, **{first: put(getattr(constants, first), rest, value) if rest else value})
 
 
 def real_of(task: tuple[report.Clip, int, float], preset: str, encoder: str, options: dict[str, str]) -> fidelity.Measured:
     torch.set_num_threads(1)
     clip, i, crf = task
-    codec = dc.RealCodec(encoder, crf=crf, preset=preset, options=options)
-    return fidelity.measure(codec, clip.video, torch.Generator().manual_seed(i))
+    return fidelity.measure(dc.RealCodec(encoder, crf=crf, preset=preset, options=options), clip.video, torch.Generator().manual_seed(i))
 
 
-def simulated(task: tuple[report.Clip, int, float], preset: str, used: x264.Constants) -> fidelity.Measured:
+def simulated(task: tuple[report.Clip, int, float], preset: str, used: Constants) -> fidelity.Measured:
     torch.set_num_threads(1)
     clip, i, crf = task
     return fidelity.measure(dc.DiffH264(crf, preset, constants=used), clip.video, torch.Generator().manual_seed(i), batch=10)
+
+
+def features(task: tuple[report.Clip, int, float], preset: str, used: Constants) -> Tensor:
+    """What the bits of a clip are counted from: ``[6]``."""
+    torch.set_num_threads(1)
+    clip, _, crf = task
+    engine = dc.DiffH264(crf, preset, constants=used).engine
+    x = clip.video[None]
+    with torch.no_grad():
+        return engine.coded(x, engine.decide(x, engine.sample(x.shape)))[1].sum((0, 1))
 
 
 def residuals(tasks: Sequence[Any], sims: Sequence[fidelity.Measured], reals: Sequence[fidelity.Measured]) -> Tensor:
@@ -61,79 +75,97 @@ def residuals(tasks: Sequence[Any], sims: Sequence[fidelity.Measured], reals: Se
     for crf in dict.fromkeys(t[2] for t in tasks):
         mine = [k for k, t in enumerate(tasks) if t[2] == crf]
         gap = torch.stack([sims[k].survival - reals[k].survival for k in mine]).mean(0)
-        psnr = [_psnr(tasks[k][0].video, sims[k].video) - _psnr(tasks[k][0].video, reals[k].video) for k in mine]
-        out.append(torch.cat([gap, torch.tensor([PSNR_WEIGHT * sum(psnr) / len(psnr)])]))
+        psnr = [dc.metrics.psnr(m[k].video[None], tasks[k][0].video[None]).item() for m in (sims, reals) for k in mine]
+        n = len(mine)
+        out.append(torch.cat([gap, torch.tensor([PSNR_WEIGHT * (sum(psnr[:n]) - sum(psnr[n:])) / n])]))
     return torch.cat(out)
 
 
-def _psnr(a: Tensor, b: Tensor) -> float:
-    return -10 * torch.log10((a - b).square().mean()).item()
+def non_negative(x: Tensor) -> list[float]:
+    """Weights >= 0 that bring every row of x to 1 in the least squares sense."""
+    from scipy.optimize import nnls
+
+    return [float(v) for v in nnls(x.numpy(), torch.ones(len(x)).double().numpy())[0]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=Path, required=True, help="folder of clips to fit on")
     parser.add_argument("--count", type=int, default=12, help="clips, spread over the folder")
-    parser.add_argument("--preset", default="medium")
+    parser.add_argument("--preset", default="medium", choices=list(PRESETS))
     parser.add_argument("--encoder", default="libx264")
     parser.add_argument("--options", default="{}", help="options of the encoder, JSON")
     parser.add_argument("--crf", nargs="+", type=float, default=[17, 22, 27, 32])
-    parser.add_argument("--iterations", type=int, default=3)
-    parser.add_argument("--damping", type=float, default=0.003)
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--damping", type=float, default=0.002, help="holds constants that tell little where they start")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--name", help="of the calibration: the preset by default")
+    parser.add_argument(
+        "--out", type=Path, help="JSON to write; by default the stored calibration of the preset, which must name its family"
+    )
     args = parser.parse_args()
+    if args.out is None and (PRESETS[args.preset].family != args.preset or args.encoder != "libx264" or args.options != "{}"):
+        parser.error(f"--out is needed: {args.preset} is not the preset that stands for a family, or the encoder is not plain libx264")
     files = video_files(args.clips)
-    files = files[:: max(1, len(files) // args.count)]
     clips: list[report.Clip] = []
-    for path in files:
+    for path in files[:: max(1, len(files) // (args.count + 2))]:
         try:
             clips.append(report.load_clip(path, 8, 128))
         except dc.VideoError as error:
             print(f"left out: {error}")
     clips = clips[: args.count]
     tasks = [(c, i, crf) for crf in args.crf for i, c in enumerate(clips)]
-    start = x264.constants_of(args.preset)
-    names = TRELLIS
-    values = [float(getattr(getattr(start.prefer, z), f)) for z, f in names]
+    trellis = constants_of(args.preset).prefer.trellis is not None
+    start = Constants(prefer=dc.h264.residual.Preference(trellis=Trellis() if trellis else None))  # x264's own formulas
+    plan = WITH_TRELLIS if trellis else WITHOUT
+    names = [n for n, _, _ in plan]
+    origin = torch.tensor([get(start, n) for n in names], dtype=torch.float64)
+    scale = torch.tensor([s for _, s, _ in plan], dtype=torch.float64)
+    room = torch.tensor([r for _, _, r in plan], dtype=torch.float64)
+    options = json.loads(args.options)
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
-        reals = list(pool.map(partial(real_of, preset=args.preset, encoder=args.encoder, options=json.loads(args.options)), tasks))
+        reals = list(pool.map(partial(real_of, preset=args.preset, encoder=args.encoder, options=options), tasks))
 
-        def run(v: Sequence[float]) -> Tensor:
-            used = constants(start, names, v)
-            return residuals(tasks, list(pool.map(partial(simulated, preset=args.preset, used=used), tasks)), reals)
+        def constants(v: Tensor) -> Constants:
+            out = start
+            for name, value in zip(names, v.tolist()):
+                out = put(out, name, round(value, 4))
+            return out
 
-        best, history = run(values), []
-        for turn in range(args.iterations):
-            begin = time.time()
-            print(f"turn {turn}: squared residual {best.square().mean():.6f}, mean absolute {best.abs().mean():.4f}", flush=True)
-            history.append(best.square().mean().item())
-            steps = [0.06] * len(values)
-            columns = []
-            for k in range(len(values)):
-                columns.append((run([*values[:k], values[k] + steps[k], *values[k + 1 :]]) - best) / steps[k])
-                print(f"   {names[k]}: {columns[-1].square().mean().sqrt():.3f} a step, {time.time() - begin:.0f} s", flush=True)
-            jacobian = torch.stack(columns, 1).double()
-            a = jacobian.mT @ jacobian + args.damping * torch.eye(len(values), dtype=torch.float64)
-            move = torch.linalg.solve(a, -jacobian.mT @ best.double()).clamp(-0.15, 0.15)
-            for scale in (1.0, 0.4):
-                trial = [min(max(v + scale * m.item(), -0.5), 2.0) for v, m in zip(values, move)]
+        def run(v: Tensor) -> Tensor:
+            return residuals(tasks, list(pool.map(partial(simulated, preset=args.preset, used=constants(v)), tasks)), reals).double()
+
+        values, begin = origin, time.time()
+        best = first = run(values)
+        for turn in range(args.turns):
+            print(f"turn {turn}: mean absolute residual {best.abs().mean():.4f}, {time.time() - begin:.0f} s", flush=True)
+            moved = [values + scale * (torch.arange(len(names)) == k) for k in range(len(names))]
+            jacobian = torch.stack([run(v) - best for v in moved], 1)  # of one step each
+            a = jacobian.mT @ jacobian + args.damping * torch.eye(len(names), dtype=torch.float64)
+            towards = -jacobian.mT @ best - args.damping * (values - origin) / scale
+            move = torch.linalg.solve(a, towards) * scale
+            for share in (1.0, 0.4):
+                trial = (values + share * move).clamp(origin - room, origin + room)
                 new = run(trial)
-                print("  ", scale, f"{new.square().mean():.6f}", [round(t, 3) for t in trial], flush=True)
+                print(f"   {share} x: {new.abs().mean():.4f}  {dict(zip(names, [round(t, 4) for t in trial.tolist()]))}", flush=True)
                 if new.square().mean() < best.square().mean():
                     values, best = trial, new
                     break
             else:
                 break
-            print(f"   {time.time() - begin:.0f} s", flush=True)
-    fitted = constants(start, names, [round(v, 3) for v in values])
-    name = args.name or args.preset
-    data = {"constants": dataclasses.asdict(fitted), "residual": best.abs().mean().item(), "history": history}
-    path = record(f"calibration_{name}", data | {"clips": [{"name": c.name, "sha256": c.sha256} for c in clips], "crf": args.crf})
-    target = Path(x264.__file__).parent / "calibration" / f"{name}.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(path.read_text())
-    print(f"wrote {target} ({RESULTS})")
+        fitted = constants(values)
+        found = torch.stack(list(pool.map(partial(features, preset=args.preset, used=fitted), tasks))).double()
+        bits = torch.tensor([m.bits for m in reals], dtype=torch.float64)
+        fitted = dataclasses.replace(fitted, rate=Weights(*(round(w, 4) for w in non_negative(found / bits[:, None]))))
+    data = {
+        "encoder": {"name": args.encoder, "preset": args.preset, "options": options},
+        "constants": fitted.to_dict(),
+        "fitted": names,
+        "residual": {"start": first.abs().mean().item(), "end": best.abs().mean().item()},
+        "crf": args.crf,
+        "clips": [{"name": c.name, "sha256": c.sha256} for c in clips],
+    }
+    path = args.out or Path(habits.__file__).parent / "calibration" / f"{args.preset}.json"
+    record(path.stem, data, path.parent)
 
 
 if __name__ == "__main__":
