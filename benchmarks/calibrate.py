@@ -1,7 +1,7 @@
 """Fit the constants of ``DiffH264(model="x264")`` for a preset family, or for another encoder or option set, on a folder of clips.
 
-Gauss-Newton on what the real encoder lets through: differences of mean survival of the ten probes and of mean PSNR, at several CRFs; then the weights of
-the bits by non-negative least squares. What depends on CRF, frame rate or probe is no constant and must follow from the model.
+Gauss-Newton on what the real encoder lets through: differences of mean survival of the ten probes and of mean PSNR, at several CRFs; then the
+weights of the bits by non-negative least squares. What depends on CRF, frame rate or probe is no constant and must follow from the model.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def main() -> None:
             print(f"left out: {error}")
     clips = clips[: args.count]
     tasks = [(c, i, crf) for crf in args.crf for i, c in enumerate(clips)]
-    trellis = constants_of(args.preset).prefer.trellis is not None
+    trellis = constants_of(PRESETS[args.preset]).prefer.trellis is not None
     start = Constants(prefer=dc.h264.residual.Preference(trellis=Trellis() if trellis else None))  # x264's own formulas
     plan = WITH_TRELLIS if trellis else WITHOUT
     names = [n for n, _, _ in plan]

@@ -16,6 +16,7 @@ from ..layer import Codec, Draw
 from ..strength import StrengthLike
 from .gop import Gop
 from .guide import Guide
+from .habits import Preset
 from .revmark import REVMarkH264
 from .x264 import X264H264
 
@@ -28,13 +29,13 @@ class DiffH264(Codec):
     Args:
         crf: constant rate factor of libx264, 0..51: a number, a tensor ``[B]``, a (low, high) range drawn per sample or a schedule (default 23).
             Differentiable.
-        preset: libx264's (default "medium").
+        preset: libx264's (default "medium"), or a :class:`~diffcodec.h264.Preset` of habits of your own.
         fps: frame rate that the encoder is told (default 25); CRF depends on it.
-        gop: "start" (the clip begins with an I frame), "middle" (a window from inside a stream: no I frame), "random" (either, drawn per clip) or
-            a :class:`~diffcodec.h264.Gop`.
+        gop: "start" (the clip begins with an I frame), "middle" (a window from inside a stream: no I frame) or "random" (either, drawn per clip), frame
+            types following the clip's content as libx264's do; or a :class:`~diffcodec.h264.Gop`, for example ``Gop(pattern(8, bframes=3))``.
         model: "x264" (:class:`~diffcodec.h264.X264H264`), or "revmark", the simulator of the REVMark paper
             (:class:`~diffcodec.h264.REVMarkH264`), which has one fixed strength: crf, preset, fps and gop are errors.
-        **options: what else the model takes.
+        **options: what else the model takes: ``constants=`` (:class:`~diffcodec.h264.Constants`) of a calibration of your own.
 
     Shape:
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
@@ -46,7 +47,7 @@ class DiffH264(Codec):
     def __init__(
         self,
         crf: StrengthLike | None = None,
-        preset: str | None = None,
+        preset: str | Preset | None = None,
         fps: float | Fraction | None = None,
         gop: str | Gop | None = None,
         model: str = "x264",

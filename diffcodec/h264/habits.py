@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib import resources
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from ..checks import require
@@ -82,6 +84,11 @@ class Constants:
         return asdict(self)
 
     @staticmethod
+    def load(path: str | PathLike[str]) -> Constants:
+        """Those that ``benchmarks/calibrate.py`` wrote."""
+        return Constants.from_dict(json.loads(Path(path).read_text())["constants"])
+
+    @staticmethod
     def from_dict(data: dict[str, Any]) -> Constants:
         """Inverse of :meth:`to_dict`.
 
@@ -105,6 +112,6 @@ def calibration(family: str) -> dict[str, Any]:
     return json.loads(text)  # type: ignore[no-any-return]
 
 
-def constants_of(preset: str) -> Constants:
+def constants_of(preset: Preset) -> Constants:
     """Constants of a preset's family."""
-    return Constants.from_dict(calibration(PRESETS[preset].family)["constants"])
+    return Constants.from_dict(calibration(preset.family)["constants"])

@@ -42,21 +42,22 @@ class X264H264(Codec):
     def __init__(
         self,
         crf: StrengthLike = 23,
-        preset: str = "medium",
+        preset: str | Preset = "medium",
         fps: float | Fraction = 25,
         gop: str | Gop = "start",
         constants: Constants | None = None,
     ) -> None:
         super().__init__()
         self.crf = Strength(crf, "crf", 0, 51)
-        require("preset", preset, list(PRESETS))
+        if not isinstance(preset, Preset):
+            require("preset", preset, list(PRESETS))
         if isinstance(fps, bool) or not isinstance(fps, (int, float, Fraction)) or not 0.1 <= fps <= 1000:
             raise ValueError(f"fps expected to lie in [0.1, 1000], got {fps!r}")
         if not isinstance(gop, Gop):
             require("gop", gop, ["start", "middle", "random"])
         self.preset, self.fps, self.gop = preset, float(fps), gop
-        self.habits = PRESETS[preset]
-        self.constants = constants or constants_of(preset)
+        self.habits = preset if isinstance(preset, Preset) else PRESETS[preset]
+        self.constants = constants or constants_of(self.habits)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
