@@ -31,8 +31,9 @@ class DiffH264(Codec):
             Differentiable.
         preset: libx264's (default "medium"), or a :class:`~diffcodec.h264.Preset` of habits of your own.
         fps: frame rate that the encoder is told (default 25); CRF depends on it.
-        gop: "start" (the clip begins with an I frame), "middle" (a window from inside a stream: no I frame) or "random" (either, drawn per clip), frame
-            types following the clip's content as libx264's do; or a :class:`~diffcodec.h264.Gop`, for example ``Gop(pattern(8, bframes=3))``.
+        gop: "start" (the clip begins with an I frame), "middle" (a window from inside a stream: no I frame) or "random" (either, drawn per
+            clip), frame types following the clip's content as libx264's do; or a :class:`~diffcodec.h264.Gop`, for example
+            ``Gop(pattern(8, bframes=3))``.
         model: "x264" (:class:`~diffcodec.h264.X264H264`), or "revmark", the simulator of the REVMark paper
             (:class:`~diffcodec.h264.REVMarkH264`), which has one fixed strength: crf, preset, fps and gop are errors.
         **options: what else the model takes: ``constants=`` (:class:`~diffcodec.h264.Constants`) of a calibration of your own.
