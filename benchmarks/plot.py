@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import diffcodec as dc
+from benchmarks.common import RESULTS
+from diffcodec import fidelity, report
 from diffcodec.jpeg.slopes import SLOPES, moments
 
 
@@ -42,7 +46,61 @@ def slopes(path: Path) -> None:
     figure.savefig(str(path), format="png")
 
 
-PICTURES = {"slopes": slopes}
+def front(path: Path) -> None:
+    """Survival against CRF for libx264, its simulator and the paper's (results of benchmarks.h264), and a frame with its errors (a demo clip)."""
+    results = json.loads((RESULTS / "h264_fidelity.json").read_text())["rows"]
+    unseen = [r for r in json.loads((RESULTS / "h264_unseen.json").read_text())["rows"] if r["name"].startswith("CRF")]
+    ours = sorted([r for r in results if r.get("preset") == "medium"] + unseen, key=lambda r: r["crf"])
+    paper = sorted((r for r in results if r.get("simulator") == "revmark"), key=lambda r: r["crf"])
+    clip = report.load_clip(report.demo_clips()[0], 8, 128)
+    x = clip.video[None]
+    real = dc.RealCodec(crf=CRF).encode(x).video
+    simulated = [("DiffH264()", dc.DiffH264(CRF)(x)), ('DiffH264(model="revmark")', dc.DiffH264(model="revmark")(x))]
+    t = len(clip.video) // 2
+    gain = 4
+
+    figure = Figure(figsize=(13, 8.2), dpi=90, layout="constrained")
+    FigureCanvasAgg(figure)
+    curves, frames = figure.subfigures(2, 1, height_ratios=[1, 1.5])  # type: ignore[misc]
+    panels = curves.subplots(1, len(fidelity.BANDS), sharey=True)
+    for ax, (low, high) in zip(panels, fidelity.BANDS):
+        band = f"{low}" if low == high else f"{low}-{high}"
+        for kind, style, marker in (("static", "-", "o"), ("changing", "--", "^")):
+            probe = f"{band} {kind}"
+            for name, rows, key, color in (
+                ("libx264", ours, "survival_real", "black"),
+                ("DiffH264()", ours, "survival_simulated", "C0"),
+                ("the paper's simulator", paper, "survival_simulated", "C3"),
+            ):
+                values = [r["figures"][key][probe] for r in rows]
+                ax.plot([r["crf"] for r in rows], values, style, marker=marker, ms=4, lw=1.3, color=color, label=f"{name}, {kind}")
+        ax.set_title(f"DCT band u+v = {band}", fontsize=10)
+        ax.set_xlabel("CRF")
+        ax.set_ylim(-0.05, 1.05)
+        ax.grid(alpha=0.3)
+    panels[0].set_ylabel("survival of an added signal")
+    handles, labels = panels[0].get_legend_handles_labels()
+    curves.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
+
+    axes = frames.subplots(2, 4)
+    psnr = lambda v: dc.metrics.psnr(v, x).item()  # noqa: E731
+    shown = [("source", x), (f"libx264 CRF {CRF:g}", real), *simulated]
+    for column, (name, v) in enumerate(shown):
+        v = fidelity.quantised(v)
+        top, bottom = axes[:, column]
+        top.imshow(v[0, t].permute(1, 2, 0).numpy(), interpolation="nearest")
+        top.set_title(name if column == 0 else f"{name}  ({psnr(v):.1f} dB)", fontsize=10)
+        if column:
+            bottom.imshow(((v - x)[0, t] * gain + 0.5).clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+            bottom.set_title(f"minus source, x {gain}", fontsize=10)
+        top.axis("off")
+        bottom.axis("off")
+    figure.savefig(str(path), format="png")
+
+
+CRF = 27.0
+
+PICTURES = {"slopes": slopes, "front": front}
 
 
 def write(folder: Path) -> None:

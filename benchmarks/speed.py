@@ -79,13 +79,20 @@ def still_jobs() -> dict[str, Job]:
     return jobs
 
 
+SPYNET = "DiffH264 revmark, SPyNet (random weights), flow gradient"
+
+
 def video_jobs() -> dict[str, Job]:
     torch.manual_seed(0)
     spynet = dc.motion.SPyNet(4).requires_grad_(False)  # in use its weights are loaded and fixed
     return {
         "GEMM pass": gemm_pass,
+        "DiffH264 medium": dc.DiffH264(22),
+        "DiffH264 veryfast": dc.DiffH264(22, "veryfast"),
+        "DiffH264 ultrafast": dc.DiffH264(22, "ultrafast"),
+        "RealCodec libx264 medium, guided DiffH264 gradient": dc.RealCodec(crf=22, gradient=dc.DiffH264(22)),
         "DiffH264 revmark, block motion": dc.DiffH264(model="revmark"),
-        "DiffH264 revmark, SPyNet (random weights), flow gradient": dc.DiffH264(model="revmark", motion=spynet, flow_gradient=True),
+        SPYNET: dc.DiffH264(model="revmark", motion=spynet, flow_gradient=True),
         "DiffH264 revmark, SPyNet (random weights), no flow gradient": dc.DiffH264(model="revmark", motion=spynet),
         "RealCodec libx264 medium, identity gradient": dc.RealCodec(gradient="identity"),
         "block motion search alone": lambda x: _search(x),
@@ -147,13 +154,18 @@ def main() -> None:
             print(f"{title}, {threads} thread(s)")
             rows = table(jobs, x, repeats)
             entry = {"input": title, "threads": threads, "rows": rows}
-            if "DiffH264 revmark, block motion" in rows:
-                slow, fast = (rows[n]["forward_backward"]["median_ms"] for n in list(jobs)[2:0:-1])
-                entry["spynet_over_block_motion"] = slow / fast
-                slow = rows[list(jobs)[3]]["forward_backward"]["median_ms"]
-                entry["spynet_without_flow_gradient_over_block_motion"] = slow / fast
-                print(f"  block motion is {entry['spynet_over_block_motion']:.1f} x faster than SPyNet with flow gradient, "
-                      f"{entry['spynet_without_flow_gradient_over_block_motion']:.1f} x than without")  # fmt: skip
+            if SPYNET in rows:
+                slow = rows[SPYNET]
+                entry["spynet_over"] = {
+                    name: {
+                        "time": slow["forward_backward"]["median_ms"] / r["forward_backward"]["median_ms"],
+                        "memory": slow["peak_memory_x_input"] / r["peak_memory_x_input"],
+                    }
+                    for name, r in rows.items()
+                    if name.startswith("DiffH264")
+                }
+                for name, r in entry["spynet_over"].items():
+                    print(f"  {name}: {r['time']:.2f} x faster than {SPYNET}, {r['memory']:.1f} x less memory")
             out["tables"].append(entry)
     record("speed", out)
 

@@ -35,34 +35,106 @@ NAMES = {
 
 def fidelity() -> Table:
     """Every simulator at every CRF."""
-    head = [
-        "simulator",
-        "CRF",
-        "survival error",
-        "per clip",
-        "distortion gap dB",
-        "skill dB",
-        "error cosine",
-        "steering static",
-        "changing",
+    head = ["simulator", "CRF", *FIGURES, "steering static", "changing"]
+    steering = {r["through"]: r for r in load("h264_steering")["rows"]}["DiffH264"]
+    ours = [
+        {"simulator": "x264", "crf": r["crf"], "figures": r["figures"], "steering": steering if r["crf"] == 22 else None}
+        for r in load("h264_fidelity")["rows"]
+        if r.get("preset") == "medium"
     ]
     rows = []
-    for r in load("fidelity")["rows"]:
+    for r in ours + load("fidelity")["rows"]:
         f, s = r["figures"], r["steering"] or {"static": None, "changing": None}
         rows.append(
-            [
-                NAMES.get(r["simulator"], r["simulator"]),
-                f"{r['crf']:g}",
-                number(f["survival_error"], 3),
-                number(f["per_clip_survival_error"], 3),
-                number(f["distortion_gap"], 1),
-                number(f["skill"], 1, sign=True),
-                number(f["error_cosine"], 2),
-                number(s["static"], 2),
-                number(s["changing"], 2),
-            ]
+            [NAMES.get(r["simulator"], r["simulator"]), f"{r['crf']:g}", *_figures(f), number(s["static"], 2), number(s["changing"], 2)]
         )
     return head, rows
+
+
+def _figures(f: dict[str, Any]) -> list[str]:
+    return [
+        number(f["survival_error"], 3),
+        number(f["per_clip_survival_error"], 3),
+        number(f["distortion_gap"], 2),
+        number(f["skill"], 2, sign=True),
+        number(f["error_cosine"], 2),
+    ]
+
+
+FIGURES = ["survival error", "per clip", "distortion gap dB", "skill dB", "error cosine"]
+
+
+def h264() -> Table:
+    """The x264 model at every preset and CRF."""
+    rows = [r for r in load("h264_fidelity")["rows"] if "preset" in r]
+    return ["preset", "CRF", *FIGURES], [[r["preset"], f"{r['crf']:g}", *_figures(r["figures"])] for r in rows]
+
+
+def h264_short() -> Table:
+    """The same, a line a preset: survival error by CRF, the other figures as means over CRFs."""
+    rows = [r for r in load("h264_fidelity")["rows"] if "preset" in r]
+    crfs = sorted({r["crf"] for r in rows})
+    out = []
+    for preset in dict.fromkeys(r["preset"] for r in rows):
+        mine = {r["crf"]: r["figures"] for r in rows if r["preset"] == preset}
+        rate = next(r["rate"] for r in rows if r["preset"] == preset)
+        mean = {
+            k: sum(f[k] for f in mine.values()) / len(mine) for k in ("per_clip_survival_error", "distortion_gap", "skill", "error_cosine")
+        }
+        bits = [number(rate["rank_correlation"], 3), f"{100 * rate['median_relative_error']:.0f} %"]
+        errors = [number(mine[c]["survival_error"], 3) for c in crfs]
+        out.append([preset, *errors, *_figures(mean | {"survival_error": 0})[1:], *bits])
+    return ["preset", *(f"survival error, CRF {c:g}" for c in crfs), *FIGURES[1:], "bits: rank", "median error"], out
+
+
+def h264_unseen() -> Table:
+    """Settings that no constant was fitted on, medium."""
+    rows = [[r["name"], *_figures(r["figures"])] for r in load("h264_unseen")["rows"]]
+    rows += [[f"256 x 256, {r['name']}", *_figures(r["figures"])] for r in load("h264_large")["rows"]]
+    rows += [[f"middle of a GOP, CRF {r['crf']:g}", *_figures(r | {"error_cosine": None})] for r in load("h264_middle")["rows"]]
+    return ["medium", *FIGURES], rows
+
+
+def h264_guided() -> Table:
+    """With a guide."""
+    rows = load("h264_guided")["rows"]
+    crfs = sorted({r["crf"] for r in rows})
+    out = []
+    for preset in dict.fromkeys(r["preset"] for r in rows):
+        mine = {r["crf"]: r for r in rows if r["preset"] == preset}
+        out.append([preset, *(f"{mine[c]['skill']:+.2f} dB, {mine[c]['error_cosine']:.2f}" for c in crfs)])
+    return ["preset", *(f"CRF {c:g}: skill, cosine" for c in crfs)], out
+
+
+def h264_steering() -> Table:
+    rows = load("h264_steering")["rows"]
+    return ["gradient through", "static", "changing"], [[r["through"], number(r["static"], 2), number(r["changing"], 2)] for r in rows]
+
+
+def h264_ablation() -> Table:
+    """A habit switched off in the real encoder."""
+    out = []
+    for r in load("h264_ablation")["rows"]:
+        a, b, m = r["guided"], r["guided_matched"], r["matched"]
+        out.append(
+            [
+                f"`{r['option']}`" if "=" in r["option"] else r["option"],
+                number(r["real_survival_moves_by"], 3),
+                number(m["survival_error"], 3),
+                number(m["skill"], 2, sign=True),
+                f"{a['skill']:+.2f}, {a['error_cosine']:.2f}",
+                f"{b['skill']:+.2f}, {b['error_cosine']:.2f}",
+            ]
+        )
+    head = [
+        "libx264 medium, CRF 22",
+        "moves real survival by",
+        "matched: survival error",
+        "skill dB",
+        "guided, as it is: skill, cosine",
+        "guided, matched",
+    ]
+    return head, out
 
 
 def fidelity_at_22() -> Table:
@@ -77,6 +149,8 @@ def survival() -> Table:
     first = [r for r in rows_in if r["simulator"] == rows_in[0]["simulator"]]
     probes = list(first[0]["figures"]["survival_real"])
     rows = [[f"libx264 CRF {r['crf']:g}"] + [number(r["figures"]["survival_real"][p], 2) for p in probes] for r in first]
+    ours = [r for r in load("h264_fidelity")["rows"] if r.get("preset") == "medium"]
+    rows += [[f"{NAMES['x264']} CRF {r['crf']:g}"] + [number(r["figures"]["survival_simulated"][p], 2) for p in probes] for r in ours]
     rows.append([NAMES[first[0]["simulator"]]] + [number(first[0]["figures"]["survival_simulated"][p], 2) for p in probes])
     return ["codec", *probes], rows
 
@@ -139,6 +213,12 @@ TABLES = {
     "fidelity": fidelity,
     "fidelity-22": fidelity_at_22,
     "survival": survival,
+    "h264": h264,
+    "h264-short": h264_short,
+    "h264-unseen": h264_unseen,
+    "h264-guided": h264_guided,
+    "h264-steering": h264_steering,
+    "h264-ablation": h264_ablation,
     "motion": motion,
     "speed": speed,
     "speed-short": speed_short,
