@@ -156,7 +156,7 @@ def straight(x: Tensor) -> Tensor:
 
 def test_real_jpeg_gradients() -> None:
     x = natural(1, 1)[:, 0]
-    assert not dc.RealJPEG(50)(x.clone().requires_grad_(True)).requires_grad
+    assert not dc.RealJPEG(50, gradient=None)(x.clone().requires_grad_(True)).requires_grad
     for gradient, expected in (("identity", lambda v: v), (dc.DiffJPEG(50), straight)):
         a, b = x.clone().requires_grad_(True), x.clone().requires_grad_(True)
         y = dc.RealJPEG(50, gradient=gradient)(a)

@@ -107,7 +107,7 @@ def test_gradients() -> None:
     x = natural(2, 4, 32, 32)
     real = dc.RealCodec(crf=30)(x)
     v = x.clone().requires_grad_(True)
-    assert not dc.RealCodec(crf=30)(v).requires_grad
+    assert not dc.RealCodec(crf=30, gradient=None)(v).requires_grad
     y = dc.RealCodec(crf=30, gradient="identity")(v)
     assert torch.equal(y.detach(), real)
     w = torch.randn_like(x)
@@ -121,6 +121,29 @@ def test_gradients() -> None:
     u = x.clone().requires_grad_(True)
     (expected,) = torch.autograd.grad((simulator(u) * w).sum(), u)
     torch.testing.assert_close(g, expected)
+
+
+def test_best_gradient_is_the_simulators_at_the_same_strength() -> None:
+    x = natural(2, 3, 32, 32)
+    w = torch.randn_like(x)
+    for codec, simulator in (
+        (dc.RealCodec(crf=(20, 40), preset="veryfast"), lambda x, d, guide: dc.DiffH264(d, "veryfast")(x, guide=guide)),
+        (dc.RealJPEG((20, 90)), lambda x, d, guide: dc.DiffJPEG(d)(x)),
+    ):
+        draw = codec.sample(x.shape, torch.Generator().manual_seed(0))
+        v, u = x.clone().requires_grad_(True), x.clone().requires_grad_(True)
+        coded = codec.encode(v, draw)
+        (g,) = torch.autograd.grad((coded.video * w).sum(), v)
+        strength = draw["crf"] if "crf" in draw else draw["quality"]
+        (expected,) = torch.autograd.grad((simulator(u, strength, coded.guide) * w).sum(), u)
+        torch.testing.assert_close(g, expected)
+        assert not torch.equal(g, w)
+    v = x.clone().requires_grad_(True)
+    (g,) = torch.autograd.grad((dc.RealCodec("libvpx-vp9")(v) * w).sum(), v)
+    assert torch.equal(g, w)
+    dc.RealCodec(preset="placebo")
+    with pytest.raises(ValueError, match="'best', 'identity'"):
+        dc.RealCodec(gradient="beste")
 
 
 def test_simulator_gradient_is_drawn_with_the_rest() -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..checks import require
+from ..h264 import DiffH264
 from ..h264 import guide as guides
 from ..h264.guide import Guide
 from ..strength import Strength, StrengthLike
@@ -134,7 +135,8 @@ class RealCodec(Real):
         preset: name (x264, x265) or number (VP9's cpu-used 0..8, SVT-AV1's 0..13); None for "medium", 4 and 8.
         fps: frames per second, part of the codec: x264's CRF depends on it.
         options: further encoder options by ffmpeg's name, for example ``{"bf": "0", "x264-params": "mbtree=0"}``.
-        gradient: None, "identity" or a simulator module: see :class:`~diffcodec.real.base.Real`.
+        gradient: "best" (libx264: that of :class:`~diffcodec.DiffH264` guided by this very encode; the others: "identity"), "identity", None or
+            a simulator: see :class:`~diffcodec.real.base.Real`.
 
     Shape:
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
@@ -151,7 +153,7 @@ class RealCodec(Real):
         preset: str | int | None = None,
         fps: float = 25,
         options: Mapping[str, object] | None = None,
-        gradient: str | nn.Module | None = None,
+        gradient: str | nn.Module | None = "best",
     ) -> None:
         super().__init__(gradient)
         require("encoder", encoder, list(ENCODERS))
@@ -171,6 +173,13 @@ class RealCodec(Real):
             if name in _OURS:
                 raise ValueError(f"options holds {name}={value!r}, which is not free: {_OURS[name]}")
         self._try()
+        self.settle_gradient()
+
+    def simulator(self) -> DiffH264 | None:
+        if self.encoder != "libx264":
+            return None
+        preset = {"placebo": "slower", "veryslow": "slower"}.get(self.preset, self.preset)
+        return DiffH264(preset=preset, fps=self.fps)
 
     def _context(self, height: int, width: int, crf: float) -> Any:
         import av

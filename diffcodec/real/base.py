@@ -26,15 +26,27 @@ class Real(Codec):
     """A codec that really encodes and decodes. Forward is exact; what flows back is chosen by ``gradient``.
 
     Args:
-        gradient: None (the output has no gradient), "identity" (the gradient passes unchanged), or a layer: the gradient of that simulator
-            at the same input. ``DiffH264()`` is guided by what libx264 decided in that very encode.
+        gradient: "best" (what leads best to signals that survive, as far as measured: :meth:`simulator` at the same strength, the identity
+            where there is none), None (the output has no gradient), "identity" (the gradient passes unchanged), or a layer: the gradient of
+            that simulator at the same input. ``DiffH264()`` is guided by what libx264 decided in that very encode.
     """
 
     def __init__(self, gradient: str | nn.Module | None) -> None:
         super().__init__()
-        if not (gradient is None or gradient == "identity" or isinstance(gradient, nn.Module)):
-            raise ValueError(f"gradient expected None, 'identity' or a simulator module, got {gradient!r}")
+        if not (gradient is None or gradient in ("best", "identity") or isinstance(gradient, nn.Module)):
+            raise ValueError(f"gradient expected 'best', 'identity', a simulator module or None, got {gradient!r}")
         self.gradient = gradient
+        self._best = False
+
+    def simulator(self) -> Layer | None:
+        """A simulator of this codec, None where there is none."""
+        return None
+
+    def settle_gradient(self) -> None:
+        """Put a layer or "identity" in the place of "best", once the codec's own arguments are known."""
+        self._best = self.gradient == "best"
+        if self._best:
+            self.gradient = self.simulator() or "identity"
 
     def gradient_repr(self) -> str:
         """For repr(): a module shows itself as a child."""
@@ -44,6 +56,8 @@ class Real(Codec):
         draw = super().draw(shape, generator, step, None)  # strengths go to the encoder: they stay on the CPU
         if isinstance(self.gradient, Layer):
             draw["gradient"] = self.gradient.sample(shape, generator, step=step, device=device)
+            if self._best:  # of the same strength
+                draw["gradient"] |= {k: v.to(device or v.device) for k, v in draw.items() if isinstance(v, Tensor)}
         return draw
 
     def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes, Guide | None]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..checks import require
 from ..color import SUBSAMPLINGS
+from ..jpeg import DiffJPEG
 from ..strength import Strength, StrengthLike
 from .base import Array, Real
 
@@ -20,7 +21,8 @@ class RealJPEG(Real):
     Args:
         quality: 1..100; a number, ``[B]``, range or schedule; rounded to whole numbers, as libjpeg takes no others.
         subsampling: "4:2:0", "4:2:2" or "4:4:4".
-        gradient: see :class:`~diffcodec.real.base.Real`: None, "identity" or a simulator such as :class:`~diffcodec.DiffJPEG`.
+        gradient: "best" (that of :class:`~diffcodec.DiffJPEG` at the same quality), "identity", None or a simulator: see
+            :class:`~diffcodec.real.base.Real`.
 
     Shape:
         ``[B, 3, H, W]``, ``[B, 1, H, W]`` (grey) or ``[B, T, 3, H, W]`` (each frame a file), any H, W from 1 to 65500 (libjpeg's limit).
@@ -29,11 +31,15 @@ class RealJPEG(Real):
     images = True
     channels = (1, 3)
 
-    def __init__(self, quality: StrengthLike = 75, subsampling: str = "4:2:0", gradient: str | nn.Module | None = None) -> None:
+    def __init__(self, quality: StrengthLike = 75, subsampling: str = "4:2:0", gradient: str | nn.Module | None = "best") -> None:
         super().__init__(gradient)
         self.quality = Strength(quality, "quality", 1, 100)
         require("subsampling", subsampling, list(SUBSAMPLINGS))
         self.subsampling = subsampling
+        self.settle_gradient()
+
+    def simulator(self) -> DiffJPEG:
+        return DiffJPEG(subsampling=self.subsampling)
 
     def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes, None]:
         from PIL import Image
