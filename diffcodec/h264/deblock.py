@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import floor_through as floor
+from ..constants import Constant
 from .tables import ALPHA, BETA, TC0
 
 
@@ -53,6 +53,98 @@ def strengths(intra: Tensor, coded: Tensor, motion: Tensor, use8: Tensor) -> tup
     return out[0], out[1]
 
 
+# Samples across an edge are p3 p2 p1 p0 q0 q1 q2 q3 (luma), p1 p0 q0 q1 (chroma)
+
+# Strong filter of luma, in eighths: p2 p1 p0 q0 q1 q2 where a side is smooth, p0 q0 where it is not
+_STRONG = Constant(
+    [
+        [2, 3, 1, 1, 1, 0, 0, 0], [0, 2, 2, 2, 2, 0, 0, 0], [0, 1, 2, 2, 2, 1, 0, 0],
+        [0, 0, 1, 2, 2, 2, 1, 0], [0, 0, 0, 2, 2, 2, 2, 0], [0, 0, 0, 1, 1, 1, 3, 2],
+        [0, 0, 4, 2, 0, 2, 0, 0], [0, 0, 2, 0, 2, 4, 0, 0],
+    ]
+)  # fmt: skip
+# Normal filter: what the change of p0 (and, negative, of q0) and those of p1 and q1 depend on
+_CHANGES = Constant([[0, 0, 0.125, -0.5, 0.5, -0.125, 0, 0], [0, 0.5, -1, 0.25, 0.25, 0, 0, 0], [0, 0, 0, 0.25, 0.25, -1, 0.5, 0]])
+_STRONG_CHROMA = Constant([[0.5, 0.25, 0, 0.25], [0.25, 0, 0.25, 0.5]])
+_CHANGE_CHROMA = Constant([[0.125, -0.5, 0.5, -0.125]])
+
+
+class _Luma(torch.autograd.Function):
+    """Samples across edges ``[..., 8]``, filtered; the floors of the standard's arithmetic pass the gradient."""
+
+    @staticmethod
+    def forward(ctx, s, bs, qp):  # type: ignore[no-untyped-def]
+        _p3, p2, p1, p0, q0, q1, q2, _q3 = s.unbind(-1)
+        gap, alpha, beta, tc0, strong, normal = _masks(p1, p0, q0, q1, bs, qp)
+        ap, aq = ((p2 - p0).abs() < beta).to(s), ((q2 - q0).abs() < beta).to(s)
+        raw = torch.floor(((q0 - p0) * 4 + (p1 - q1) + 4) / 8)
+        tc = tc0 + ap + aq
+        delta = torch.clamp(raw, -tc, tc)
+        average = torch.floor((p0 + q0 + 1) / 2)
+        raw_p, raw_q = (torch.floor((a2 + average - 2 * a1) / 2) for a2, a1 in ((p2, p1), (q2, q1)))
+        delta_p, delta_q = (torch.clamp(r, -tc0, tc0) for r in (raw_p, raw_q))
+        much = strong * (gap < torch.floor(alpha / 4) + 2)
+        mp, mq = much * ap, much * aq
+        np, nq = normal * ap, normal * aq
+        f = torch.floor((s @ _STRONG.like(s).mT + 4) / 8).unbind(-1)
+        out = s.clone()
+        out[..., 1] += mp * (f[0] - p2)
+        out[..., 2] += mp * (f[1] - p1) + np * delta_p
+        out[..., 3] += mp * (f[2] - p0) + (strong - mp) * (f[6] - p0) + normal * ((p0 + delta).clamp_(0, 255) - p0)
+        out[..., 4] += mq * (f[3] - q0) + (strong - mq) * (f[7] - q0) + normal * ((q0 - delta).clamp_(0, 255) - q0)
+        out[..., 5] += mq * (f[4] - q1) + nq * delta_q
+        out[..., 6] += mq * (f[5] - q2)
+        free = [m * (r == d) for m, r, d in ((normal, raw, delta), (np, raw_p, delta_p), (nq, raw_q, delta_q))]
+        ctx.save_for_backward(strong, mp, mq, *free)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        strong, mp, mq, free, free_p, free_q = ctx.saved_tensors
+        _3, p2, p1, p0, q0, q1, q2, _3 = grad.unbind(-1)
+        of_strong = torch.stack([mp * p2, mp * p1, mp * p0, mq * q0, mq * q1, mq * q2, (strong - mp) * p0, (strong - mq) * q0], -1)
+        of_changes = torch.stack([free * (p0 - q0), free_p * p1, free_q * q1], -1)
+        one = torch.ones_like(mp)
+        kept = torch.stack([one, 1 - mp, 1 - mp, 1 - strong, 1 - strong, 1 - mq, 1 - mq, one], -1)
+        return grad * kept + of_strong @ (_STRONG.like(grad) / 8) + of_changes @ _CHANGES.like(grad), None, None
+
+
+class _Chroma(torch.autograd.Function):
+    """The same for chroma ``[..., 4]``."""
+
+    @staticmethod
+    def forward(ctx, s, bs, qp):  # type: ignore[no-untyped-def]
+        p1, p0, q0, q1 = s.unbind(-1)
+        _, _, _, tc0, strong, normal = _masks(p1, p0, q0, q1, bs, qp)
+        raw = torch.floor(((q0 - p0) * 4 + (p1 - q1) + 4) / 8)
+        delta = torch.clamp(raw, -tc0 - 1, tc0 + 1)
+        f = torch.floor(s @ _STRONG_CHROMA.like(s).mT + 0.5)
+        out = s.clone()
+        out[..., 1] += strong * (f[..., 0] - p0) + normal * ((p0 + delta).clamp_(0, 255) - p0)
+        out[..., 2] += strong * (f[..., 1] - q0) + normal * ((q0 - delta).clamp_(0, 255) - q0)
+        ctx.save_for_backward(strong, normal * (raw == delta))
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        strong, free = ctx.saved_tensors
+        inner = grad[..., 1:3]
+        kept = torch.cat([grad[..., :1], inner * (1 - strong)[..., None], grad[..., 3:]], -1)
+        change = (free * (inner[..., 0] - inner[..., 1]))[..., None]
+        return kept + (strong[..., None] * inner) @ _STRONG_CHROMA.like(grad) + change * _CHANGE_CHROMA.like(grad), None, None
+
+
+def _masks(p1: Tensor, p0: Tensor, q0: Tensor, q1: Tensor, bs: Tensor, qp: Tensor) -> tuple[Tensor, ...]:
+    """Step at the edge; alpha, beta, tc0; where the strong and where the normal filter acts, as numbers."""
+    index = qp.clamp(0, 51).long()
+    alpha, beta = ALPHA.like(p0)[index], BETA.like(p0)[index]
+    gap = (p0 - q0).abs()
+    on = (bs > 0) & (gap < alpha) & ((p1 - p0).abs() < beta) & ((q1 - q0).abs() < beta)
+    tc0 = TC0.like(p0)[(bs.long() - 1).clamp(0, 2), index]
+    strong = (on & (bs == 4)).to(p0)
+    return gap, alpha, beta, tc0, strong, on.to(p0) - strong
+
+
 def _columns(x: Tensor, bs: Tensor, qp: Tensor, edge: int, period: int, chroma: bool) -> Tensor:
     """Filter the vertical edges at columns ``edge`` of every ``period``.
 
@@ -64,65 +156,13 @@ def _columns(x: Tensor, bs: Tensor, qp: Tensor, edge: int, period: int, chroma: 
     n, h, w = x.shape
     reach = 2 if chroma else 4
     count = bs.shape[-1]
-    start = edge if edge else period
-    first = start - reach
+    first = (edge if edge else period) - reach
     cells = x[..., first : first + period * count]
     if cells.shape[-1] < period * count:
         cells = torch.nn.functional.pad(cells, (0, period * count - cells.shape[-1]))
-    s = cells.reshape(n, h, count, period)[..., : 2 * reach]
-    p = [s[..., reach - 1 - i] for i in range(reach)]
-    q = [s[..., reach + i] for i in range(reach)]
-    index = qp.detach().clamp(0, 51).long()
-    alpha, beta = ALPHA.like(x)[index], BETA.like(x)[index]
-    with torch.no_grad():
-        on = (bs > 0) & ((p[0] - q[0]).abs() < alpha) & ((p[1] - p[0]).abs() < beta) & ((q[1] - q[0]).abs() < beta)
-        strong = on & (bs == 4)
-        normal = on & (bs < 4)
-        tc0 = TC0.like(x)[(bs.long() - 1).clamp(0, 2), index]
-    # normal
-    if chroma:
-        tc = tc0 + 1
-    else:
-        with torch.no_grad():
-            ap, aq = (p[2] - p[0]).abs() < beta, (q[2] - q[0]).abs() < beta
-            tc = tc0 + ap.to(x) + aq.to(x)
-    delta = floor((((q[0] - p[0]) * 4 + (p[1] - q[1])) + 4) / 8)
-    delta = torch.minimum(torch.maximum(delta, -tc), tc)
-    new_p, new_q = list(p), list(q)
-    new_p[0] = torch.where(normal, (p[0] + delta).clamp(0, 255), p[0])
-    new_q[0] = torch.where(normal, (q[0] - delta).clamp(0, 255), q[0])
-    if chroma:
-        new_p[0] = torch.where(strong, floor((2 * p[1] + p[0] + q[1] + 2) / 4), new_p[0])
-        new_q[0] = torch.where(strong, floor((2 * q[1] + q[0] + p[1] + 2) / 4), new_q[0])
-    else:
-        average = floor((p[0] + q[0] + 1) / 2)
-
-        def side(a: list[Tensor], near: Tensor) -> Tensor:
-            d = floor((a[2] + average - 2 * a[1]) / 2)
-            return torch.where(normal & near, a[1] + torch.minimum(torch.maximum(d, -tc0), tc0), a[1])
-
-        new_p[1], new_q[1] = side(p, ap), side(q, aq)
-        small = strong & ((p[0] - q[0]).abs() < torch.floor(alpha / 4) + 2)
-
-        def flat(a: list[Tensor], b: list[Tensor], near: Tensor, new: list[Tensor]) -> None:
-            much = small & near
-            new[0] = torch.where(
-                strong,
-                torch.where(
-                    much,
-                    floor((a[2] + 2 * a[1] + 2 * a[0] + 2 * b[0] + b[1] + 4) / 8),
-                    floor((2 * a[1] + a[0] + b[1] + 2) / 4),
-                ),
-                new[0],
-            )
-            new[1] = torch.where(much, floor((a[2] + a[1] + a[0] + b[0] + 2) / 4), new[1])
-            new[2] = torch.where(much, floor((2 * a[3] + 3 * a[2] + a[1] + a[0] + b[0] + 4) / 8), new[2])
-
-        flat(p, q, ap, new_p)
-        flat(q, p, aq, new_q)
-    filtered = torch.stack([*reversed(new_p), *new_q], -1)  # [N, H, E, 2 reach]
-    rest = cells.reshape(n, h, count, period)[..., 2 * reach :]
-    done = torch.cat([filtered, rest], -1).reshape(n, h, count * period)
+    cells = cells.reshape(n, h, count, period)
+    filtered = (_Chroma if chroma else _Luma).apply(cells[..., : 2 * reach], bs, qp)
+    done = torch.cat([filtered, cells[..., 2 * reach :]], -1).reshape(n, h, count * period)
     keep = min(period * count, w - first)
     return torch.cat([x[..., :first], done[..., :keep], x[..., first + keep :]], -1)
 

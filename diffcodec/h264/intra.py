@@ -192,7 +192,10 @@ def predict_all(plane: Tensor, k: int) -> tuple[Tensor, Tensor]:
     v, there = neighbours(plane, k)
     if k == 8:
         kind = (there * torch.tensor([1, 2, 4], device=v.device)).sum(1)  # [B]
-        v = half_up((_SMOOTH.like(v)[kind] @ v[..., None])[..., 0])
+        filters = _SMOOTH.like(v)
+        border = (kind != 7).nonzero()[:, 0]  # few blocks: the others have all their neighbours and share a filter
+        special = (filters[kind[border]] @ v[:, border, :, None])[..., 0]
+        v = half_up((v @ filters[7].mT).index_copy(1, border, special))
     p = half_up((v @ _MODES[k].like(v).flatten(0, 1).mT).unflatten(-1, (9, k * k)))
     dc = _dc(v, there, k)[..., None, None].expand(*p.shape[:2], 1, k * k)
     return torch.cat([p[..., :2, :], dc, p[..., 3:, :]], -2), (there[:, None] | ~torch.from_numpy(_NEEDS).to(v.device)).all(-1)
