@@ -24,13 +24,15 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return ((a * b).sum() / (a.norm() * b.norm())).item()
 
 
-@pytest.mark.parametrize(("preset", "skill", "error"), [("ultrafast", 0.5, 0.05), ("veryfast", 0.0, 0.06), ("medium", -0.7, 0.09)])
+@pytest.mark.parametrize(
+    ("preset", "skill", "error"), [("ultrafast", 2.0, 0.03), ("superfast", 1.5, 0.05), ("veryfast", 1.2, 0.05), ("medium", 0.8, 0.05)]
+)
 def test_is_like_libx264(clip: Tensor, preset: str, skill: float, error: float) -> None:
     f = fidelity.compare([clip], dc.DiffH264(24, preset), dc.RealCodec(crf=24, preset=preset))
     assert f.survival_error < error
     assert f.skill > skill
-    assert f.error_cosine > 0.4
-    assert f.distortion_gap < 1
+    assert f.error_cosine > 0.6
+    assert f.distortion_gap < 0.6
 
 
 def test_crf_sets_the_strength(clip: Tensor) -> None:
@@ -77,8 +79,7 @@ def test_a_guide_brings_it_nearer(clip: Tensor, preset: str) -> None:
     guided, alone = layer.encode(x, guide=real.guide), layer(x)
     assert guided.frame_types == real.frame_types
     assert cosine(guided.video - x, real.video - x) > cosine(alone - x, real.video - x) + 0.03
-    if preset == "ultrafast":
-        assert dc.metrics.psnr(guided.video, real.video) > dc.metrics.psnr(x, real.video) + 2
+    assert dc.metrics.psnr(guided.video, real.video) > dc.metrics.psnr(x, real.video) + (5 if preset == "ultrafast" else 2)
 
 
 def test_real_forward_guided_backward(clip: Tensor) -> None:
