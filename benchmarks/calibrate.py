@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -81,11 +81,29 @@ def residuals(tasks: Sequence[Any], sims: Sequence[fidelity.Measured], reals: Se
     return torch.cat(out)
 
 
-def non_negative(x: Tensor) -> list[float]:
-    """Weights >= 0 that bring every row of x to 1 in the least squares sense."""
+def non_negative(x: Tensor, towards: Sequence[float] | None = None, hold: float = 0.0) -> list[float]:
+    """Weights >= 0 that bring every row of x to 1 in the least squares sense.
+
+    Args:
+        x: ``[rows, weights]``.
+        towards: weights that features which tell little apart stay near to.
+        hold: how much a weight that is off by all of itself costs, against one row that is off by all of itself, for each row.
+    """
     from scipy.optimize import nnls
 
-    return [float(v) for v in nnls(x.numpy(), torch.ones(len(x)).double().numpy())[0]]
+    rows, y = x.double(), torch.ones(len(x)).double()
+    if towards is not None:
+        strength = (hold * len(x)) ** 0.5
+        rows = torch.cat([rows, strength * torch.diag(1 / torch.tensor(towards, dtype=torch.float64))])
+        y = torch.cat([y, torch.full((len(towards),), strength, dtype=torch.float64)])
+    return [float(v) for v in nnls(rows.numpy(), y.numpy())[0]]
+
+
+def bit_weights(run: Callable[..., Any], tasks: Sequence[Any], reals: Sequence[fidelity.Measured], preset: str, used: Constants) -> Weights:
+    """Weights of the bits for given constants."""
+    found = torch.stack(list(run(partial(features, preset=preset, used=used), tasks))).double()
+    bits = torch.tensor([m.bits for m in reals], dtype=torch.float64)
+    return Weights(*(round(w, 4) for w in non_negative(found / bits[:, None], dataclasses.astuple(Weights()), 0.001)))
 
 
 def main() -> None:
@@ -153,9 +171,7 @@ def main() -> None:
             else:
                 break
         fitted = constants(values)
-        found = torch.stack(list(pool.map(partial(features, preset=args.preset, used=fitted), tasks))).double()
-        bits = torch.tensor([m.bits for m in reals], dtype=torch.float64)
-        fitted = dataclasses.replace(fitted, rate=Weights(*(round(w, 4) for w in non_negative(found / bits[:, None]))))
+        fitted = dataclasses.replace(fitted, rate=bit_weights(pool.map, tasks, reals, args.preset, fitted))
     data = {
         "encoder": {"name": args.encoder, "preset": args.preset, "options": options},
         "constants": fitted.to_dict(),
