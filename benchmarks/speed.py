@@ -140,6 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--inputs", nargs="+", default=["stills", "frame", "clips"], choices=["stills", "frame", "clips"])
     args = parser.parse_args()
     stills, clips = photographs(16), video(2, 8, 128)
     frame = nn.functional.interpolate(photographs(1, 512), size=(1080, 1920), mode="bicubic").clamp(0, 1)
@@ -151,6 +152,8 @@ def main() -> None:
             ("one frame 3 x 1080 x 1920", {k: v for k, v in still_jobs().items() if k != "torch_dct on the blocks"}, frame, args.repeats),
             ("clips 2 x 8 x 3 x 128 x 128", video_jobs(), clips, max(3, args.repeats // 4)),  # SPyNet takes seconds
         ):
+            if not any(word in title for word in args.inputs):
+                continue
             print(f"{title}, {threads} thread(s)")
             rows = table(jobs, x, repeats)
             entry = {"input": title, "threads": threads, "rows": rows}
@@ -167,7 +170,7 @@ def main() -> None:
                 for name, r in entry["spynet_over"].items():
                     print(f"  {name}: {r['time']:.2f} x faster than {SPYNET}, {r['memory']:.1f} x less memory")
             out["tables"].append(entry)
-    record("speed", out)
+    record("speed" if len(args.inputs) > 1 else f"speed_{args.inputs[0]}", out)
 
 
 if __name__ == "__main__":
