@@ -153,7 +153,7 @@ def test_clips_are_checked(clips: list[Tensor], error: type[Exception], words: s
 
 def test_steering_needs_a_gradient_and_a_sane_strength() -> None:
     with pytest.raises(ValueError, match="gradient='identity'"):
-        fidelity.steering(CLIPS, dc.RealCodec(), dc.RealCodec())
+        fidelity.steering(CLIPS, dc.RealCodec(gradient=None), dc.RealCodec())
     with pytest.raises(ValueError, match="200"):
         fidelity.steering(CLIPS, nothing, nothing, strength=200)
 
