@@ -289,7 +289,7 @@ def ablations() -> dict[str, dict[str, Any]]:
         "subme=5": {"habits": no(rate_distortion=False, chroma_offset=0)},
         "psy=0": {"habits": no(chroma_offset=0)},
         "no-deblock=1": {"habits": no(deblock=False)},
-        "aq-mode=0": {"habits": no(adaptive=False)},
+        "aq-mode=0": {"habits": no(adaptive=False, tree=False)},  # x264 has no tree without it
         "mbtree=0": {"habits": no(tree=False)},
         "bframes=0": {"habits": no(bframes=0)},
         "ref=1": {"habits": no(references=1)},
