@@ -215,6 +215,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "diffcodec.cli", "roundtrip", str(source), str(tmp_path / "out.mp4"), "--codec", "revmark"],
         stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background inherits that it is ignored
     )  # fmt: skip
     for _ in range(600):  # until the hidden temporary file is there
         if any(p.name.startswith(".out") for p in tmp_path.iterdir()) or process.poll() is not None:
