@@ -168,12 +168,7 @@ def _texture(planes: Tensor) -> tuple[Tensor, Tensor]:
     x = inter.blocks(planes, 8)
     dc4 = x.unflatten(-1, (2, 4, 2, 4)).sum((-3, -1)).abs().sum((-2, -1)) / 2
     dc8 = x.sum(-1).abs() / 4
-    return _macroblocks(intra.satd(x, 8) - dc4), _macroblocks(intra.sa8d(x) - dc8)
-
-
-def _macroblocks(x: Tensor) -> Tensor:
-    """Sum over the four 8x8 blocks. Shape: ``[N, H/8, W/8] -> [N, H/16, W/16]``."""
-    return x.unflatten(-1, (-1, 2)).unflatten(1, (-1, 2)).sum((2, 4))
+    return inter.macroblocks(intra.satd(x, 8) - dc4), inter.macroblocks(intra.sa8d(x) - dc8)
 
 
 def widened(x: Tensor) -> Tensor:
@@ -187,7 +182,7 @@ def transform8(difference: Tensor, habits: Preset) -> Tensor:
     x = inter.blocks(difference, 8)
     if not habits.transform8:
         return torch.zeros(len(x), x.shape[1] // 2, x.shape[2] // 2, dtype=torch.bool, device=x.device)
-    return _macroblocks(intra.sa8d(x)) < _macroblocks(intra.satd(x, 8))
+    return inter.macroblocks(intra.sa8d(x)) < inter.macroblocks(intra.satd(x, 8))
 
 
 @torch.no_grad()
@@ -260,9 +255,9 @@ def direction(source: Tensor, predictions: list[Tensor], fields: list[Tensor], l
     costs = torch.stack([intra.satd(target - p, 8) if habits.satd else (target - p).abs().sum(-1) for p in predictions])
     bits = [inter.vector_bits(v, inter.median_predictor(v)) for v in fields]
     costs = costs + widened(lam) / 4 * torch.stack([bits[0] + 2, bits[1] + 2, bits[0] + bits[1] + 3])
-    whole, of_whole = torch.stack([_macroblocks(c) for c in costs]).min(0)
+    whole, of_whole = torch.stack([inter.macroblocks(c) for c in costs]).min(0)
     divided, of_block = costs.min(0)
-    split = _macroblocks(divided) + 6 * lam < whole
+    split = inter.macroblocks(divided) + 6 * lam < whole
     return torch.where(widened(split), of_block, widened(of_whole))
 
 

@@ -5,8 +5,6 @@ Vectors are whole numbers of quarter pixels, (y, x), one for each 8x8 block; a l
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -171,6 +169,11 @@ def unblocks(x: Tensor, k: int) -> Tensor:
     return x.view(n, bh, bw, k, k).transpose(2, 3).reshape(n, bh * k, bw * k)
 
 
+def macroblocks(x: Tensor) -> Tensor:
+    """Sum over the four 8x8 blocks of each macroblock. Shape: ``[..., H/8, W/8] -> [..., H/16, W/16]``."""
+    return x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).sum((-3, -1))
+
+
 def vector_bits(vectors: Tensor, predictor: Tensor) -> Tensor:
     """Bits of a vector difference as x264 counts them: 0.72 a component equal to its predictor, else 1.72 + 2 log2(|d| + 1).
 
@@ -208,17 +211,18 @@ def whole_search(current: Tensor, reference: Tensor, reach: int, k: int) -> Tens
 
 def costs(phases: Tensor, reference: Tensor, target: Tensor, vectors: Tensor, k: int, fine: bool) -> Tensor:
     """SATD (or SAD) of blocks against what several vectors each point at. Shape: ``[C, N, bh, bw, 2] -> [C, N, bh, bw]``."""
-    c, n, bh, bw = vectors.shape[:4]
     if fine and k == 16:  # as four blocks of 8: their Hadamard transforms are one product
         vectors = vectors.repeat_interleave(2, 2).repeat_interleave(2, 3)
         target = blocks(unblocks(target, 16), 8)
-        reference = reference.expand(n, bh, bw).repeat_interleave(2, 1).repeat_interleave(2, 2)
+        reference = (
+            reference.expand(target.shape[0], target.shape[1] // 2, target.shape[2] // 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
+        )
     window = 8 if fine else k
-    difference = fetch_luma(phases, reference, vectors.flatten(0, 1).unflatten(0, (c, n)), window).sub_(target)
+    difference = fetch_luma(phases, reference, vectors, window).sub_(target)
     if not fine:
         return difference.abs_().sum(-1)
     cost = satd(difference, 8)
-    return cost.unflatten(-1, (-1, 2)).unflatten(2, (-1, 2)).sum((3, 5)) if k == 16 else cost
+    return macroblocks(cost) if k == 16 else cost
 
 
 _RING = torch.tensor([(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)])
@@ -235,7 +239,6 @@ def refine(
     subpel: int,
     fine: bool,
     rounds: int = 2,
-    bits: Callable[[Tensor, Tensor], Tensor] = vector_bits,
 ) -> tuple[Tensor, Tensor]:
     """The best of some vectors, moved to the best place nearby: whole, half, quarter pixels.
 
@@ -248,7 +251,6 @@ def refine(
         subpel: 1, 2 or 4.
         fine: SATD instead of SAD for fractions.
         rounds: of moving by one whole pixel.
-        bits: counts those of a vector against the predictor.
 
     Returns:
         Vectors and their cost (distortion + lambda bits).
@@ -257,7 +259,7 @@ def refine(
 
     def price(vectors: Tensor, metric: bool) -> Tensor:
         """Shape: ``[C, N, bh, bw, 2] -> [C, N, bh, bw]``."""
-        return costs(phases, reference, target, vectors, k, metric) + lam * bits(vectors, predictor)
+        return costs(phases, reference, target, vectors, k, metric) + lam * vector_bits(vectors, predictor)
 
     def best_of(vectors: Tensor, best: Tensor | None, cost: Tensor | None, metric: bool) -> tuple[Tensor, Tensor]:
         c, which = price(vectors, metric).min(0)

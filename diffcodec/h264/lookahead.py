@@ -6,8 +6,9 @@ A macroblock is an 8x8 block here. Costs are SATD (or SAD) plus a few bits, as x
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from .intra import predict_all, satd
 
 B_SHARE = 100 / 120  # what the cost of a B frame counts against that of a P frame
 _CHUNK = 2**24  # samples fetched at a time
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,16 @@ class Lookahead:
     def _distance(self, difference: Tensor) -> Tensor:
         return difference.abs().sum(-1) if self.quick else satd(difference, 8)
 
+    def _in_parts(self, work: list[_T]) -> Iterator[list[_T]]:
+        """As many at a time as memory should hold."""
+        step = max(1, _CHUNK // (8 * self.small[0].numel()))
+        return (work[i : i + step] for i in range(0, len(work), step))
+
     @torch.no_grad()
     def search(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Find the motion of pairs (frame, reference) that are not known yet."""
         new = [p for p in dict.fromkeys(pairs) if p not in self.cost]
-        step = max(1, _CHUNK // (8 * self.small[0].numel()))
-        for some in (new[i : i + step] for i in range(0, len(new), step)):
+        for some in self._in_parts(new):
             both = torch.tensor(some, device=self.small.device)  # [P, 2]
             current, reference = both[:, 0], both[:, 1, None, None]
             coarse = whole_search(self.small[both[:, 0]], self.small[both[:, 1]], self.reach // 2, 8)
@@ -95,8 +101,7 @@ class Lookahead:
         if not new:
             return
         self.search([p for b, past, future in new for p in ((b, past), (b, future))])
-        step = max(1, _CHUNK // (8 * self.small[0].numel()))
-        for some in (new[i : i + step] for i in range(0, len(new), step)):
+        for some in self._in_parts(new):
             frame = torch.tensor([t[0] for t in some], device=self.small.device)
             predictions, costs = [], []
             for k in (1, 2):

@@ -497,9 +497,7 @@ class _Coder:
             first = most * torch.arange(n, device=source.device)[:, None, None]
             with torch.no_grad():
                 cost = torch.stack([intra.satd(target - inter.fetch_luma(phases, first + k, field, 8), 8) for k in range(most)])
-                whole = cost.unflatten(-1, (-1, 2)).unflatten(2, (-1, 2)).sum((3, 5), keepdim=True)
-                best = whole.argmin(0).expand(n, field.shape[1] // 2, 2, field.shape[2] // 2, 2).reshape(field.shape[:3])
-                place = first + best
+                place = first + decide.widened(inter.macroblocks(cost).argmin(0))
             planes.append(inter.fetch_luma(phases, place, field, 8))
             chromas.append(inter.fetch_chroma(wide, place, field, 4))
             names.append(torch.tensor(ids, device=source.device)[place])
