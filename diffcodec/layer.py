@@ -38,7 +38,7 @@ class Layer(nn.Module):
     def sample(
         self,
         shape: Sequence[int],
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         *,
         step: int | None = None,
         device: torch.device | None = None,
@@ -47,10 +47,15 @@ class Layer(nn.Module):
 
         Args:
             shape: shape of the input to come.
-            generator: source of randomness; None uses torch's default one.
+            generator: source of randomness; None uses torch's default one. A list of one for each sample makes a sample's draw independent of
+                the batch it comes in: the same on one process or many.
             step: training step, for strengths that follow a schedule.
             device: where the draw is put.
         """
+        if isinstance(generator, Sequence):
+            if len(generator) != shape[0]:
+                raise ValueError(f"{type(self).__name__} got {len(generator)} generators for a batch of {shape[0]}: one a sample is needed")
+            return join([self.draw((1, *shape[1:]), g, step, device) for g in generator])
         return self.draw(tuple(shape), generator, step, device)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
@@ -159,6 +164,18 @@ class Codec(Layer):
             out, bits = self.simulate(work, draw, True)
         assert bits is not None
         return Coded(clamp_through(out).to(video.dtype), bits.sum(1), self.frame_types(tuple(video.shape), draw), bits)
+
+
+def join(draws: Sequence[Any]) -> Any:
+    """Draws of single samples as the draw of their batch."""
+    first = draws[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(draws))
+    if isinstance(first, Mapping):
+        return {name: join([d[name] for d in draws]) for name in first}
+    if isinstance(first, list):
+        return [x for d in draws for x in d]
+    raise TypeError(f"a draw holds {type(first).__name__}: it cannot be joined sample by sample")
 
 
 def to_device(draw: Any, device: torch.device) -> Any:

@@ -401,7 +401,7 @@ class Clips(Dataset[Tensor]):
         if not -self.length <= index < self.length:
             raise IndexError(f"item {index} of {self.length}")
         index %= self.length
-        generator = torch.Generator().manual_seed(_key(self.seed, self.epoch, index))
+        generator = torch.Generator().manual_seed(key(self.seed, self.epoch, index))
 
         def draw(n: int) -> int:
             return int(torch.randint(n, (1,), generator=generator))
@@ -423,7 +423,7 @@ class Clips(Dataset[Tensor]):
         return read_video(path, start, self.frames, crop=crop)
 
 
-def _key(*numbers: int) -> int:
+def key(*numbers: int) -> int:
     """One 63-bit seed from several numbers (splitmix64's mixing), so that neighbouring items share nothing."""
     mask, z = (1 << 64) - 1, 0
     for n in numbers:

@@ -175,3 +175,33 @@ class Grey(dc.Layer):
 def test_a_users_own_layer_fits_in() -> None:
     x = natural(2)
     assert dc.RandomDistortion([Grey()])(x).std(2).max() == 0
+
+
+def test_a_sample_draws_the_same_in_any_batch() -> None:
+    layers = [dc.GaussianNoise(0.1), dc.FrameDrop(0.5), dc.RandomCrop((0.3, 0.9)), dc.DiffH264(crf=(18, 30), gop="random")]
+    mixture = dc.RandomDistortion(layers, per="sample")
+    x = natural(4, 8, 32, 32)
+
+    def keyed(rows: list[int]) -> Tensor:
+        generators = [torch.Generator().manual_seed(100 + r) for r in rows]
+        return mixture(x[rows], mixture.sample(x[rows].shape, generators))
+
+    whole = keyed([0, 1, 2, 3])
+    torch.testing.assert_close(torch.cat([keyed([0, 1]), keyed([2, 3])]), whole)
+    torch.testing.assert_close(keyed([3, 1]), whole[[3, 1]])
+    for layer in layers:
+        draw = layer.sample(x.shape, [torch.Generator().manual_seed(i) for i in range(4)])
+        assert layer(x, draw).shape == x.shape
+    with pytest.raises(ValueError, match="3 generators for a batch of 4"):
+        layers[0].sample(x.shape, [torch.Generator()] * 3)
+    with pytest.raises(ValueError, match="per='sample'"):
+        dc.RandomDistortion(layers).sample(x.shape, [torch.Generator()] * 4)
+
+
+@pytest.mark.parametrize("per", ["batch", "sample"])
+def test_x264_inside_a_mixture_is_what_it_is_alone(per: str) -> None:
+    layer = dc.DiffH264(crf=25, gop="middle")
+    mixture = dc.RandomDistortion([layer], per=per)
+    x = natural(2, 8, 32, 48)
+    draw = mixture.sample(x.shape, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mixture(x, draw), layer(x, draw["parts"][0][2]))

@@ -71,12 +71,14 @@ class RandomDistortion(Layer):
     def sample(
         self,
         shape: Sequence[int],
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         *,
         step: int | None = None,
         device: torch.device | None = None,
     ) -> Draw:
         b = shape[0]
+        if isinstance(generator, Sequence):
+            return self._sample_each(shape, generator, step, device)
         where = draw_device(generator, None)  # on the CPU unless the generator is elsewhere
         n = 1 if self.per == "batch" else b
         choice = torch.multinomial(self._shares(step).to(where), n, replacement=True, generator=generator).tolist()
@@ -90,6 +92,23 @@ class RandomDistortion(Layer):
             else:  # drawn for the whole batch, so that a strength given as [B] finds its sample
                 part = _rows(layer.sample(shape, generator, step=step, device=device), rows)  # type: ignore[operator]
             parts.append((i, rows, part))
+        return {"parts": parts}
+
+    def _sample_each(
+        self, shape: Sequence[int], generators: Sequence[torch.Generator], step: int | None, device: torch.device | None
+    ) -> Draw:
+        """A draw of its own for each sample, from its own generator."""
+        if self.per != "sample":
+            raise ValueError("RandomDistortion(per='batch') draws one layer for the batch: a generator for each sample needs per='sample'")
+        if len(generators) != shape[0]:
+            raise ValueError(f"RandomDistortion got {len(generators)} generators for a batch of {shape[0]}: one a sample is needed")
+        shares = self._shares(step)
+        choice = [int(torch.multinomial(shares, 1, generator=g)) for g in generators]
+        parts = []
+        for i in sorted(set(choice)):
+            rows = [j for j, c in enumerate(choice) if c == i]
+            own = [generators[j] for j in rows]
+            parts.append((i, rows, self.layers[i].sample((len(rows), *shape[1:]), own, step=step, device=device)))  # type: ignore[operator]
         return {"parts": parts}
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:

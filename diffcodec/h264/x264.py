@@ -125,6 +125,8 @@ class X264H264(Codec):
         """Decoded video, and what the bits of each frame are counted from, ``[B, T, 6]``: see :mod:`diffcodec.h264.bits`."""
         dtype, video = video.dtype, video.float()  # whole numbers inside: more precision would only let ties fall elsewhere
         b, t, _, h, w = video.shape
+        if "guide" not in draw and "ahead" not in draw:  # inside a mixture nobody has prepared the draw
+            draw = self.decide(video, draw)
         guides: list[Guide] | None = draw.get("guide")
         gops: list[Gop] = draw["gop"] if guides is None else [Gop(g.types, references=max(1, self.habits.references)) for g in guides]
         frames = _Frames.of(gops, t)
