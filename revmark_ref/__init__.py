@@ -1,4 +1,36 @@
 """REVMark (Zhang et al., ACM MM 2023) built from diffcodec parts: train, evaluate, embed, extract.
 
-This package is a place kept: the watermarking system comes with a later release.
+Example:
+    >>> from revmark_ref import load, embed, extract
+    >>> net, config = load("small")
+    >>> embed(net, "in.mp4", "out.mp4", message="deadbeef")
+    >>> extract(net, "out.mp4").message
+    'deadbeef'
 """
+
+from .apply import detect, embed, extract
+from .checkpoint import CheckpointError
+from .config import PRESETS, Config, Model, Training
+from .framing import MessageError
+from .model import Detector, Discriminator, REVMark
+from .train import Plan, train
+from .weights import load, load_detector
+
+__all__ = [
+    "PRESETS",
+    "CheckpointError",
+    "Config",
+    "Detector",
+    "Discriminator",
+    "MessageError",
+    "Model",
+    "Plan",
+    "REVMark",
+    "Training",
+    "detect",
+    "embed",
+    "extract",
+    "load",
+    "load_detector",
+    "train",
+]

@@ -1,0 +1,130 @@
+"""Checkpoints: safetensors and JSON in a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STATE = "state.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or weights file that is missing, damaged, or of another model; the message names it."""
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int = 2) -> Path:
+    """Write ``folder/step-00001000`` with one safetensors file for each group of tensors and a JSON file that holds their hashes.
+
+    Args:
+        folder: where checkpoints lie; made if missing.
+        step: number of steps done.
+        tensors: groups by file name without ending.
+        state: what else is to be known; JSON.
+        keep: newest checkpoints that stay.
+
+    Raises:
+        CheckpointError: it could not be written; nothing half-written stays.
+    """
+    from safetensors.torch import save as to_bytes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{step:08d}"
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+    try:
+        hashes = {}
+        for name, group in tensors.items():
+            data = to_bytes({k: v.detach().cpu().contiguous() for k, v in group.items()})
+            hashes[name] = hashlib.sha256(data).hexdigest()
+            _write(temporary / f"{name}.safetensors", data)
+        _write(temporary / STATE, json.dumps({"step": step, "sha256": hashes, **state}, indent=1).encode())
+        if final.exists():  # a run that went back and came here again
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+    except OSError as error:
+        what = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else (error.strerror or str(error))
+        raise CheckpointError(f"{final}: cannot be written ({what}); older checkpoints are untouched") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in every(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def every(folder: Path) -> list[Path]:
+    """Checkpoints of a folder, oldest first."""
+    return sorted(p for p in folder.glob("step-*") if p.is_dir())
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """State and groups of tensors of one checkpoint.
+
+    Raises:
+        CheckpointError: files missing, or not what was written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    try:
+        state = json.loads((path / STATE).read_text())
+        groups = {}
+        for name, digest in state["sha256"].items():
+            data = (path / f"{name}.safetensors").read_bytes()
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise CheckpointError(f"{path}: {name}.safetensors is damaged (its hash is not the one that was written)")
+            groups[name] = from_bytes(data)
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({error})") from error
+    return state, groups
+
+
+def newest(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    """The newest whole checkpoint of a folder, damaged ones named in a warning and skipped; None where there is none.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all of them are damaged.
+    """
+    found = every(folder)
+    for path in found[::-1]:
+        try:
+            return read(path)
+        except CheckpointError as error:
+            warnings.warn(f"{error}; skipped", stacklevel=2)
+    if found:
+        raise CheckpointError(f"{folder}: all {len(found)} checkpoints are damaged")
+    return None
+
+
+def small(weights: Mapping[str, Tensor], budget: float) -> dict[str, Tensor]:
+    """Weights in the widest of float32 and float16 that fits a budget.
+
+    Args:
+        weights: tensors by name.
+        budget: in MiB.
+
+    Raises:
+        CheckpointError: not even float16 fits.
+    """
+    for dtype in (torch.float32, torch.float16):
+        out = {k: v.to(dtype) if v.is_floating_point() else v for k, v in weights.items()}
+        size = sum(v.numel() * v.element_size() for v in out.values())
+        if size + 65536 <= budget * 2**20:  # names and state come to less than 64 KiB
+            return out
+    raise CheckpointError(f"a checkpoint budget of {budget:g} MiB is too small: the weights alone take {size / 2**20:.1f} MiB in float16")

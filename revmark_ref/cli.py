@@ -1,0 +1,307 @@
+"""The ``revmark`` command."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Progress = Callable[[int], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, or 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)  # so that temporary files go then, too
+    args = _parser().parse_args(arguments)
+    try:
+        return int(args.run(args, "revmark " + shlex.join(arguments)) or 0)
+    except (ValueError, TypeError, FileNotFoundError, ImportError, OSError) as error:
+        print(f"revmark {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nrevmark {args.command}: stopped; nothing half-written was kept", file=sys.stderr)
+        return 130
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="revmark", description="REVMark: train, evaluate, embed, extract.")
+    verbs = parser.add_subparsers(dest="command", required=True)
+
+    def verb(name: str, run: Callable[[argparse.Namespace, str], Any], text: str) -> argparse.ArgumentParser:
+        v = verbs.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        v.set_defaults(run=run)
+        return v
+
+    e = verb("embed", _embed, "mark a video file")
+    e.add_argument("input", type=Path)
+    e.add_argument("output", type=Path, help=".mp4, .mkv, .mov or .m4v")
+    what = e.add_mutually_exclusive_group(required=True)
+    what.add_argument("--message", metavar="HEX", help="payload of every segment, in hex digits (32 bits are 8 digits)")
+    what.add_argument("--text", metavar="STR", help="up to 200 bytes of UTF-8, spread over consecutive segments and repeated")
+    e.add_argument("--psnr", type=float, default=40.0, help="of the marked frames before encoding, in dB")
+    e.add_argument("--crf", type=float, default=18.0, help="of libx264")
+    e.add_argument("--preset", default="ultrafast", help="of libx264; slower ones make smaller files")
+    e.add_argument("--weights", default="small", help="shipped weights by name, or a file")
+
+    x = verb("extract", _extract, "read the mark of a video file; exit status 0 also when there is none")
+    x.add_argument("input", type=Path)
+    x.add_argument("--json", action="store_true", help="print JSON")
+    x.add_argument("--weights", default="small", help="shipped weights by name, or a file")
+
+    d = verb("detect", _detect, "tell which frames of a video file are marked")
+    d.add_argument("input", type=Path)
+    d.add_argument("--json", action="store_true", help="print JSON, with a probability for each frame")
+    d.add_argument("--weights", default="small-detector", help="shipped detector by name, or a file")
+
+    t = verb("train", _train, "train encoder and decoder")
+    t.add_argument("--data", required=True, help="folder of videos, a file of `revmark pack`, or 'synthetic'")
+    t.add_argument("--out", type=Path, required=True, help="folder of the run")
+    t.add_argument("--preset", choices=["paper", "small"], default="small")
+    t.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of the run")
+    t.add_argument("--start", type=Path, help="weights or run to begin with")
+    t.add_argument(
+        "--distortion", nargs="+", metavar="NAME[@STEP]",
+        help="what stands for compression, from which step on: none, jpeg, compnet, revmark, x264, exact; several make a curriculum",
+    )  # fmt: skip
+    t.add_argument("--steps", type=int)
+    t.add_argument("--batch", type=int, help="clips of a step and process")
+    t.add_argument("--bits", type=int, help="payload")
+    t.add_argument("--seed", type=int)
+    t.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field of the configuration, for example lr=2e-4 mapping=spread",
+    )
+    t.add_argument("--workers", type=int, default=0, help="processes that prepare clips")
+    t.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
+    t.add_argument("--compile", action="store_true", help="compile encoder and decoder")
+    t.add_argument(
+        "--checkpoint-budget", type=float, metavar="MIB", help="smaller checkpoints: weights only, Adam's moments grow anew after a resume"
+    )
+    t.add_argument("--minutes", type=float, help="save and stop after that long")
+    t.add_argument("--until", type=int, metavar="STEP", help="save and stop after that step")
+    t.add_argument("--tensorboard", action="store_true")
+    t.add_argument("--spynet", type=Path, help="SPyNet weights, for motion=spynet")
+
+    td = verb("train-detector", _train_detector, "train the detector of marked frames for a model")
+    td.add_argument("--data", required=True, help="folder of videos, a packed file, or 'synthetic'")
+    td.add_argument("--out", type=Path, required=True, help="folder of the run; the weights are its detector.safetensors")
+    td.add_argument("--weights", default="small", help="of the model whose marks are to be detected")
+    td.add_argument("--resume", action="store_true")
+    td.add_argument("--steps", type=int, default=2000)
+    td.add_argument("--batch", type=int, default=4, help="clips of a step")
+    td.add_argument("--minutes", type=float, help="save and stop after that long")
+
+    v = verb("evaluate", _evaluate, "measure the paper's tables and figures on a model")
+    v.add_argument("--data", required=True, type=Path, help="folder of videos")
+    v.add_argument("--weights", default="small", help="shipped weights by name, or a file")
+    v.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder for tables.json, tables.md and pictures")
+    v.add_argument(
+        "--tables", nargs="+", type=int, choices=range(1, 11), default=[1, 2, 3, 8, 9, 10], metavar="N", help="of the paper, 1..10"
+    )
+    v.add_argument("--variants", nargs="+", default=[], help="other weights, for tables 4 to 7")
+    v.add_argument("--detector", default="small-detector", help="for table 10")
+    v.add_argument("--figures", action="store_true", help="figures 5 and 6 as well")
+    v.add_argument("--windows", type=int, default=4, help="clips of each video")
+    v.add_argument("--seed", type=int, default=0)
+    v.add_argument("--alexnet", help="file with AlexNet's features, for LPIPS")
+
+    p = verb("pack", _pack, "pack the videos of a folder into one file, for training where videos cannot be decoded")
+    p.add_argument("input", type=Path)
+    p.add_argument("output", type=Path, help="*.clips")
+    p.add_argument("--budget", type=float, default=22.0, help="largest size in MB")
+    p.add_argument("--frames", type=int, default=12, help="of each video")
+    p.add_argument("--side", type=int, default=144, help="short side of the frames")
+    p.add_argument("--count", type=int, help="most videos")
+    p.add_argument("--quality", type=int, default=80, help="of WebP")
+
+    w = verb("export", _export, "write the weights of a run into one file that the other commands take")
+    w.add_argument("run_folder", type=Path, metavar="RUN")
+    w.add_argument("output", type=Path, help="*.safetensors")
+    return parser
+
+
+def _embed(args: argparse.Namespace, command: str) -> None:
+    from . import apply, weights
+    from .framing import from_hex
+
+    net, _ = weights.load(args.weights)
+    if args.message is not None:
+        from_hex(args.message, net.model.bits)
+    with _bar("marking", args.input) as progress:
+        done = apply.embed(net, args.input, args.output, args.message, args.text, args.psnr, args.crf, args.preset, progress)
+    print(f"{args.output}: {done.frames} frames in {done.segments} segments, {args.psnr:g} dB before encoding")
+
+
+def _extract(args: argparse.Namespace, command: str) -> None:
+    from . import apply, weights
+
+    net, _ = weights.load(args.weights)
+    with _bar("reading", args.input, quiet=args.json) as progress:
+        found = apply.extract(net, args.input, progress)
+    if args.json:
+        print(json.dumps(found.to_dict()))
+    elif found.text is not None:
+        print(f"text {found.text!r} ({100 * found.confidence:.1f} % of the bits of {found.segments} segments agree)")
+    elif found.message is not None:
+        print(
+            f"message {found.message} ({100 * found.confidence:.1f} % of the bits of {found.segments} segments agree, p = {found.p_value:.1e})"
+        )
+    else:
+        print(f"no mark found in {found.segments} segments (p = {found.p_value:.2g})")
+
+
+def _detect(args: argparse.Namespace, command: str) -> None:
+    from . import apply, weights
+
+    detector, size = weights.load_detector(args.weights)
+    with _bar("looking", args.input, quiet=args.json) as progress:
+        found = apply.detect(detector, size, args.input, progress)
+    marked = apply.spans([p > 0.5 for p in found])
+    if args.json:
+        print(
+            json.dumps(
+                {"frames": len(found), "marked": sum(p > 0.5 for p in found), "spans": marked, "probability": [round(p, 4) for p in found]}
+            )
+        )
+    elif marked:
+        print(f"{sum(p > 0.5 for p in found)} of {len(found)} frames are marked: " + ", ".join(f"{a}-{b}" for a, b in marked))
+    else:
+        print(f"none of {len(found)} frames is marked")
+
+
+def _train(args: argparse.Namespace, command: str) -> int:
+    from .config import PRESETS, Config
+    from .train import Plan, stages, train
+
+    values: dict[str, Any] = {k: getattr(args, k) for k in ("steps", "batch", "bits", "seed") if getattr(args, k) is not None}
+    if args.distortion:
+        values["distortion"] = stages(args.distortion)
+    for item in args.set:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"--set expected FIELD=VALUE, got {item!r}")
+        try:
+            values[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            values[name] = value
+    config = PRESETS[args.preset].with_values(values)
+    kept = args.out / "config.json"
+    if args.resume and kept.is_file():  # what the run was begun with; what is said now replaces it
+        config = Config.from_json(kept.read_text()).with_values(values)
+    plan = Plan(
+        config, args.data, args.out, args.resume, args.start, args.workers, args.mixed_precision, args.compile, args.checkpoint_budget, args.until,
+        args.minutes, args.tensorboard, args.spynet,
+    )  # fmt: skip
+    done = train(plan)
+    accuracy = f", bit accuracy {100 * done.figures['accuracy']:.1f} % in training" if "accuracy" in done.figures else ""
+    print(f"{args.out}: {done.why} at step {done.step} of {config.training.steps}{accuracy}")
+    if done.why == "stopped":
+        print(f"revmark train: saved at step {done.step}; --resume goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train_detector(args: argparse.Namespace, command: str) -> None:
+    from . import weights
+    from .detector import DetectorPlan, train_detector
+
+    net, config = weights.load(args.weights)
+    plan = DetectorPlan(args.data, args.out, args.resume, args.steps, args.batch, minutes=args.minutes)
+    running: list[float] = []
+
+    def report(step: int, loss: float, accuracy: float) -> None:
+        running.append(accuracy)
+        if step % 50 == 0:
+            print(f"step {step}  loss {loss:.3f}  frames {100 * sum(running[-50:]) / len(running[-50:]):.1f} %", flush=True)
+
+    print(train_detector(net, config, plan, report))
+
+
+def _evaluate(args: argparse.Namespace, command: str) -> None:
+    from diffcodec.video import replacing
+
+    from . import evaluate, weights
+    from .checkpoint import CheckpointError
+
+    def one(name: str) -> evaluate.Evaluation:
+        return evaluate.evaluation(name, args.data, args.out, args.windows, args.seed, args.alexnet)
+
+    mine = one(args.weights)
+    others = [one(v) for v in args.variants]
+    for v in others:  # one store
+        v.cells = mine.cells
+    detector = args.detector
+    if 10 in args.tables:
+        try:
+            weights.find(detector)
+        except CheckpointError as error:
+            print(f"table 10 is left out: {error}", file=sys.stderr)
+            detector = None
+    found: dict[str, Any] = evaluate.tables(mine, args.tables, args.data, others, detector)
+    result: dict[str, Any] = {
+        "command": command, "weights": mine.key.split("/")[0], "model": dataclasses.asdict(mine.config.model),
+        "windows": args.windows, "seed": args.seed,
+        "clips": dict(zip(mine.material.names, mine.material.hashes)), "tables": found,
+    }  # fmt: skip
+    if args.figures:
+        result["figure 5"] = evaluate.curves(mine)
+        evaluate.plot_curves(result["figure 5"], args.out / "figure5.png")
+        evaluate.plot_residuals(mine, args.out / "figure6.png")
+    text = evaluate.markdown(found)
+    for name, content in (("tables.json", json.dumps(result, indent=1)), ("tables.md", text)):
+        with replacing(args.out / name) as path:
+            path.write_text(content)
+    print(text)
+
+
+def _pack(args: argparse.Namespace, command: str) -> None:
+    from .data import pack
+
+    told = pack(args.input, args.output, args.budget, args.frames, args.side, args.count, args.quality)
+    print(f"{args.output}: {told['videos']} videos, {told['frames']} frames, {told['bytes'] / 1e6:.1f} MB")
+
+
+def _export(args: argparse.Namespace, command: str) -> None:
+    from .weights import export
+
+    export(args.run_folder, args.output)
+    print(args.output)
+
+
+@contextmanager
+def _bar(what: str, path: Path, quiet: bool = False) -> Iterator[Progress | None]:
+    """A progress bar over the frames of a video, on a terminal."""
+    if quiet or not sys.stderr.isatty() or not os.path.isfile(path):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    from diffcodec.video import video_info
+
+    with Bar(console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=video_info(path).frames)
+        yield lambda n: bar.update(task, completed=n)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

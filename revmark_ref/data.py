@@ -1,0 +1,281 @@
+"""Training clips: a folder of videos, one packed file, or moving photographs made up on the spot."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from diffcodec.video import VideoError, is_image, read_image, read_video, replacing, video_files, video_info
+
+from .keys import generator
+
+PACKED = ".clips"  # suffix of a packed file
+_LONGEST = 250  # frames that are kept of a video
+_SHORT_SIDE = 288  # videos are scaled down to it when they are loaded
+
+
+class TrainingClips(Dataset[tuple[Tensor, int]]):
+    """Augmented random clips, all videos held in memory as 8-bit frames.
+
+    Sample k is drawn from (seed, k) alone, k counting through the whole training: the same on any number of workers and processes and after
+    a resume. Half of the samples are windows of the frame as it is, half are windows as large as the frame allows, scaled to the clip (a
+    larger video is marked at this size); some are mirrored or run backwards.
+
+    Args:
+        source: a folder of videos, a list of files, a packed file (:func:`pack`), or "synthetic".
+        frames, size: clip length and (height, width).
+        seed: of the draws.
+        augment: False takes windows without mirroring, reversing or scaling.
+
+    Item k: ``([T, 3, H, W] float32 in [0, 1], k)``.
+
+    Raises:
+        VideoError: nothing usable there.
+    """
+
+    def __init__(
+        self, source: str | os.PathLike[str] | Sequence[Path], frames: int, size: tuple[int, int], seed: int = 0, augment: bool = True
+    ) -> None:
+        self.frames, self.size, self.seed, self.augment = frames, size, seed, augment
+        if isinstance(source, (str, os.PathLike)) and str(source) == "synthetic":
+            self.videos = synthetic(48, frames + 8, max(size) * 2, seed)
+        elif isinstance(source, (str, os.PathLike)) and Path(source).suffix == PACKED:
+            self.videos = unpack(source)
+        else:
+            self.videos = load(source)
+        usable = [v for v in self.videos if len(v) >= frames]
+        if not usable:
+            raise VideoError(f"{source}: none of {len(self.videos)} videos has {frames} frames")
+        self.videos = usable
+
+    def __len__(self) -> int:
+        return 2**62
+
+    def __getitem__(self, k: int) -> tuple[Tensor, int]:
+        g = generator(self.seed, "clip", k)
+
+        def draw(n: int) -> int:
+            return int(torch.randint(n, (1,), generator=g))
+
+        video = self.videos[draw(len(self.videos))]
+        first = draw(len(video) - self.frames + 1)
+        clip = video[first : first + self.frames]
+        wide, mirrored, backwards = draw(2), draw(2), draw(4)
+        height, width = self.size
+        h, w = clip.shape[-2:]
+        most = min(h / height, w / width)
+        if most < 1 or (self.augment and wide and most > 1):  # a window as large as possible, scaled
+            scale = most if not self.augment else most ** (0.5 + 0.5 * draw(1001) / 1000)
+            tall, broad = min(h, round(height * scale)), min(w, round(width * scale))
+            top, left = draw(h - tall + 1), draw(w - broad + 1)
+            window = clip[..., top : top + tall, left : left + broad].float()
+            out = F.interpolate(window, self.size, mode="bilinear", antialias=True).round().clamp(0, 255)
+        else:
+            top, left = draw(h - height + 1), draw(w - width + 1)
+            out = clip[..., top : top + height, left : left + width].float()
+        if self.augment and mirrored:
+            out = out.flip(-1)
+        if self.augment and backwards == 0:
+            out = out.flip(0)
+        return (out / 255).contiguous(), k
+
+
+class Order(Sampler[list[int]]):
+    """Numbers of the samples of each batch, from a micro-batch on: ``first * batch, first * batch + 1, ...``."""
+
+    def __init__(self, batch: int, first: int, last: int) -> None:
+        self.batch_size, self.first, self.last = batch, first, last
+        self.drop_last = True
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for i in range(self.first, self.last):
+            yield list(range(i * self.batch_size, (i + 1) * self.batch_size))
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+def load(source: str | os.PathLike[str] | Sequence[Path]) -> list[Tensor]:
+    """All videos of a folder (or of a list of files) as uint8 ``[T, 3, H, W]``, scaled down to a short side of 288 pixels, at most 250 frames of
+    each; unreadable ones are left out with a warning.
+
+    Raises:
+        VideoError: none could be read.
+    """
+    out, unusable = [], []
+    for path in video_files(source):
+        try:
+            info = video_info(path)
+            scale = min(1.0, _SHORT_SIDE / min(info.height, info.width))
+            size = (max(1, round(info.height * scale)), max(1, round(info.width * scale)))
+            frames = read_video(path, 0, min(info.frames, _LONGEST), size=size)
+            out.append((frames * 255).round().to(torch.uint8))
+        except VideoError as error:
+            unusable.append(str(error))
+    if not out:
+        raise VideoError(f"no video could be read: {'; '.join(unusable[:3])}")
+    if unusable:
+        import warnings
+
+        warnings.warn(f"{len(unusable)} files left out: " + "; ".join(unusable[:5]), stacklevel=2)
+    return out
+
+
+def synthetic(count: int, frames: int, side: int, seed: int = 0, pictures: Sequence[Path] = ()) -> list[Tensor]:
+    """Moving photographs: a picture larger than the frame, passed over and zoomed into at a steady pace.
+
+    Args:
+        count: videos.
+        frames: of each.
+        side: height and width.
+        seed: of paths and of made-up pictures.
+        pictures: photographs; where none are given, textures of many scales with edges in them.
+
+    Returns:
+        uint8 ``[T, 3, side, side]`` each.
+    """
+    out = []
+    for i in range(count):
+        g = generator(seed, "synthetic", i)
+        big = read_image(pictures[i % len(pictures)])[None] if pictures else _texture(2 * side, g)
+        angle, speed, zoom = torch.rand(3, generator=g).tolist()
+        start = 0.3 * (torch.rand(2, generator=g) - 0.5)
+        step = speed * 3 / side * torch.tensor([math.cos(2 * math.pi * angle), math.sin(2 * math.pi * angle)])
+        t = torch.arange(frames).float()
+        centre = start + t[:, None] * step  # [T, 2] (x, y), in halves of the picture
+        scale = 0.5 * (1 + 0.01 * (zoom - 0.5) * t)
+        theta = torch.zeros(frames, 2, 3)
+        theta[:, 0, 0] = theta[:, 1, 1] = scale
+        theta[:, :, 2] = centre
+        grid = F.affine_grid(theta, [frames, 3, side, side], align_corners=False)
+        video = F.grid_sample(big.expand(frames, -1, -1, -1), grid, padding_mode="reflection", align_corners=False)
+        out.append((video.clamp(0, 1) * 255).round().to(torch.uint8))
+    return out
+
+
+def _texture(side: int, g: torch.Generator) -> Tensor:
+    """A made-up picture ``[1, 3, side, side]``: coloured noise with the spectrum of photographs, cut into regions."""
+    x = torch.zeros(1, 3, side, side)
+    cells = 2
+    while cells <= side:
+        noise = torch.randn(1, 3, cells, cells, generator=g) * 0.6 + torch.randn(1, 1, cells, cells, generator=g)
+        x += F.interpolate(noise, size=(side, side), mode="bicubic", align_corners=False) / cells**0.75
+        cells *= 2
+    regions = F.interpolate(torch.randn(1, 1, 6, 6, generator=g), size=(side, side), mode="bicubic", align_corners=False)
+    x = x + 0.6 * regions.sign() * torch.randn(1, 3, 1, 1, generator=g)
+    return (0.5 + 0.18 * x).clamp(0, 1)
+
+
+def pack(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    budget: float = 22.0,
+    frames: int = 12,
+    side: int = 144,
+    count: int | None = None,
+    quality: int = 80,
+) -> dict[str, Any]:
+    """Write the videos of a folder into one file that Pillow reads: every frame a WebP picture.
+
+    Args:
+        source: folder of videos or pictures (pictures become moving ones of :func:`synthetic` when they are read).
+        out: file to write, ``*.clips``.
+        budget: largest size in MB; videos are taken evenly over the folder as long as they fit.
+        frames: of each video, from its middle.
+        side: short side of the frames.
+        count: most videos.
+        quality: of WebP.
+
+    Returns:
+        What was packed: ``{"videos", "frames", "bytes", "names"}``.
+
+    Raises:
+        VideoError: nothing readable, or not even one video fits.
+    """
+    from PIL import Image
+
+    out = Path(out)
+    if out.suffix != PACKED:
+        raise VideoError(f"{out}: expected a name ending in {PACKED}")
+    paths = video_files(source)
+    # an even choice: the order of a bit-reversed count visits the whole folder early
+    order = sorted(range(len(paths)), key=lambda i: int(f"{i:020b}"[::-1], 2))
+    data: list[bytes] = []
+    table: list[dict[str, Any]] = []
+    spent = 0
+    for i in order:
+        if count is not None and len(table) == count:
+            break
+        try:
+            info = video_info(paths[i])
+            n = min(frames, info.frames)
+            scale = min(1.0, side / min(info.height, info.width))
+            size = (round(info.height * scale), round(info.width * scale))
+            video = read_video(paths[i], (info.frames - n) // 2, n, size=size)
+        except VideoError:
+            continue
+        pictures = []
+        for frame in (video * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy():
+            buffer = io.BytesIO()
+            Image.fromarray(frame).save(buffer, "WEBP", quality=quality, method=4)
+            pictures.append(buffer.getvalue())
+        size_ = sum(map(len, pictures))
+        if spent + size_ > budget * 1e6 - 200_000:  # room for the table
+            continue
+        spent += size_
+        table.append({"name": paths[i].name, "sizes": [len(p) for p in pictures]})
+        data += pictures
+    if not table:
+        raise VideoError(f"{source}: no video could be packed into {budget:g} MB")
+    head = json.dumps({"format": "revmark clips 1", "videos": table}).encode()
+    with replacing(out) as temporary, open(temporary, "wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for picture in data:
+            file.write(picture)
+    return {"videos": len(table), "frames": len(data), "bytes": out.stat().st_size, "names": [v["name"] for v in table]}
+
+
+def unpack(path: str | os.PathLike[str]) -> list[Tensor]:
+    """Videos of a packed file, uint8 ``[T, 3, H, W]`` each.
+
+    Raises:
+        VideoError: missing, damaged, or not a packed file.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    if not path.is_file():
+        raise VideoError(f"{path}: no such file")
+    raw = path.read_bytes()
+    try:
+        length = int.from_bytes(raw[:8], "little")
+        head = json.loads(raw[8 : 8 + length])
+        if head["format"] != "revmark clips 1":
+            raise ValueError(f"format {head['format']!r}")
+        at, out = 8 + length, []
+        for video in head["videos"]:
+            frames = []
+            for size in video["sizes"]:
+                with Image.open(io.BytesIO(raw[at : at + size])) as picture:
+                    frames.append(np.array(picture.convert("RGB")))
+                at += size
+            out.append(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous())
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise VideoError(f"{path}: not a packed file of revmark, or damaged ({error})") from error
+    return out
+
+
+def photographs(folder: Path) -> list[Path]:
+    """Picture files of a folder, sorted."""
+    return sorted(p for p in folder.rglob("*") if is_image(p))

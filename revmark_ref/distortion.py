@@ -1,0 +1,94 @@
+"""The distortion layer (section 3.3), made of diffcodec's parts: compression by name, inside the paper's mixture of attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+import diffcodec as dc
+from diffcodec.checks import require
+from diffcodec.layer import Draw, Layer
+
+from .config import DISTORTIONS, Training
+from .keys import generator
+
+ATTACKS: dict[str, Layer] = {
+    "average": dc.FrameAverage(3),
+    "drop": dc.FrameDrop(0.5),
+    "swap": dc.FrameSwap(0.5),
+    "crop": dc.RandomCrop(0.4),
+    "noise": dc.GaussianNoise(0.04),
+    "blur": dc.GaussianBlur(2.0, kernel=3),
+}
+
+
+def codec(name: str, training: Training) -> Layer:
+    """What stands for compression.
+
+    Args:
+        name: "none" (:class:`~diffcodec.Identity`), "jpeg" (:class:`~diffcodec.DiffJPEG` frame by frame), "compnet" (an untrained
+            :class:`~diffcodec.CompNet`: fit it, :func:`fit_compnet`), "revmark" (the paper's layer), "x264" (calibrated
+            :class:`~diffcodec.DiffH264`) or "exact" (libx264 itself, the simulator's gradient).
+        training: ranges of CRF and quality, preset, gradient of "exact".
+    """
+    require("distortion", name, DISTORTIONS)
+    if name == "none":
+        return dc.Identity()
+    if name == "jpeg":
+        return dc.DiffJPEG(training.quality)
+    if name == "compnet":
+        return dc.CompNet()
+    if name == "revmark":
+        return dc.DiffH264(model="revmark")
+    if name == "x264":
+        return dc.DiffH264(crf=training.crf, preset=training.codec_preset, gop="random")
+    return dc.RealCodec("libx264", crf=training.crf, preset=training.codec_preset, gradient=training.exact_gradient)
+
+
+def fit_compnet(net: dc.CompNet, clips: Sequence[Tensor], training: Training, steps: int = 500) -> dc.CompNet:
+    """Regress CompNet on libx264 over the training's range of CRF, the way DVMark makes its proxy; it is frozen afterwards."""
+    real = dc.RealCodec("libx264", crf=training.crf, preset=training.codec_preset, gradient=None)
+    net.fit(real, clips, steps)
+    return net
+
+
+class Distortion(nn.Module):
+    """The mixture that a training step goes through. One draw for each sample, keyed by (seed, sample): the same on any number of processes.
+
+    Args:
+        training: stages, shares and strengths.
+    """
+
+    def __init__(self, training: Training) -> None:
+        super().__init__()
+        self.training_ = training
+        codecs = {name: codec(name, training) for name in dict.fromkeys(n for _, n in training.distortion)}
+        self.codecs = nn.ModuleDict(codecs)
+        mixtures = {}
+        share = training.codec_share
+        for name, layer in codecs.items():
+            if name == "none" and not training.attacks_in_none:
+                mixtures[name] = dc.RandomDistortion([layer], per="sample")
+            else:
+                mixtures[name] = dc.RandomDistortion(
+                    [layer, *ATTACKS.values()],
+                    [share, *((1 - share) * w / sum(training.attack_weights) for w in training.attack_weights)],
+                    per="sample",
+                )
+        self.mixtures = mixtures  # plain dict: the codecs are registered above
+
+    def sample(self, shape: Sequence[int], samples: Sequence[int], step: int) -> Draw | None:
+        """Draws for samples of those numbers; None where nothing is distorted yet."""
+        name = self.training_.stage(step)
+        if name is None:
+            return None
+        generators = [generator(self.training_.seed, "distortion", k) for k in samples]
+        return self.mixtures[name].sample(shape, generators, step=step)
+
+    def forward(self, video: Tensor, draw: Draw | None, step: int) -> Tensor:
+        """Shape: ``[B, T, 3, H, W]`` -> same."""
+        name = self.training_.stage(step)
+        if name is None or draw is None:
+            return video
+        return self.mixtures[name](video, draw, step=step)  # type: ignore[no-any-return]

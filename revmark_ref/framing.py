@@ -1,0 +1,265 @@
+"""What is written into the segments of a video, and how it is found again.
+
+Every segment of T frames carries L bits, whitened by one of ``MASKS`` fixed masks in turn: what a video without a mark says is much the same in
+neighbouring segments, and would look like a message that is repeated; under the masks it looks like chance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .keys import generator
+
+MASKS = 8
+CLAIM = 1e-6  # p-value below which a mark is claimed
+LONGEST = 200  # bytes of a text
+_CORRECTS = 4  # bytes of Reed-Solomon parity at least; half of them can be wrong
+
+Array = np.ndarray
+
+
+class MessageError(ValueError):
+    """A message that cannot be written: not hex, of the wrong length, too long for the video."""
+
+
+def masks(bits: int) -> Array:
+    """Whitening masks, ``[MASKS, L]`` of +1 and -1."""
+    import torch
+
+    return np.stack([2 * torch.randint(2, (bits,), generator=generator(20231029, "mask", i)).numpy() - 1 for i in range(MASKS)])
+
+
+def from_hex(text: str, bits: int) -> Array:
+    """Bits ``[L]`` of a message in hex digits; L bits are ceil(L / 4) digits.
+
+    Raises:
+        MessageError: not hex, or of another length.
+    """
+    digits = -(-bits // 4)
+    clean = text.strip().lower().removeprefix("0x")
+    if any(c not in "0123456789abcdef" for c in clean):
+        raise MessageError(f"--message expected {digits} hex digits, got {text!r}")
+    if len(clean) != digits:
+        raise MessageError(f"--message expected {digits} hex digits ({bits} bits), got {len(clean)}: {text!r}")
+    value = int(clean, 16)
+    if value >= 1 << bits:
+        raise MessageError(f"--message expected at most {bits} bits, got {text!r}")
+    return np.array([value >> (bits - 1 - i) & 1 for i in range(bits)])
+
+
+def to_hex(bits: Array) -> str:
+    """Inverse of :func:`from_hex`."""
+    return f"{int(''.join(str(int(b)) for b in bits), 2):0{-(-len(bits) // 4)}x}"
+
+
+def payloads(message: Array, count: int) -> Array:
+    """What ``count`` segments carry: rows of ``message`` ``[n, L]`` in turn, whitened. Shape: ``[count, L]``, 0 or 1."""
+    rows = message[np.arange(count) % len(message)]
+    signs = (2 * rows - 1) * masks(message.shape[1])[np.arange(count) % MASKS]
+    return (signs > 0).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A claim about a video.
+
+    Attributes:
+        bits: message, None where there is none.
+        p_value: probability that a video without a mark agrees with itself as much, over all that was tried.
+        confidence: share of single bits that agree with the message.
+        segments: that voted.
+        phase: frames before the first whole segment.
+        mask: number of the mask of that segment.
+    """
+
+    bits: Array | None
+    p_value: float
+    confidence: float
+    segments: int
+    phase: int
+    mask: int
+
+
+def agreement(logits: Array) -> float:
+    """p-value of the agreement of segments: the statistic is the sum over bits of (votes for 1 - votes for 0)^2, whose distribution for
+    independent fair votes is known exactly.
+
+    Shape: ``[n, L]`` logits, unmasked.
+    """
+    n, bits = logits.shape
+    if n < 2:
+        return 1.0
+    votes = np.where(logits > 0, 1, -1).sum(0)  # [L]
+    statistic = int((votes.astype(np.int64) ** 2).sum())
+    if n > 40:  # votes / sqrt(n) are normal enough: chi-squared with L degrees of freedom
+        return _chi2_tail(statistic / n, bits)
+    single = np.zeros(n * n + 1)
+    for k in range(n + 1):
+        single[(2 * k - n) ** 2] += math.comb(n, k) / 2.0**n
+    # sum of L such squares: tail of the L-fold convolution, in units that keep it short (squares share the parity of n)
+    step = 8 if n % 2 else 4
+    offset = n % 2
+    short = single[offset::step]
+    total = np.array([1.0])
+    for _ in range(bits):
+        total = np.convolve(total, short)
+    at = (statistic - offset * bits) // step
+    return float(min(1.0, total[at:].sum()))
+
+
+def _chi2_tail(x: float, k: int) -> float:
+    """P(chi-squared with k degrees of freedom > x): the regularised upper incomplete gamma function."""
+    import torch
+
+    return float(torch.special.gammaincc(torch.tensor(k / 2, dtype=torch.float64), torch.tensor(x / 2, dtype=torch.float64)))
+
+
+def search(logits: Array, frames: int) -> Found:
+    """Find phase and mask, and vote.
+
+    Args:
+        logits: of the clips that begin at every frame, ``[N - T + 1, L]``.
+        frames: T.
+
+    Returns:
+        The best hypothesis; ``bits`` is None where its p-value, times the number of hypotheses, is not below ``CLAIM``.
+    """
+    white = masks(logits.shape[1])
+    tried: list[tuple[float, float, int, int]] = []
+    for phase in range(min(frames, len(logits))):
+        own = logits[phase::frames]
+        for first in range(MASKS):
+            plain = own * white[(first + np.arange(len(own))) % MASKS]
+            tried.append((agreement(plain), -float(np.abs(plain.sum(0)).sum()), phase, first))
+    best = min(tried)
+    p = min(1.0, best[0] * len(tried))
+    own = logits[best[2] :: frames]
+    plain = own * white[(best[3] + np.arange(len(own))) % MASKS]
+    sure = np.clip(plain, -8, 8).sum(0)
+    bits = (sure > 0).astype(np.int64)
+    right = float(((plain > 0) == (bits > 0)).mean())
+    return Found(bits if p < CLAIM else None, p, right, len(own), best[2], best[3])
+
+
+# --- text over several segments -----------------------------------------------------------------------------------------------
+
+
+def crc16(data: bytes) -> int:
+    """CRC-16/CCITT-FALSE (polynomial 0x1021, from 0xFFFF)."""
+    import binascii
+
+    return binascii.crc_hqx(data, 0xFFFF)
+
+
+def _code(length: int) -> tuple[object, int]:
+    """Reed-Solomon code for a body of that many bytes, and its parity: a quarter of the body, at least 4 bytes."""
+    from reedsolo import RSCodec
+
+    parity = max(_CORRECTS, 2 * -(-length // 8))
+    return RSCodec(parity), parity
+
+
+def sync(bits: int) -> Array:
+    """The segment that begins each repetition of a text, ``[L]``, 0 or 1."""
+    import torch
+
+    return torch.randint(2, (bits,), generator=generator(20231029, "sync", 0)).numpy()
+
+
+def segments_for(length: int, bits: int) -> int:
+    """Segments that a text of ``length`` bytes takes: the sync word and ``length, text, CRC-16`` under Reed-Solomon, L // 8 bytes each."""
+    body = 1 + length + 2
+    return 1 + -(-(body + _code(body)[1]) // (bits // 8))
+
+
+def frame_text(text: str, bits: int) -> Array:
+    """Segments ``[n, L]`` of a text: sync, then length, UTF-8 bytes and CRC-16 under Reed-Solomon.
+
+    Raises:
+        MessageError: empty, longer than 200 bytes, or a payload below 8 bits.
+    """
+    data = text.encode()
+    if not 1 <= len(data) <= LONGEST:
+        raise MessageError(f"--text expected 1 to {LONGEST} bytes of UTF-8, got {len(data)}")
+    if bits < 8:
+        raise MessageError(f"--text needs a payload of at least 8 bits a segment, this model has {bits}")
+    body = bytes([len(data)]) + data
+    body += crc16(body).to_bytes(2, "big")
+    coded = bytes(_code(len(body))[0].encode(body))  # type: ignore[attr-defined]
+    width = bits // 8
+    coded += bytes(-len(coded) % width)
+    rows = [sync(bits)]
+    for i in range(0, len(coded), width):
+        row = np.zeros(bits, dtype=np.int64)
+        row[: 8 * width] = np.unpackbits(np.frombuffer(coded[i : i + width], dtype=np.uint8))
+        rows.append(row)
+    return np.stack(rows)
+
+
+def find_text(logits: Array, frames: int) -> tuple[str, Found] | None:
+    """The text that a video carries, None where there is none.
+
+    Repetitions are added up (soft) for every length that fits; a text is believed when the sync word stands out, Reed-Solomon decodes it, and
+    length and CRC-16 agree.
+
+    Args:
+        logits: of the clips that begin at every frame, ``[N - T + 1, L]``.
+        frames: T.
+    """
+    bits = logits.shape[1]
+    if bits < 8:
+        return None
+    white, mark = masks(bits), 2 * sync(bits) - 1
+    tried = []
+    for phase in range(min(frames, len(logits))):
+        own = np.clip(logits[phase::frames], -8, 8)
+        for first in range(MASKS):
+            plain = own * white[(first + np.arange(len(own))) % MASKS]
+            heard = ((plain > 0) == (mark > 0)).sum(1)  # of each segment with the sync word [n]
+            tried.append((-np.sort(heard)[::-1][:4].sum(), phase, first, plain))
+    for _, phase, first, plain in sorted(tried, key=lambda x: x[:3])[:4]:
+        for length in range(1, LONGEST + 1):
+            cycle = segments_for(length, bits)
+            if cycle > len(plain):
+                break
+            # the sync word is where the first segment of the cycle is; masks repeat every 8 segments, cycles every `cycle`
+            folded = np.stack([plain[i::cycle].sum(0) for i in range(cycle)])
+            score = (folded * mark).sum(1) / (np.abs(folded).sum(1) + 1e-9)
+            at = int(score.argmax())
+            if score[at] < 0.5:
+                continue
+            text = _decode(np.roll(folded, -at, axis=0)[1:], length, bits)
+            if text is None:
+                continue
+            sent = 2 * frame_text(text, bits)[(np.arange(len(plain)) - at) % cycle] - 1
+            right = float(((plain > 0) == (sent > 0)).mean())
+            p = math.exp(-2 * plain.size * max(0.0, right - 0.5) ** 2)  # Hoeffding's bound
+            return text, Found(None, min(1.0, p * LONGEST * MASKS * frames), right, len(plain), phase, first)
+    return None
+
+
+def _decode(rows: Array, length: int, bits: int) -> str | None:
+    from reedsolo import ReedSolomonError
+
+    width = bits // 8
+    data = np.packbits((rows[:, : 8 * width] > 0).astype(np.uint8), axis=1).tobytes()
+    body = 1 + length + 2
+    code, parity = _code(body)
+    try:
+        plain = bytes(code.decode(data[: body + parity])[0])  # type: ignore[attr-defined]
+    except ReedSolomonError:
+        return None
+    if plain[0] != length or crc16(plain[:-2]) != int.from_bytes(plain[-2:], "big"):
+        return None
+    try:
+        return plain[1:-2].decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def seconds_needed(text: str, bits: int, frames: int, fps: float) -> float:
+    """Shortest video that holds a text once, in seconds."""
+    return segments_for(len(text.encode()), bits) * frames / fps

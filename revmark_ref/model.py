@@ -1,0 +1,324 @@
+"""The networks of the paper: TAsBlock, encoder, decoder, discriminator, detector (Zhang et al., ACM MM 2023, sections 3.1, 3.2, 3.4, 3.5, A.2).
+
+Outside, video is ``[B, T, 3, H, W]`` in [0, 1], as everywhere in diffcodec; inside it is ``[B, C, T, H, W]`` on the paper's scale, [-1, 1].
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffcodec.checks import check_video
+from diffcodec.motion import BlockMotion, NoMotion, SPyNet, warp
+
+from .config import Model
+from .mapping import Linear, Spread
+
+Motion = Callable[[Tensor, Tensor], Tensor]
+SLOPE = 0.2  # of LeakyReLU
+
+
+def inside(video: Tensor) -> Tensor:
+    """From the library's layout and range to the paper's. Shape: ``[B, T, 3, H, W] -> [B, 3, T, H, W]``."""
+    return 2 * video.transpose(1, 2) - 1
+
+
+def sigma_clip(x: Tensor, sigma: float, times: int = 2) -> Tensor:
+    """Clip each sample to its mean +- ``sigma`` standard deviations, ``times`` times over. Shape: ``[B, ...]`` -> same."""
+    for _ in range(times):
+        flat = x.flatten(1)
+        mean, width = flat.mean(1), sigma * flat.std(1)
+        shape = (-1, *[1] * (x.dim() - 1))
+        x = torch.maximum(torch.minimum(x, (mean + width).view(shape)), (mean - width).view(shape))
+    return x
+
+
+def scale_residual(residual: Tensor, alpha: float, sigma: float) -> Tensor:
+    """Eq. (2): sigma-clipped, each frame of unit L2 norm, times alpha. Shape: ``[B, C, T, H, W]`` -> same."""
+    clipped = sigma_clip(residual, sigma)
+    norm = clipped.square().sum((1, 3, 4), keepdim=True).clamp(min=1e-12).sqrt()  # [B, 1, T, 1, 1]
+    return alpha * clipped / norm
+
+
+def conv(a: int, b: int, stride: int | tuple[int, int, int] = 1) -> nn.Conv3d:
+    return nn.Conv3d(a, b, 3, stride, 1)
+
+
+def level(a: int, b: int, convs: int, stride: int | tuple[int, int, int] = 1) -> nn.Sequential:
+    """``convs`` convolutions with LeakyReLU, the first one strided."""
+    layers: list[nn.Module] = [conv(a, b, stride), nn.LeakyReLU(SLOPE)]
+    for _ in range(convs - 1):
+        layers += [conv(b, b), nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*layers)
+
+
+def to_channels(x: Tensor, patch: int) -> Tensor:
+    """Pixel blocks become channels. Shape: ``[B, C, T, H, W] -> [B, C k k, T, H/k, W/k]``."""
+    if patch == 1:
+        return x
+    return F.pixel_unshuffle(x.transpose(1, 2), patch).transpose(1, 2)
+
+
+def to_pixels(x: Tensor, patch: int) -> Tensor:
+    """Inverse of :func:`to_channels`."""
+    if patch == 1:
+        return x
+    return F.pixel_shuffle(x.transpose(1, 2), patch).transpose(1, 2)
+
+
+def estimator(name: str) -> Motion:
+    """The motion estimator that a configuration names, ``(current, reference) -> flow``."""
+    return {"block": BlockMotion, "spynet": SPyNet, "none": NoMotion}[name]()
+
+
+class TAsBlock(nn.Module):
+    """Temporal-associated features (section 3.1): align every frame with the target frame, two 3 x 3 x 3 convolutions (3-32-3), move the
+    features back to where their frames have them.
+
+    Args:
+        motion: ``(current, reference) -> flow`` of frames in [0, 1]; shared between encoder and decoder.
+        target: index of the target frame.
+    """
+
+    def __init__(self, motion: Motion, target: int = 4) -> None:
+        super().__init__()
+        self.motion, self.target = motion, target
+        self.features = nn.Sequential(conv(3, 32), nn.LeakyReLU(SLOPE), conv(32, 3))
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Shape: ``[B, 3, T, H, W] -> [B, 3, T, H, W]``."""
+        if isinstance(self.motion, NoMotion):
+            return self.features(video)  # type: ignore[no-any-return]
+        b, c, t, h, w = video.shape
+        frames = video.transpose(1, 2).flatten(0, 1)  # [B*T, 3, H, W]
+        flow = self.flow(video).flatten(0, 1)  # [B*T, 2, H, W]
+        aligned = warp(frames, flow).view(b, t, c, h, w).transpose(1, 2)
+        found = self.features(aligned)  # [B, 3, T, H, W]
+        back = warp(found.transpose(1, 2).flatten(0, 1), inverse(flow))
+        return back.view(b, t, c, h, w).transpose(1, 2)
+
+    def flow(self, video: Tensor) -> Tensor:
+        """Where each pixel of the target frame lies in every frame, 0 for the target itself; without gradient.
+
+        Shape: ``[B, 3, T, H, W] -> [B, T, 2, H, W]``.
+        """
+        b, _, t, h, w = video.shape
+        scenes = (video.detach().transpose(1, 2) + 1) / 2  # [B, T, 3, H, W] in [0, 1]
+        goal = scenes[:, self.target, None]
+        others = torch.cat([scenes[:, : self.target], scenes[:, self.target + 1 :]], 1)  # [B, T-1, 3, H, W]
+        with torch.no_grad():
+            flow = self.motion(goal.expand_as(others).flatten(0, 1), others.flatten(0, 1)).view(b, t - 1, 2, h, w)
+        return torch.cat([flow[:, : self.target], torch.zeros_like(flow[:, :1]), flow[:, self.target :]], 1)
+
+
+def inverse(flow: Tensor) -> Tensor:
+    """The flow that leads back: one step of the fixed-point iteration ``v(x) = -u(x + v(x))`` from ``v = -u``. Shape: ``[N, 2, H, W]`` -> same."""
+    return -warp(flow, -flow)
+
+
+class Encoder(nn.Module):
+    """A 3-D U-Net that turns clip and message into a residual (section 3.2).
+
+    With the mapping "spread" the residual begins as the informed volume of patterns, to which the U-Net adds through
+    a gate that is nearly closed at first.
+
+    Args:
+        model: sizes.
+        motion: for TAsBlock.
+    """
+
+    def __init__(self, model: Model, motion: Motion) -> None:
+        super().__init__()
+        self.model = model
+        self.mapping: Linear | Spread = Linear(model) if model.mapping == "linear" else Spread(model)
+        self.tas = TAsBlock(motion, model.target) if model.tas else None
+        k = model.patch
+        enters = (6 + 3 * model.tas) * k * k  # clip, message, features
+        widths = model.widths
+        self.down = nn.ModuleList(level(a, b, model.convs, 1 + (i > 0)) for i, (a, b) in enumerate(itertools.pairwise((enters, *widths))))
+        self.rise = nn.ModuleList(nn.ConvTranspose3d(a, b, 2, 2) for a, b in itertools.pairwise(widths[::-1]))
+        self.up = nn.ModuleList(level(2 * b, b, model.convs) for b in widths[-2::-1])
+        self.last = nn.Sequential(conv(widths[0] + 6 * k * k, 2 * widths[0]), nn.LeakyReLU(SLOPE), conv(2 * widths[0], 3 * k * k))
+        self.gate = nn.Parameter(torch.tensor(GATE)) if model.mapping == "spread" else None
+
+    def forward(self, clip: Tensor, message: Tensor, alpha: float) -> Tensor:
+        """The scaled residual of eq. (2).
+
+        Args:
+            clip: ``[B, 3, T, H, W]`` in [-1, 1].
+            message: ``[B, L]``, 0 or 1.
+            alpha: strength on this clip size (:meth:`revmark_ref.config.Model.alpha`).
+
+        Returns:
+            ``[B, 3, T, H, W]``, each frame of L2 norm alpha.
+        """
+        norm = alpha * math.sqrt(clip.shape[2])
+        if isinstance(self.mapping, Spread):
+            volume = self.mapping.informed(message, clip, norm)
+            given = volume * (math.sqrt(volume[0].numel()) / norm)  # of unit variance
+        else:
+            given = self.mapping(message)
+        k = self.model.patch
+        entry = torch.cat([clip, given], 1)  # [B, 6, T, H, W]
+        x = entry if self.tas is None else torch.cat([entry, self.tas(clip)], 1)
+        x, levels = to_channels(x, k), []
+        for down in self.down:
+            x = down(x)
+            levels.append(x)
+        levels.pop()
+        for rise, up, beside in zip(self.rise, self.up, levels[::-1]):
+            x = up(torch.cat([rise(x), beside], 1))
+        x = to_pixels(self.last(torch.cat([x, to_channels(entry, k)], 1)), k)  # [B, 3, T, H, W]
+        if self.gate is not None:
+            x = given + self.gate * x
+        return scale_residual(x, alpha, self.model.sigma)
+
+
+class Decoder(nn.Module):
+    """TAsBlock, strided 3-D convolutions, two linear layers (section 3.4).
+
+    With the mapping "spread" the linear layers work at every place and their answers are averaged over the clip, so that any part of it will do;
+    to them is added a matched filter for the patterns, of its own weights, through which reading begins.
+
+    Args:
+        model: sizes.
+        motion: for TAsBlock.
+    """
+
+    def __init__(self, model: Model, motion: Motion) -> None:
+        super().__init__()
+        self.model = model
+        self.tas = TAsBlock(motion, model.target) if model.tas else None
+        enters = (3 + 3 * model.tas) * model.patch**2
+        widths = model.decoder_widths
+        self.convs = nn.Sequential(
+            *(level(a, b, model.convs, strides(i)) for i, (a, b) in enumerate(itertools.pairwise((enters, *widths))))
+        )
+        self.filter = Spread(model) if model.mapping == "spread" else None
+        places = 1 if self.filter is not None else math.prod(self.places())
+        self.head = nn.Sequential(nn.Linear(widths[-1] * places, model.hidden), nn.LeakyReLU(SLOPE), nn.Linear(model.hidden, model.bits))
+        if self.filter is not None:
+            self.loudness = nn.Parameter(torch.tensor(1.0))
+            self.gate = nn.Parameter(torch.tensor(GATE))
+
+    def places(self) -> tuple[int, int, int]:
+        """Size of the last feature map (T, H, W)."""
+        m = self.model
+        size = [m.frames, m.height // m.patch, m.width // m.patch]
+        for i in range(len(m.decoder_widths)):
+            size = [-(-n // s) for n, s in zip(size, strides(i))]
+        return size[0], size[1], size[2]
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Logits of the bits. Shape: ``[B, 3, T, H, W]`` in [-1, 1] ``-> [B, L]``."""
+        x = video if self.tas is None else torch.cat([video, self.tas(video)], 1)
+        x = self.convs(to_channels(x, self.model.patch))  # [B, C, t, h, w]
+        if self.filter is None:
+            return self.head(x.flatten(1))  # type: ignore[no-any-return]
+        found = self.head(x.flatten(2).transpose(1, 2)).mean(1)  # [B, L], mean over places
+        heard = self.filter.correlate(video).mean(1)
+        return self.loudness * READING * heard + self.gate * found
+
+
+GATE = 0.1  # share of the networks beside the matched filter, to begin with
+READING = 16.0  # logit for each unit of a tile's mean correlation, to begin with
+
+
+def strides(i: int) -> tuple[int, int, int]:
+    """Stride (T, H, W) of the decoder's level i: time is halved three times only."""
+    return (2 if i < 3 else 1, 2, 2)
+
+
+class REVMark(nn.Module):
+    """Encoder and decoder with one shared motion estimator.
+
+    Args:
+        model: sizes; see :class:`revmark_ref.config.Model`.
+
+    Example:
+        >>> net = REVMark(PRESETS["small"].model)
+        >>> marked = net.embed(video, message, alpha=6.2)  # video [B, 8, 3, 64, 64] in [0, 1]; message [B, 32] of 0 and 1
+        >>> logits = net.extract(marked)  # [B, 32], above 0 is a 1
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        self.motion = estimator(model.motion)
+        self.encoder = Encoder(model, self.motion)
+        self.decoder = Decoder(model, self.motion)
+
+    def check(self, video: Tensor) -> None:
+        check_video(video, "REVMark")
+        m = self.model
+        if (video.shape[1], *video.shape[3:]) != (m.frames, m.height, m.width):
+            raise ValueError(f"REVMark expected clips of {m.frames} frames of {m.height} x {m.width}, got shape {tuple(video.shape)}")
+
+    def embed(self, video: Tensor, message: Tensor, alpha: float) -> Tensor:
+        """The marked clip, unclamped.
+
+        Args:
+            video: ``[B, T, 3, H, W]`` in [0, 1].
+            message: ``[B, L]``, 0 or 1.
+            alpha: the paper's strength (6.2 is about 37.1 dB), on its scale and clip size.
+
+        Raises:
+            ValueError: clip or message of another size than the model's.
+        """
+        return video + self.residual(video, message, alpha)
+
+    def residual(self, video: Tensor, message: Tensor, alpha: float) -> Tensor:
+        """What :meth:`embed` adds, ``[B, T, 3, H, W]`` on the [0, 1] scale."""
+        self.check(video)
+        if message.shape != (len(video), self.model.bits):
+            raise ValueError(f"REVMark expected a message [{len(video)}, {self.model.bits}], got shape {tuple(message.shape)}")
+        out = self.encoder(inside(video), message.to(video), self.model.alpha(alpha))
+        return out.transpose(1, 2) / 2
+
+    def extract(self, video: Tensor) -> Tensor:
+        """Logits ``[B, L]`` of the bits of a clip ``[B, T, 3, H, W]`` in [0, 1]."""
+        self.check(video)
+        return self.decoder(inside(video))  # type: ignore[no-any-return]
+
+
+class Discriminator(nn.Module):
+    """Marked or not: a 3-D CNN of five layers (section 3.5).
+
+    Its score is the mean over places of a sigmoid: eq. (13) has no floor of its own, so a score without bounds would run away.
+    """
+
+    def __init__(self, width: int = 16, patch: int = 1) -> None:
+        super().__init__()
+        self.patch = patch
+        widths = [3 * patch**2, width, 2 * width, 4 * width, 4 * width]
+        layers: list[nn.Module] = []
+        for a, b in itertools.pairwise(widths):
+            layers += [conv(a, b, 2 if a > widths[0] else 1), nn.LeakyReLU(SLOPE)]
+        self.net = nn.Sequential(*layers, conv(widths[-1], 1))
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Score D of eqs. (12) and (13). Shape: ``[B, 3, T, H, W]`` in [-1, 1] ``-> [B]``, in (0, 1)."""
+        return self.net(to_channels(video, self.patch)).sigmoid().flatten(1).mean(1)  # type: ignore[no-any-return]
+
+
+class Detector(nn.Module):
+    """Is this frame marked (A.2): eight 2-D convolutions, global average pooling, one linear layer."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        widths = [3, width, width, 2 * width, 2 * width, 4 * width, 4 * width, 4 * width, 4 * width]
+        strides_ = [1, 1, 2, 1, 2, 1, 2, 1]
+        layers: list[nn.Module] = []
+        for (a, b), s in zip(itertools.pairwise(widths), strides_):
+            layers += [nn.Conv2d(a, b, 3, s, 1), nn.LeakyReLU(SLOPE)]
+        self.net = nn.Sequential(*layers)
+        self.linear = nn.Linear(widths[-1], 1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Logit, above 0 is marked. Shape: ``[N, 3, H, W]`` in [0, 1] ``-> [N]``."""
+        return self.linear(self.net(2 * frames - 1).mean((2, 3)))[:, 0]  # type: ignore[no-any-return]

@@ -1,0 +1,514 @@
+"""Training: one loop that one person reads in one sitting. Devices, precision, processes and accumulation are Hugging Face Accelerate's."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import diffcodec as dc
+from diffcodec.layer import Draw
+
+from . import checkpoint, losses
+from .config import Config
+from .data import Order, TrainingClips
+from .distortion import ATTACKS, Distortion, fit_compnet
+from .keys import messages
+from .model import Discriminator, REVMark, inside
+
+REWARM = 200  # steps over which the learning rate comes back where a checkpoint held no moments
+
+
+class System(nn.Module):
+    """Encoder, distortion, decoder as one module, so that data parallelism wraps one."""
+
+    def __init__(self, net: REVMark, distortion: Distortion) -> None:
+        super().__init__()
+        self.net, self.distortion = net, distortion
+
+    def forward(self, clip: Tensor, message: Tensor, alpha: float, draw: Draw | None, step: int) -> tuple[Tensor, Tensor]:
+        """Marked clip and logits. Shape: ``[B, T, 3, H, W], [B, L] -> [B, T, 3, H, W], [B, L]``."""
+        marked = self.net.embed(clip, message, alpha)
+        return marked, self.net.extract(self.distortion(marked, draw, step))
+
+
+@dataclasses.dataclass
+class Plan:
+    """Where a run reads and writes.
+
+    Attributes:
+        config: what is trained and how.
+        data: folder of videos, packed file, or "synthetic".
+        out: folder of the run.
+        resume: go on from the newest whole checkpoint in ``out``.
+        start: weights file or run to begin with (step 0, fresh moments): for a common first stage.
+        workers: processes that prepare clips; 0 prepares them here, on a GPU from videos held there.
+        mixed_precision: "no" or "bf16".
+        compile: compile encoder and decoder.
+        budget: MiB that a checkpoint may take: weights only, moments re-warmed after a resume. None writes everything.
+        until: stop after this step (and save), for machines that go away.
+        minutes: stop (and save) after that many minutes.
+        tensorboard: also write a TensorBoard log.
+        spynet: file of SPyNet weights, for ``motion="spynet"``.
+        quiet: no progress bar.
+    """
+
+    config: Config
+    data: str | os.PathLike[str]
+    out: Path
+    resume: bool = False
+    start: Path | None = None
+    workers: int = 0
+    mixed_precision: str = "no"
+    compile: bool = False
+    budget: float | None = None
+    until: int | None = None
+    minutes: float | None = None
+    tensorboard: bool = False
+    spynet: Path | None = None
+    quiet: bool = False
+
+
+@dataclasses.dataclass
+class Outcome:
+    """How a run ended: "done", "stopped" (Ctrl-C or SIGTERM), "paused" (``until`` or ``minutes``); at which step, its last figures."""
+
+    why: str
+    step: int
+    figures: dict[str, float]
+
+
+def train(plan: Plan) -> Outcome:
+    """Train, or go on training.
+
+    Raises:
+        CheckpointError: the run cannot be resumed (another model, all checkpoints damaged), a checkpoint cannot be written.
+        VideoError: no usable data.
+        ValueError: a run already lies in ``out`` and resume is not asked for; values out of range.
+    """
+    while True:
+        try:
+            return _Run(plan).go()
+        except _Plateau as plateau:
+            training = dataclasses.replace(plan.config.training, seed=plan.config.training.seed + 1)
+            print(f"{plateau}; beginning again with seed {training.seed}", flush=True)
+            plan = dataclasses.replace(plan, config=Config(plan.config.model, training), resume=False)
+            for old in checkpoint.every(plan.out / "checkpoints"):
+                import shutil
+
+                shutil.rmtree(old)
+
+
+class _Plateau(Exception):
+    """The message has not begun to be learnt."""
+
+
+class _Run:
+    def __init__(self, plan: Plan) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        self.plan, self.config = plan, plan.config
+        training = self.config.training
+        self.folder = plan.out / "checkpoints"
+        found = self._found()
+        if found is not None:
+            # a run that began again goes on with the seed it has now
+            seed = found[0].get("seed", training.seed)
+            training = dataclasses.replace(training, seed=seed)
+            self.config = Config(self.config.model, training)
+        self.accelerator = Accelerator(
+            mixed_precision=plan.mixed_precision,
+            gradient_accumulation_steps=training.accumulate,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.main = self.accelerator.is_main_process
+        torch.manual_seed(training.seed)
+        net = REVMark(self.config.model)
+        discriminator = Discriminator(patch=self.config.model.patch)
+        if self.config.model.motion == "spynet":
+            if plan.spynet is None:
+                raise ValueError(
+                    "motion 'spynet' needs --spynet FILE: its published weights are for non-commercial research and are not shipped"
+                )
+            net.motion.load(plan.spynet)  # type: ignore[attr-defined]
+            net.motion.requires_grad_(False)  # type: ignore[attr-defined]
+        if plan.start is not None and found is None:
+            _fill(net, start_weights(plan.start), plan.start)
+        self.data = TrainingClips(plan.data, self.config.model.frames, (self.config.model.height, self.config.model.width), training.seed)
+        distortion = Distortion(training)
+        if "compnet" in distortion.codecs:
+            self._fit(distortion)
+        device = self.accelerator.device
+        self.net = net.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.discriminator = discriminator.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.net_optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=training.lr)
+        self.discriminator_optimiser = torch.optim.Adam(discriminator.parameters(), lr=training.discriminator_lr)
+        self.step, self.rewarm, self.seconds = 0, -1, 0.0
+        if found is not None:
+            self._restore(*found)
+        if plan.compile:
+            net.encoder.compile()
+            net.decoder.compile()
+        world = self.accelerator.num_processes
+        per_step = training.accumulate * world  # local batches
+        order = Order(training.batch, self.step * per_step, training.steps * per_step)
+        if device.type == "cuda" and plan.workers == 0:
+            self.data.videos = [v.to(device) for v in self.data.videos]
+        loader: Any = DataLoader(self.data, batch_sampler=order, num_workers=plan.workers)
+        self.system: Any = System(self.net, distortion)
+        prepared = self.accelerator.prepare(self.system, self.discriminator, self.net_optimiser, self.discriminator_optimiser, loader)
+        self.system, self.wrapped, self.optimiser, self.other, self.loader = prepared
+        self.stop: str | None = None
+
+    # --- one step ---------------------------------------------------------------------------------------------------------------
+
+    def go(self) -> Outcome:
+        training = self.config.training
+        if self.main:
+            self.plan.out.mkdir(parents=True, exist_ok=True)
+            with dc.video.replacing(self.plan.out / "config.json") as path:
+                path.write_text(self.config.to_json())
+        began = time.monotonic()
+        figures: dict[str, float] = {}
+        running = _Running()
+        with _signals(self), self._progress() as show, _Log(self.plan, self.main) as log:
+            batches = iter(self.loader)
+            while self.step < training.steps and self.stop is None:
+                figures = self._one_step(batches)
+                self.step += 1
+                if not math.isfinite(figures["loss"]):
+                    raise ValueError(
+                        f"the loss is {figures['loss']} at step {self.step}: lower the learning rate, or resume from a checkpoint"
+                    )
+                running.add(figures)
+                show(self.step, running.means)
+                log.write(self.step, figures)
+                if training.restart_below > 0 and self.step == training.restart_at and running.means["accuracy"] < training.restart_below:
+                    raise _Plateau(f"bit accuracy is {running.means['accuracy']:.3f} at step {self.step}, below {training.restart_below}")
+                if self.step % training.validate_every == 0 or self.step == training.steps:
+                    log.write(self.step, self._validate(), tell=True)
+                paused = self.step == self.plan.until or (
+                    self.plan.minutes is not None and time.monotonic() - began > 60 * self.plan.minutes
+                )
+                if paused and self.step < training.steps and self.stop is None:
+                    self.stop = "paused"
+                if self.step % training.save_every == 0 or self.step == training.steps or self.stop is not None:
+                    self._save()
+        self.accelerator.wait_for_everyone()
+        return Outcome(self.stop or "done", self.step, running.means)
+
+    def _one_step(self, batches: Iterator[Any]) -> dict[str, float]:
+        training = self.config.training
+        self._set_rates()
+        alpha = training.at("alpha", self.step)
+        kept: list[dict[str, Tensor]] = []
+        for _ in range(training.accumulate):
+            clip, samples = next(batches)
+            numbers = samples.tolist()
+            message = messages(training.seed, numbers, self.config.model.bits).to(clip.device)
+            draw = self.accelerator.unwrap_model(self.system).distortion.sample(clip.shape, numbers, self.step)
+            with self.accelerator.accumulate(self.system, self.wrapped):
+                with self.accelerator.autocast():
+                    marked, logits = self.system(clip, message, alpha, draw, self.step)
+                original, changed = inside(clip), inside(marked.float())  # [B, 3, T, H, W]
+                said = losses.message_loss(message, logits.float())
+                mask = losses.mask_loss(changed - original, original, training, self.config.model.sigma)
+                against = training.at("adversarial_weight", self.step) > 0
+                fooled = self._judged(changed) if against else torch.zeros_like(said)
+                loss = losses.total_loss(said, fooled, mask, training, self.step)
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    self.accelerator.clip_grad_norm_(self.net.parameters(), training.clip_gradient)
+                self.optimiser.step()
+                self.optimiser.zero_grad(set_to_none=True)
+                told = torch.zeros_like(said)
+                if against:
+                    both = self.wrapped(torch.cat([original, changed.detach()]))
+                    told = losses.discriminator_loss(*both.chunk(2))
+                    self.accelerator.backward(told)
+                    self.other.step()
+                    self.other.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                kept.append(
+                    {
+                        "loss": loss.detach(), "message": said.detach(), "mask": mask.detach(),
+                        "adversarial": fooled.detach(), "discriminator": told.detach(),
+                        "accuracy": dc.metrics.bit_accuracy(message, logits).mean(),
+                        "psnr": dc.metrics.psnr(marked.clamp(0, 1), clip).mean(),
+                    }
+                )  # fmt: skip
+        stacked = {k: torch.stack([f[k].float() for f in kept]).mean() for k in kept[0]}
+        reduced = self.accelerator.reduce(stacked, "mean")
+        return {k: float(v) for k, v in reduced.items()} | {"alpha": alpha, "lr": self.net_optimiser.param_groups[0]["lr"]}
+
+    def _judged(self, marked: Tensor) -> Tensor:
+        """Eq. (12) with the discriminator held fixed."""
+        weights = {k: v.detach() for k, v in self.discriminator.named_parameters()}
+        return losses.adversarial_loss(torch.func.functional_call(self.discriminator, weights, (marked,)))
+
+    def _set_rates(self) -> None:
+        t = self.config.training
+        factor = 0.5 ** (self.step // t.halve_every)
+        if t.warmup:
+            factor *= min(1.0, (self.step + 1) / t.warmup)
+        if self.rewarm >= 0:
+            factor *= min(1.0, (self.step - self.rewarm + 1) / REWARM)
+        for optimiser, rate in ((self.net_optimiser, t.lr), (self.discriminator_optimiser, t.discriminator_lr)):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * factor
+
+    # --- validation ---------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Bit accuracy on real libx264 (where PyAV is at hand; on its simulator where not) and under two attacks, on 16 fixed clips."""
+        if not self.main:
+            return {}
+        training, model = self.config.training, self.config.model
+        alpha = training.at("alpha", self.step)
+        numbers = list(range(2**61, 2**61 + 16))  # beyond all training samples
+        clips = torch.stack([self.data[k][0] for k in numbers]).to(self.accelerator.device)
+        message = messages(training.seed, numbers, model.bits).to(clips.device)
+        marked = torch.cat([self.net.embed(c, m, alpha) for c, m in zip(clips.split(4), message.split(4))]).clamp(0, 1)
+        marked = (marked * 255).round() / 255
+        out = {"validation/psnr": float(dc.metrics.psnr(marked, clips).mean())}
+        real = _has_av()
+        for crf in (22, 27):
+            codec = dc.RealCodec("libx264", crf=crf, gradient=None) if real else dc.DiffH264(crf=crf)
+            out[f"validation/{'x264' if real else 'simulated'}_{crf}"] = self._read(codec, marked, message)
+        for name in ("crop", "noise"):
+            out[f"validation/{name}"] = self._read(ATTACKS[name], marked, message)
+        return out
+
+    def _read(self, layer: nn.Module, marked: Tensor, message: Tensor) -> float:
+        g = torch.Generator().manual_seed(0)
+        attacked = layer(marked, layer.sample(marked.shape, g, device=marked.device))  # type: ignore[operator]
+        logits = torch.cat([self.net.extract(c) for c in attacked.split(4)])
+        return float(dc.metrics.bit_accuracy(message, logits).mean())
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------------------
+
+    def _found(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+        if self.plan.resume:
+            return checkpoint.newest(self.folder)
+        if checkpoint.every(self.folder):
+            raise ValueError(f"{self.plan.out} holds a run already: --resume goes on with it, another --out begins a new one")
+        return None
+
+    def _save(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if not self.main:
+            return
+        model, discriminator = self.net.state_dict(), self.discriminator.state_dict()
+        if self.config.model.motion == "spynet":  # not ours to copy
+            model = {k: v for k, v in model.items() if "motion." not in k}
+        state = {"seed": self.config.training.seed, "rewarm": self.rewarm, "config": json.loads(self.config.to_json())}
+        if self.plan.budget is not None:
+            joined = {f"model/{k}": v for k, v in model.items()} | {f"discriminator/{k}": v for k, v in discriminator.items()}
+            fitted = checkpoint.small(joined, self.plan.budget)
+            groups: dict[str, dict[str, Tensor]] = {
+                part: {k.split("/", 1)[1]: v for k, v in fitted.items() if k.startswith(part + "/")} for part in ("model", "discriminator")
+            }
+            checkpoint.save(self.folder, self.step, groups, state, keep=1)
+        else:
+            groups = {"model": model, "discriminator": discriminator}
+            groups["moments"] = _moments(self.net, self.net_optimiser) | {
+                f"discriminator/{k}": v for k, v in _moments(self.discriminator, self.discriminator_optimiser).items()
+            }
+            checkpoint.save(self.folder, self.step, groups, state)
+
+    def _restore(self, state: Mapping[str, Any], groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        if Config.from_json(json.dumps(state["config"])).model != self.config.model:
+            raise checkpoint.CheckpointError(f"{self.folder} holds a run of another model; its config.json and the one asked for differ")
+        _fill(self.net, groups["model"], self.folder)
+        _fill(self.discriminator, groups["discriminator"], self.folder)
+        self.step, self.rewarm = state["step"], state["rewarm"]
+        if "moments" not in groups:
+            self.rewarm = self.step
+            return
+        moments = groups["moments"]
+        _set_moments(self.net, self.net_optimiser, {k: v for k, v in moments.items() if not k.startswith("discriminator/")})
+        _set_moments(
+            self.discriminator,
+            self.discriminator_optimiser,
+            {k.split("/", 1)[1]: v for k, v in moments.items() if k.startswith("discriminator/")},
+        )
+
+    def _fit(self, distortion: Distortion) -> None:
+        """Fit CompNet once; it lies in the run's folder."""
+        net = distortion.codecs["compnet"]
+        path = self.plan.out / "compnet"
+        found = checkpoint.newest(path) if path.is_dir() else None
+        if found is not None:
+            net.load_state_dict(found[1]["model"])
+            net.requires_grad_(False)
+            return
+        clips = [torch.stack([self.data[2**60 + 8 * i + j][0] for j in range(8)]) for i in range(32)]
+        fit_compnet(net, clips, self.config.training)  # type: ignore[arg-type]
+        if self.main:
+            checkpoint.save(path, 0, {"model": net.state_dict()}, {})
+
+    # --- what the user sees -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _progress(self) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+        def line(f: Mapping[str, float]) -> str:
+            return f"loss {f['loss']:.3f}  bits {100 * f['accuracy']:.1f} %  PSNR {f['psnr']:.2f} dB"
+
+        if not self.main or self.plan.quiet:
+            yield lambda step, f: None
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
+        with Progress(*columns) as progress:
+            if not progress.console.is_terminal:
+                yield lambda step, f: print(f"step {step}  {line(f)}", flush=True) if step % 50 == 0 else None
+                return
+            task = progress.add_task("", total=self.config.training.steps, completed=self.step)
+            yield lambda step, f: progress.update(task, completed=step, description=line(f))
+
+
+class _Running:
+    """Figures averaged over the last steps."""
+
+    def __init__(self) -> None:
+        self.means: dict[str, float] = {}
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        for k, v in figures.items():
+            self.means[k] = v if k not in self.means else 0.95 * self.means[k] + 0.05 * v
+
+
+class _Log:
+    """``log.jsonl`` of the run, and TensorBoard where asked for."""
+
+    def __init__(self, plan: Plan, main: bool) -> None:
+        self.plan, self.main = plan, main
+        self.board: Any = None
+
+    def __enter__(self) -> _Log:
+        if self.main:
+            self.file = open(self.plan.out / "log.jsonl", "a")
+            if self.plan.tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self.board = SummaryWriter(str(self.plan.out))
+        return self
+
+    def write(self, step: int, figures: Mapping[str, float], tell: bool = False) -> None:
+        if not self.main:
+            return
+        self.file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in figures.items()}}) + "\n")
+        self.file.flush()
+        if tell and not self.plan.quiet:
+            print(f"step {step}  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()), flush=True)
+        if self.board is not None:
+            for k, v in figures.items():
+                self.board.add_scalar(k, v, step)
+
+    def __exit__(self, *_: object) -> None:
+        if self.main:
+            self.file.close()
+            if self.board is not None:
+                self.board.close()
+
+
+@contextlib.contextmanager
+def _signals(run: _Run) -> Iterator[None]:
+    """Ctrl-C and SIGTERM let the step finish; then the run is saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        run.stop = "stopped"
+
+    before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+
+def _moments(net: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    out = {}
+    for name, p in net.named_parameters():
+        for k, v in optimiser.state.get(p, {}).items():
+            out[f"{k}/{name}"] = v
+    return out
+
+
+def _set_moments(net: nn.Module, optimiser: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
+    parameters = dict(net.named_parameters())
+    for key, value in moments.items():
+        kind, name = key.split("/", 1)
+        p = parameters[name]
+        if kind == "step":
+            optimiser.state[p][kind] = value.clone()
+        else:
+            optimiser.state[p][kind] = torch.empty_like(p, memory_format=torch.preserve_format).copy_(value)
+
+
+def _fill(net: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Load weights; SPyNet's, which are not ours to keep, may be missing."""
+    own = net.state_dict()
+    missing = [k for k in own if k not in weights and "motion." not in k]
+    wrong = [k for k in weights if k not in own or own[k].shape != weights[k].shape]
+    if missing or wrong:
+        raise checkpoint.CheckpointError(
+            f"{where} is of another model: {len(missing)} tensors missing, {len(wrong)} that do not fit ({(missing + wrong)[0]})"
+        )
+    net.load_state_dict(dict(weights), strict=False)
+
+
+def start_weights(path: Path) -> dict[str, Tensor]:
+    """Weights to begin with, from a safetensors file, a checkpoint, or the newest checkpoint of a run."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if path.is_dir():
+        if (path / checkpoint.STATE).is_file():
+            return checkpoint.read(path)[1]["model"]
+        found = checkpoint.newest(path / "checkpoints")
+        if found is None:
+            raise checkpoint.CheckpointError(f"{path} holds no checkpoint")
+        return found[1]["model"]
+    if not path.is_file():
+        raise checkpoint.CheckpointError(f"{path}: no such file")
+    try:
+        return {k: v.float() for k, v in load_file(path).items()}
+    except SafetensorError as error:
+        raise checkpoint.CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from error
+
+
+def _has_av() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("av") is not None
+
+
+def stages(text: Sequence[str]) -> tuple[tuple[int, str], ...]:
+    """A curriculum from a command line: ``["none", "x264@500", "exact@3000"]``."""
+    out = []
+    for part in text:
+        name, _, step = part.partition("@")
+        try:
+            out.append((int(step or 0), name))
+        except ValueError:
+            raise ValueError(f"a distortion expected name or name@step, got {part!r}") from None
+    return tuple(out)

@@ -1,0 +1,110 @@
+"""Weights that can be used: safetensors with the model's configuration inside, shipped ones by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffcodec.video import replacing
+
+from .checkpoint import CheckpointError, read
+from .config import Config
+from .model import Detector, REVMark
+
+FOLDER = Path(__file__).parent / "weights"
+
+
+def shipped() -> list[str]:
+    """Names of the weights in the package."""
+    return sorted(p.stem for p in FOLDER.glob("*.safetensors") if not p.stem.endswith("detector") and p.stem != "lpips")
+
+
+def find(name: str | os.PathLike[str]) -> Path:
+    """The file of shipped weights by name, or a file by path.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    path = Path(name)
+    if path.suffix == "" and (FOLDER / f"{name}.safetensors").is_file():
+        return FOLDER / f"{name}.safetensors"
+    if path.is_file():
+        return path
+    raise CheckpointError(f"{name}: no such weights file; shipped ones are {', '.join(shipped()) or 'none'}")
+
+
+def export(run: Path, out: Path, notes: Mapping[str, object] | None = None) -> None:
+    """Write the weights of a checkpoint (or of a run's newest) as float16 with their configuration.
+
+    Raises:
+        CheckpointError: no whole checkpoint there. VideoError: it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    from .checkpoint import newest
+
+    found = newest(run / "checkpoints") if (run / "checkpoints").is_dir() else read(run)
+    if found is None:
+        raise CheckpointError(f"{run}: no checkpoint there")
+    state, groups = found
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in groups["model"].items()}
+    meta = {"config": json.dumps(state["config"]), "step": str(state["step"]), "notes": json.dumps(dict(notes or {}))}
+    with replacing(out) as temporary:
+        save_file(weights, temporary, metadata=meta)
+
+
+def load(name: str | os.PathLike[str]) -> tuple[REVMark, Config]:
+    """A model ready for use, with the configuration that it was trained with.
+
+    Args:
+        name: "small", or a file that :func:`export` wrote.
+
+    Raises:
+        CheckpointError: missing, damaged, or not weights of revmark.
+    """
+    weights, meta = _open(find(name))
+    if "config" not in meta:
+        raise CheckpointError(f"{name}: these are not weights of revmark (no configuration in them)")
+    config = Config.from_json(meta["config"])
+    net = REVMark(config.model)
+    _put(net, weights, name)
+    return net.eval().to(memory_format=torch.channels_last_3d), config  # type: ignore[call-overload]
+
+
+def load_detector(name: str | os.PathLike[str]) -> tuple[Detector, tuple[int, int]]:
+    """A detector and the frame size it looks at.
+
+    Raises:
+        CheckpointError: missing, damaged, or not a detector.
+    """
+    weights, meta = _open(find(name))
+    if "detector" not in meta:
+        raise CheckpointError(f"{name}: these are not weights of a detector")
+    told = json.loads(meta["detector"])
+    net = Detector(told["width"])
+    _put(net, weights, name)
+    return net.eval(), (told["height"], told["size_width"])
+
+
+def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from error
+
+
+def _put(net: torch.nn.Module, weights: Mapping[str, Tensor], name: object) -> None:
+    own = net.state_dict()
+    missing = [k for k in own if k not in weights and "motion." not in k]
+    wrong = [k for k in weights if k not in own or own[k].shape != weights[k].shape]
+    if missing or wrong:
+        raise CheckpointError(f"{name}: {len(missing)} tensors missing, {len(wrong)} that do not fit: of another model or version")
+    net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, strict=False)
