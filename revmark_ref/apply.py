@@ -103,7 +103,7 @@ def embed(
                 if total < needed:
                     raise MessageError(
                         f"--text {text!r} needs {framing.seconds_needed(text, model.bits, model.frames, float(rate)):.1f} s of video at"
-                        f" {float(rate):g} frames a second ({needed} frames); {source} has {total / rate:.1f} s ({total} frames)"
+                        f" {float(rate):g} frames a second ({needed} frames); {source} has {total / float(rate):.1f} s ({total} frames)"
                     )
             with replacing(out) as temporary, av.open(str(temporary), "w") as writer:
                 return _Marking(net, reader, writer, rows, psnr, crf, preset, progress, source).run()

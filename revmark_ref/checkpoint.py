@@ -39,6 +39,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
     from safetensors.torch import save as to_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".writing-*"):  # of a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
     final = folder / f"step-{step:08d}"
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
     try:

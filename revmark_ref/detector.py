@@ -138,7 +138,7 @@ def train_detector(net: REVMark, config: Config, plan: DetectorPlan, report: Cal
         schedule.step()
         step += 1
         if report is not None:
-            report(step, float(loss), float(((logits > 0) == (labels > 0.5)).float().mean()))
+            report(step, float(loss.detach()), float(((logits > 0) == (labels > 0.5)).float().mean()))
         late = plan.minutes is not None and time.monotonic() - began > 60 * plan.minutes
         if step % plan.save_every == 0 or step == plan.steps or late:
             keep()

@@ -12,7 +12,10 @@ from diffcodec.transform import dct_matrix
 
 from .config import Model
 
-LOWEST = 60.0  # squared frequency, in half cycles per 16 samples, at which patterns begin; chosen among 8, 20, 40, 60, 90 on training clips
+# Starting points, chosen on training clips by what survives libx264 at CRF 22 and 27, drops and crops
+LOWEST = (20.0, 40.0)  # squared frequency, in half cycles per 16 samples, at which turning and steady patterns begin
+SHARE = (0.82, 0.57)  # amplitude of the turning and of the steady pattern
+FLOOR = 0.04  # energy that is added to a band's own: about a fifth of the mark's at 37 dB
 
 
 class Linear(nn.Module):
@@ -34,60 +37,84 @@ class Linear(nn.Module):
 
 
 class Spread(nn.Module):
-    """Every bit over all of space and time: each is the sign of one trainable pattern, tiled over the frame (spread spectrum).
+    """Every bit over all of space and time: each is the sign of a pair of trainable patterns, tiled over the frame (spread spectrum).
 
-    Patterns start as orthonormal DCT basis functions of the tile, alike in all frames (drops and swaps do not touch them) and in all colours
-    (luma is what codecs keep best), of middle frequencies: above what pictures are full of, below what quantisers take away.
+    Patterns start as orthonormal DCT basis functions of the tile, alike in all colours (luma is what codecs keep best), of middle frequencies:
+    above what pictures are full of, below what quantisers take away. The first of a pair turns its sign over half-way through the clip, so content
+    that does not move is orthogonal to it, which is what a small crop needs; the second is steady, so that lost frames do not matter.
 
     Args:
-        model: takes ``bits``, ``frames`` and ``tile``.
+        model: takes ``bits``, ``frames`` (at least 2) and ``tile``.
     """
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         # of unit variance, not of unit norm: steps of an optimiser are of one size for all weights
         start = _patterns(model.bits, model.frames, model.tile)
-        self.weight = nn.Parameter(start * math.sqrt(start[0].numel()))  # [L, 3, T, p, p]
+        self.weight = nn.Parameter(start * math.sqrt(start[0, 0].numel()))  # [2, L, 3, T, p, p]
+        self.share = nn.Parameter(torch.tensor(SHARE))
 
     @property
     def tile(self) -> int:
         return self.weight.shape[-1]
 
     def patterns(self) -> Tensor:
-        """Patterns of unit norm, ``[L, 3 T p p]``."""
-        return F.normalize(self.weight.flatten(1), dim=1)
+        """Patterns of unit norm, ``[2, L, 3 T p p]``."""
+        return F.normalize(self.weight.flatten(2), dim=2)
 
-    def correlate(self, video: Tensor) -> Tensor:
-        """Matched filter of each tile. Shape: ``[B, 3, T, H, W] -> [B, N, L]`` with N tiles."""
-        p = self.tile
-        tiles = video.unflatten(4, (-1, p)).unflatten(3, (-1, p)).permute(0, 3, 5, 1, 2, 4, 6)  # [B, H/p, W/p, 3, T, p, p]
-        return tiles.flatten(3).flatten(1, 2) @ self.patterns().mT
+    def volume(self, amount: Tensor, height: int, width: int) -> Tensor:
+        """Both patterns of each bit times an amount, in every tile. Shape: ``[B, L] -> [B, 3, T, H, W]``."""
+        pairs = (self.share[:, None, None] * self.patterns()).sum(0)  # [L, 3 T p p]
+        tile = (amount @ pairs).unflatten(1, self.weight.shape[2:])  # [B, 3, T, p, p]
+        return tile.repeat(1, 1, 1, height // self.tile, width // self.tile)
 
-    def volume(self, coefficients: Tensor) -> Tensor:
-        """Patterns times their coefficients, tile by tile. Shape: ``[B, H/p, W/p, L] -> [B, 3, T, H, W]``."""
-        tiles = (coefficients @ self.patterns()).unflatten(3, self.weight.shape[1:])  # [B, H/p, W/p, 3, T, p, p]
-        return tiles.permute(0, 3, 4, 1, 5, 2, 6).flatten(5, 6).flatten(3, 4)
+    def forward(self, message: Tensor, heard: Tensor, norm: float, height: int, width: int) -> Tensor:
+        """The volume of a norm which gives the least sure bit the most support.
 
-    def informed(self, message: Tensor, video: Tensor, norm: float) -> Tensor:
-        """The volume of that norm which gives the least sure bit the most support, seen by a matched filter over the whole clip.
-
-        What the clip already says of each bit is known here, so (improved spread spectrum, Malvar and Florencio 2003; with unequal parts)
-        each bit gets ``max(0, mu - its support)``, and ``mu`` is what spends the norm: water-filling.
+        What the decoder hears in the clip itself is known before anything is written, so (improved spread spectrum, Malvar and Florencio 2003;
+        with unequal parts) each bit gets ``max(0, mu - its support)``, and ``mu`` is what spends the norm: water-filling.
 
         Args:
             message: ``[B, L]``, 0 or 1.
-            video: ``[B, 3, T, H, W]`` on the paper's scale, [-1, 1].
+            heard: :meth:`Matched.read` of the clip, ``[B, L]``; taken as a constant.
             norm: L2 norm of the volume, where the patterns are orthonormal.
+            height, width: of the clip.
 
         Returns:
             ``[B, 3, T, H, W]``.
         """
         sign = 2 * message - 1
-        heard = self.correlate(video)  # [B, N, L]
-        support = sign * heard.mean(1)  # [B, L]
-        amount = water_fill(support.detach(), norm**2 / heard.shape[1])
-        places = (video.shape[3] // self.tile, video.shape[4] // self.tile)
-        return self.volume((sign * amount)[:, None, None].expand(-1, *places, -1))
+        tiles = (height // self.tile) * (width // self.tile)
+        with torch.no_grad():
+            amount = water_fill(sign * heard, norm**2 / (tiles * float(self.share.square().sum())))
+        return self.volume(sign * amount, height, width)
+
+
+class Matched(Spread):
+    """Matched filters for the patterns of :class:`Spread`, of their own weights: the decoder's side."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.log_floor = nn.Parameter(torch.tensor(math.log(FLOOR)))
+
+    def correlate(self, video: Tensor) -> Tensor:
+        """Responses of each tile. Shape: ``[B, 3, T, H, W] -> [B, N, 2, L]`` with N tiles."""
+        p = self.tile
+        tiles = video.unflatten(4, (-1, p)).unflatten(3, (-1, p)).permute(0, 3, 5, 1, 2, 4, 6)  # [B, H/p, W/p, 3, T, p, p]
+        heard = tiles.flatten(3).flatten(1, 2) @ self.patterns().flatten(0, 1).mT
+        return heard.unflatten(2, (2, -1))
+
+    def read(self, video: Tensor) -> Tensor:
+        """What a video says of each bit: maximal-ratio combining of all tiles and both patterns (Brennan 1959), each weighed by its share over the
+        energy that its band has there, where texture drowns the mark.
+
+        Returns:
+            ``[B, L]``, the amount by which a bit was written, on the scale of ``video``; negative for a 0.
+        """
+        heard = self.correlate(video)
+        share = self.share[:, None]
+        weight = share / (self.log_floor.exp() + heard.square().mean(3, keepdim=True))  # [B, N, 2, 1]
+        return (weight * heard).sum((1, 2)) / (weight * share).sum((1, 2))
 
 
 def water_fill(level: Tensor, energy: float) -> Tensor:
@@ -103,12 +130,21 @@ def water_fill(level: Tensor, energy: float) -> Tensor:
 
 
 def _patterns(bits: int, frames: int, tile: int) -> Tensor:
-    """Orthonormal patterns ``[L, 3, T, p, p]``: the lowest frequencies from ``LOWEST`` on, the ones below it when those are used up."""
+    """Orthonormal patterns ``[2, L, 3, T, p, p]``: the ones that turn, then the steady ones, each from its lowest frequency on."""
+    if frames < 2:
+        raise ValueError(f"mapping 'spread' expected clips of at least 2 frames, got {frames}")
     order = sorted((a * a + b * b, a, b) for a in range(tile) for b in range(tile) if a + b)
-    least = LOWEST * (tile / 16) ** 2
-    places = [(a, b) for d, a, b in order if d >= least] + [(a, b) for d, a, b in reversed(order) if d < least]
-    if bits > len(places):
-        raise ValueError(f"mapping 'spread' with tiles of {tile} x {tile} holds {len(places)} bits, got {bits}")
+    if bits > len(order):
+        raise ValueError(f"mapping 'spread' with tiles of {tile} x {tile} holds {len(order)} bits, got {bits}")
+    half = torch.where(torch.arange(frames) < (frames + 1) // 2, 1.0, -1.0)
     basis = torch.from_numpy(dct_matrix(tile)).float()
-    out = [(basis[a][:, None] * basis[b]).expand(3, frames, -1, -1) / math.sqrt(3 * frames) for a, b in places[:bits]]
+    out: list[Tensor] = []
+    used: list[tuple[int, int]] = []
+    for time, lowest in ((half - half.mean(), LOWEST[0]), (torch.ones(frames), LOWEST[1])):
+        least = lowest * (tile / 16) ** 2
+        places = [(a, b) for d, a, b in order if d >= least] + [(a, b) for d, a, b in reversed(order) if d < least]
+        places.sort(key=lambda place: place in used)  # frequencies of their own, as far as they go
+        used = places[:bits]
+        time = time / time.norm() / math.sqrt(3)
+        out.append(torch.stack([time[:, None, None] * (basis[a][:, None] * basis[b]) for a, b in used])[:, None].expand(-1, 3, -1, -1, -1))
     return torch.stack(out)

@@ -17,7 +17,7 @@ from diffcodec.checks import check_video
 from diffcodec.motion import BlockMotion, NoMotion, SPyNet, warp
 
 from .config import Model
-from .mapping import Linear, Spread
+from .mapping import Linear, Matched, Spread
 
 Motion = Callable[[Tensor, Tensor], Tensor]
 SLOPE = 0.2  # of LeakyReLU
@@ -146,20 +146,22 @@ class Encoder(nn.Module):
         self.last = nn.Sequential(conv(widths[0] + 6 * k * k, 2 * widths[0]), nn.LeakyReLU(SLOPE), conv(2 * widths[0], 3 * k * k))
         self.gate = nn.Parameter(torch.tensor(GATE)) if model.mapping == "spread" else None
 
-    def forward(self, clip: Tensor, message: Tensor, alpha: float) -> Tensor:
+    def forward(self, clip: Tensor, message: Tensor, alpha: float, heard: Tensor | None = None) -> Tensor:
         """The scaled residual of eq. (2).
 
         Args:
             clip: ``[B, 3, T, H, W]`` in [-1, 1].
             message: ``[B, L]``, 0 or 1.
             alpha: strength on this clip size (:meth:`revmark_ref.config.Model.alpha`).
+            heard: for the mapping "spread", what the decoder's matched filter says of the clip before it is marked, ``[B, L]``.
 
         Returns:
             ``[B, 3, T, H, W]``, each frame of L2 norm alpha.
         """
         norm = alpha * math.sqrt(clip.shape[2])
         if isinstance(self.mapping, Spread):
-            volume = self.mapping.informed(message, clip, norm)
+            assert heard is not None
+            volume = self.mapping(message, heard, norm, *clip.shape[3:])
             given = volume * (math.sqrt(volume[0].numel()) / norm)  # of unit variance
         else:
             given = self.mapping(message)
@@ -199,7 +201,7 @@ class Decoder(nn.Module):
         self.convs = nn.Sequential(
             *(level(a, b, model.convs, strides(i)) for i, (a, b) in enumerate(itertools.pairwise((enters, *widths))))
         )
-        self.filter = Spread(model) if model.mapping == "spread" else None
+        self.filter = Matched(model) if model.mapping == "spread" else None
         places = 1 if self.filter is not None else math.prod(self.places())
         self.head = nn.Sequential(nn.Linear(widths[-1] * places, model.hidden), nn.LeakyReLU(SLOPE), nn.Linear(model.hidden, model.bits))
         if self.filter is not None:
@@ -221,7 +223,7 @@ class Decoder(nn.Module):
         if self.filter is None:
             return self.head(x.flatten(1))  # type: ignore[no-any-return]
         found = self.head(x.flatten(2).transpose(1, 2)).mean(1)  # [B, L], mean over places
-        heard = self.filter.correlate(video).mean(1)
+        heard = self.filter.read(video)
         return self.loudness * READING * heard + self.gate * found
 
 
@@ -277,7 +279,9 @@ class REVMark(nn.Module):
         self.check(video)
         if message.shape != (len(video), self.model.bits):
             raise ValueError(f"REVMark expected a message [{len(video)}, {self.model.bits}], got shape {tuple(message.shape)}")
-        out = self.encoder(inside(video), message.to(video), self.model.alpha(alpha))
+        clip = inside(video)
+        heard = None if self.decoder.filter is None else self.decoder.filter.read(clip)
+        out = self.encoder(clip, message.to(video), self.model.alpha(alpha), heard)
         return out.transpose(1, 2) / 2
 
     def extract(self, video: Tensor) -> Tensor:

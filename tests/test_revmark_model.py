@@ -12,7 +12,7 @@ from revmark_ref import losses
 from revmark_ref.config import DISTORTIONS, PRESETS, Config, Model, Training
 from revmark_ref.distortion import Distortion
 from revmark_ref.keys import messages
-from revmark_ref.mapping import Spread, water_fill
+from revmark_ref.mapping import Matched, Spread, water_fill
 from revmark_ref.model import Detector, Discriminator, REVMark, TAsBlock, inside, inverse, scale_residual, sigma_clip
 
 TINY = Model(
@@ -139,17 +139,22 @@ def test_water_filling_spends_the_energy_on_the_weakest() -> None:
 
 
 def test_spread_patterns_are_orthonormal_and_read_back() -> None:
-    spread = Spread(dataclasses.replace(TINY, bits=32, height=64, width=64))
-    p = spread.patterns().detach()
-    torch.testing.assert_close(p @ p.T, torch.eye(32), atol=1e-5, rtol=0)
+    spread = Matched(dataclasses.replace(TINY, bits=32, height=64, width=64))
+    p = spread.patterns().detach().flatten(0, 1)
+    torch.testing.assert_close(p @ p.T, torch.eye(64), atol=1e-5, rtol=0)
+    still = inside(natural(1, 1, 64, 64)).expand(-1, -1, 8, -1, -1)
+    assert spread.correlate(still)[:, :, 0].abs().max() < 1e-4  # turning patterns do not hear what does not move
+    assert spread.correlate(still)[:, :, 1].abs().max() > 0.1
     clip = inside(natural(2, 8, 64, 64))
     message = messages(0, [1, 2], 32)
-    volume = spread.informed(message, clip, 20.0)
-    torch.testing.assert_close(volume.flatten(1).norm(dim=1), torch.full((2,), 20.0), rtol=1e-5, atol=0)
-    heard = spread.correlate(clip + volume).mean(1)
+    volume = spread(message, spread.read(clip), 20.0, 64, 64)
+    torch.testing.assert_close(volume.flatten(1).norm(dim=1), torch.full((2,), 20.0), rtol=1e-4, atol=0)
+    heard = spread.read(clip + volume)
     assert ((heard > 0) == (message > 0.5)).all()
-    coefficients = torch.randn(1, 4, 4, 32)
-    torch.testing.assert_close(spread.correlate(spread.volume(coefficients)), coefficients.flatten(1, 2), atol=1e-4, rtol=1e-4)
+    amount = torch.randn(1, 32)
+    torch.testing.assert_close(spread.read(spread.volume(amount, 64, 64)), amount, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="at least 2 frames"):
+        Spread(dataclasses.replace(TINY, frames=1, widths=(8,), target=0))
     with pytest.raises(ValueError, match="holds 63 bits, got 64"):
         Spread(dataclasses.replace(TINY, tile=8, bits=64))
 
