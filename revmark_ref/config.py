@@ -263,9 +263,9 @@ PRESETS: dict[str, Config] = {
             patch=2, tas=False, motion="none",
         ),
         Training(
-            steps=1500, batch=8, lr=3e-4, discriminator_lr=1e-4, halve_every=500, warmup=100,
+            steps=1000, batch=8, lr=3e-4, discriminator_lr=1e-4, halve_every=400, warmup=100,
             alpha=Ramp(6.5, 6.5, 0, 0), adversarial_weight=Ramp(0.0, 5e-4, 300, 800), mask_weight=Ramp(0.0, 1.0, 200, 1000),
-            distortion=((0, "x264"), (1000, "exact")), crf=(18.0, 32.0), codec_share=0.6,
+            distortion=((0, "x264"), (700, "exact")), crf=(18.0, 32.0), codec_share=0.6,
             attack_weights=(0.5, 1.5, 0.5, 2.0, 0.5, 1.0),
             restart_below=0.0, validate_every=250, save_every=50,
         ),
