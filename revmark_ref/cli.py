@@ -27,6 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return int(args.run(args, "revmark " + shlex.join(arguments)) or 0)
+    except ModuleNotFoundError as error:
+        print(
+            f"revmark {args.command}: {error}; pip install 'diffcodec[revmark]' brings it ('diffcodec[demo]' for pictures)", file=sys.stderr
+        )
+        return 2
     except (ValueError, TypeError, FileNotFoundError, ImportError, OSError) as error:
         print(f"revmark {args.command}: {error}", file=sys.stderr)
         return 2

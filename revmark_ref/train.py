@@ -497,9 +497,11 @@ def start_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _has_av() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("av") is not None
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def stages(text: Sequence[str]) -> tuple[tuple[int, str], ...]:

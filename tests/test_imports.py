@@ -3,6 +3,12 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
+
+from conftest import natural
+
+import diffcodec as dc
+from revmark_ref import data
 
 BLOCKED = """
 import sys
@@ -70,3 +76,20 @@ def test_public_names_exist_and_are_documented() -> None:
     for name in dc.__all__:
         assert getattr(dc, name).__doc__, name
     assert dc.__all__ == sorted(dc.__all__)
+
+
+def test_revmark_trains_from_a_packed_file_without_pyav(tmp_path: Path) -> None:
+    dc.write_video(tmp_path / "a.mp4", natural(1, 12, 48, 48)[0])
+    data.pack(tmp_path, tmp_path / "a.clips")
+    code = BLOCKED.replace('"PIL", ', "").replace('"rich", ', "") + textwrap.dedent(
+        f"""
+        from revmark_ref.cli import main
+        status = main(["train", "--data", {str(tmp_path / "a.clips")!r}, "--out", {str(tmp_path / "run")!r}, "--preset", "paper", "--steps", "2",
+                       "--batch", "1", "--bits", "8", "--distortion", "revmark", "--set", "height=32", "width=32", "hidden=16", "validate_every=2"])
+        assert status == 0
+        assert "av" not in sys.modules
+        """
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "validation/simulated_22" in result.stdout
