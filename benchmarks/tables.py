@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,52 @@ def jpeg_steering() -> Table:
     return ["gradient", *(f"q{q}" for q in qualities), "band test"], body
 
 
+def _cell(v: Any) -> str:
+    """A measured cell with its interval, a figure of the paper, or a word."""
+    if v is None:
+        return "not measured"
+    if isinstance(v, dict):
+        return f"{v['value']:.2f} ({v['low']:.2f} to {v['high']:.2f})"
+    return f"{v:g}" if isinstance(v, (int, float)) else str(v)
+
+
+def revmark(result: str, number_: int) -> Table:
+    """One of the paper's tables, the paper's figure beside ours."""
+    rows = load(result)["tables"][f"table {number_}"]
+    head = list(dict.fromkeys(k for r in rows for k in r))
+    return head, [[_cell(r[h]) if h in r else "" for h in head] for r in rows]
+
+
+def revmark_codecs() -> Table:
+    """Bit accuracy over the CRF of each codec."""
+    found = load("robustness")["curves"]
+    names = [n for n in found if n.startswith("lib")]
+    out = []
+    for n in names:
+        out.append([n, ", ".join(f"{r['strength']:g}: {r['value']:.1f}" for r in found[n])])
+    return ["codec", "CRF: bit accuracy %"], out
+
+
+def watermark() -> Table:
+    """Marks in files."""
+    files, unmarked, fast = (load(f"watermark_{n}") for n in ("files", "unmarked", "speed"))
+    rates = [min(r["fps"]) for n, r in fast["rows"].items() if n.endswith("ultrafast")]
+    return ["", "measured"], [
+        [
+            f"{files['seconds']} s of 720p marked at {files['psnr']:g} dB, coded again at CRF {files['crf']:g}: exact message",
+            f"{files['exact']} of {files['of']}",
+        ],
+        [
+            "claims in windows of unmarked videos",
+            f"{unmarked['claims']} of {unmarked['of']} (smallest p-value {unmarked['smallest_p_value']:.1g})",
+        ],
+        [
+            f"frames of 720p marked a second, {fast['threads']} threads, decoding and encoding included",
+            f"{min(rates):.0f} to {max(max(r['fps']) for n, r in fast['rows'].items() if n.endswith('ultrafast')):.0f}",
+        ],
+    ]
+
+
 TABLES = {
     "jpeg-exact": jpeg_exact,
     "jpeg-steering": jpeg_steering,
@@ -223,6 +270,10 @@ TABLES = {
     "motion": motion,
     "speed": speed,
     "speed-short": speed_short,
+    **{f"revmark-{n}": partial(revmark, "robustness", n) for n in (1, 2, 3, 8, 9, 10)},
+    "revmark-6": partial(revmark, "robustness_distortions", 6),
+    "revmark-codecs": revmark_codecs,
+    "watermark": watermark,
 }
 
 

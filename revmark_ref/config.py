@@ -263,11 +263,11 @@ PRESETS: dict[str, Config] = {
             patch=2, tas=False, motion="none",
         ),
         Training(
-            steps=1000, batch=8, lr=3e-4, discriminator_lr=1e-4, halve_every=400, warmup=100,
-            alpha=Ramp(6.5, 6.5, 0, 0), adversarial_weight=Ramp(0.0, 5e-4, 300, 800), mask_weight=Ramp(0.0, 1.0, 200, 1000),
-            distortion=((0, "x264"), (700, "exact")), crf=(18.0, 32.0), codec_share=0.6,
+            steps=700, batch=8, lr=3e-4, discriminator_lr=1e-4, halve_every=300, warmup=100,
+            alpha=Ramp(6.5, 6.5, 0, 0), adversarial_weight=Ramp(0.0, 5e-4, 200, 500), mask_weight=Ramp(0.0, 1.0, 200, 500),
+            distortion=((0, "x264"), (500, "exact")), crf=(18.0, 32.0), codec_share=0.6,
             attack_weights=(0.5, 1.5, 0.5, 2.0, 0.5, 1.0),
-            restart_below=0.0, validate_every=250, save_every=50,
+            restart_below=0.0, validate_every=100, save_every=50,
         ),
     ),
 }  # fmt: skip

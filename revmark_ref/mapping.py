@@ -15,6 +15,8 @@ from .config import Model
 # Starting points, chosen on training clips by what survives libx264 at CRF 22 and 27, drops and crops
 LOWEST = (20.0, 40.0)  # squared frequency, in half cycles per 16 samples, at which turning and steady patterns begin
 SHARE = (0.82, 0.57)  # amplitude of the turning and of the steady pattern
+LEAST = 12.0  # and below which no pattern ever reaches: there lies nearly all of a picture
+STIFFNESS = 10.0
 FLOOR = 0.04  # energy that is added to a band's own: about a fifth of the mark's at 37 dB
 
 
@@ -47,25 +49,25 @@ class Spread(nn.Module):
         model: takes ``bits``, ``frames`` (at least 2) and ``tile``.
     """
 
+    basis: Tensor
+
     def __init__(self, model: Model) -> None:
         super().__init__()
-        # of unit variance, not of unit norm: steps of an optimiser are of one size for all weights
-        start = _patterns(model.bits, model.frames, model.tile)
-        self.weight = nn.Parameter(start * math.sqrt(start[0, 0].numel()))  # [2, L, 3, T, p, p]
+        self.tile, self.times = model.tile, model.frames
+        self.register_buffer("basis", _basis(model.tile), persistent=False)  # [F, p p]
+        # Coefficients, on a scale on which an optimiser's steps are small beside them: noise in a pattern hears the whole picture
+        start = _patterns(model.bits, model.frames, model.tile).flatten(4) @ self.basis.mT  # [2, L, 3, T, F]
+        self.weight = nn.Parameter(start * (STIFFNESS * math.sqrt(start[0, 0].numel())))
         self.share = nn.Parameter(torch.tensor(SHARE))
-
-    @property
-    def tile(self) -> int:
-        return self.weight.shape[-1]
 
     def patterns(self) -> Tensor:
         """Patterns of unit norm, ``[2, L, 3 T p p]``."""
-        return F.normalize(self.weight.flatten(2), dim=2)
+        return F.normalize((self.weight @ self.basis).flatten(2), dim=2)
 
     def volume(self, amount: Tensor, height: int, width: int) -> Tensor:
         """Both patterns of each bit times an amount, in every tile. Shape: ``[B, L] -> [B, 3, T, H, W]``."""
         pairs = (self.share[:, None, None] * self.patterns()).sum(0)  # [L, 3 T p p]
-        tile = (amount @ pairs).unflatten(1, self.weight.shape[2:])  # [B, 3, T, p, p]
+        tile = (amount @ pairs).unflatten(1, (3, self.times, self.tile, self.tile))  # [B, 3, T, p, p]
         return tile.repeat(1, 1, 1, height // self.tile, width // self.tile)
 
     def forward(self, message: Tensor, heard: Tensor, norm: float, height: int, width: int) -> Tensor:
@@ -129,11 +131,20 @@ def water_fill(level: Tensor, energy: float) -> Tensor:
     return (mu.gather(1, best) - level).clamp(min=0)
 
 
+def _basis(tile: int) -> Tensor:
+    """DCT basis functions of a tile from ``LEAST`` on. Shape: ``[F, p p]``."""
+    d = torch.from_numpy(dct_matrix(tile)).float()
+    a, b = torch.meshgrid(torch.arange(tile), torch.arange(tile), indexing="ij")
+    chosen = (a * a + b * b >= LEAST * (tile / 16) ** 2) & (a + b > 0)
+    return (d[a[chosen]][:, :, None] * d[b[chosen]][:, None, :]).flatten(1)
+
+
 def _patterns(bits: int, frames: int, tile: int) -> Tensor:
     """Orthonormal patterns ``[2, L, 3, T, p, p]``: the ones that turn, then the steady ones, each from its lowest frequency on."""
     if frames < 2:
         raise ValueError(f"mapping 'spread' expected clips of at least 2 frames, got {frames}")
-    order = sorted((a * a + b * b, a, b) for a in range(tile) for b in range(tile) if a + b)
+    least = LEAST * (tile / 16) ** 2
+    order = sorted((a * a + b * b, a, b) for a in range(tile) for b in range(tile) if a + b and a * a + b * b >= least)
     if bits > len(order):
         raise ValueError(f"mapping 'spread' with tiles of {tile} x {tile} holds {len(order)} bits, got {bits}")
     half = torch.where(torch.arange(frames) < (frames + 1) // 2, 1.0, -1.0)

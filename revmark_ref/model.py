@@ -311,17 +311,23 @@ class Discriminator(nn.Module):
 
 
 class Detector(nn.Module):
-    """Is this frame marked (A.2): eight 2-D convolutions, global average pooling, one linear layer."""
+    """Is this frame marked (A.2): eight 2-D convolutions, global average pooling, one linear layer.
 
-    def __init__(self, width: int = 32) -> None:
+    Two of the convolutions are dilated to the side of the patterns of the mapping "spread": what repeats from tile to tile is the mark, what does
+    not is the picture.
+
+    Args:
+        width: channels.
+        reach: dilation, on the map of half the frame's size.
+    """
+
+    def __init__(self, width: int = 32, reach: int = 8) -> None:
         super().__init__()
-        widths = [3, width, width, 2 * width, 2 * width, 4 * width, 4 * width, 4 * width, 4 * width]
-        strides_ = [1, 1, 2, 1, 2, 1, 2, 1]
-        layers: list[nn.Module] = []
-        for (a, b), s in zip(itertools.pairwise(widths), strides_):
-            layers += [nn.Conv2d(a, b, 3, s, 1), nn.LeakyReLU(SLOPE)]
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 5, 2, 2), nn.LeakyReLU(SLOPE)]
+        for dilation in (1, reach, 1, reach, 1, 1, 1):
+            layers += [nn.Conv2d(width, width, 3, 1, dilation, dilation), nn.LeakyReLU(SLOPE)]
         self.net = nn.Sequential(*layers)
-        self.linear = nn.Linear(widths[-1], 1)
+        self.linear = nn.Linear(width, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Logit, above 0 is marked. Shape: ``[N, 3, H, W]`` in [0, 1] ``-> [N]``."""

@@ -172,6 +172,7 @@ class _Run:
         prepared = self.accelerator.prepare(self.system, self.discriminator, self.net_optimiser, self.discriminator_optimiser, loader)
         self.system, self.wrapped, self.optimiser, self.other, self.loader = prepared
         self.stop: str | None = None
+        self.interrupted = False
 
     # --- one step ---------------------------------------------------------------------------------------------------------------
 
@@ -181,13 +182,13 @@ class _Run:
             self.plan.out.mkdir(parents=True, exist_ok=True)
             with dc.video.replacing(self.plan.out / "config.json") as path:
                 path.write_text(self.config.to_json())
-        began = time.monotonic()
-        figures: dict[str, float] = {}
+        self.began = time.monotonic()
         running = _Running()
         with _signals(self), self._progress() as show, _Log(self.plan, self.main) as log:
             batches = iter(self.loader)
             while self.step < training.steps and self.stop is None:
                 figures = self._one_step(batches)
+                wish = figures.pop("wish")
                 self.step += 1
                 if not math.isfinite(figures["loss"]):
                     raise ValueError(
@@ -200,11 +201,8 @@ class _Run:
                     raise _Plateau(f"bit accuracy is {running.means['accuracy']:.3f} at step {self.step}, below {training.restart_below}")
                 if self.step % training.validate_every == 0 or self.step == training.steps:
                     log.write(self.step, self._validate(), tell=True)
-                paused = self.step == self.plan.until or (
-                    self.plan.minutes is not None and time.monotonic() - began > 60 * self.plan.minutes
-                )
-                if paused and self.step < training.steps and self.stop is None:
-                    self.stop = "paused"
+                if wish and self.step < training.steps:  # of any process: all of them leave at one step
+                    self.stop = "stopped" if wish >= 1 else "paused"
                 if self.step % training.save_every == 0 or self.step == training.steps or self.stop is not None:
                     self._save()
         self.accelerator.wait_for_everyone()
@@ -251,6 +249,9 @@ class _Run:
                     }
                 )  # fmt: skip
         stacked = {k: torch.stack([f[k].float() for f in kept]).mean() for k in kept[0]}
+        late = self.plan.minutes is not None and time.monotonic() - self.began > 60 * self.plan.minutes
+        due = late or (self.plan.until is not None and self.step + 1 >= self.plan.until)
+        stacked["wish"] = torch.tensor(float(self.accelerator.num_processes * self.interrupted) + 1e-3 * due, device=stacked["loss"].device)
         reduced = self.accelerator.reduce(stacked, "mean")
         return {k: float(v) for k, v in reduced.items()} | {"alpha": alpha, "lr": self.net_optimiser.param_groups[0]["lr"]}
 
@@ -435,7 +436,7 @@ def _signals(run: _Run) -> Iterator[None]:
         return
 
     def stop(number: int, frame: object) -> None:
-        run.stop = "stopped"
+        run.interrupted = True
 
     before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -155,7 +155,7 @@ def test_spread_patterns_are_orthonormal_and_read_back() -> None:
     torch.testing.assert_close(spread.read(spread.volume(amount, 64, 64)), amount, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="at least 2 frames"):
         Spread(dataclasses.replace(TINY, frames=1, widths=(8,), target=0))
-    with pytest.raises(ValueError, match="holds 63 bits, got 64"):
+    with pytest.raises(ValueError, match="holds 60 bits, got 64"):
         Spread(dataclasses.replace(TINY, tile=8, bits=64))
 
 

@@ -246,3 +246,24 @@ def test_stages() -> None:
         stages(["x264@soon"])
     with pytest.raises(ValueError, match="order"):
         Config().with_values({"distortion": stages(["x264@5", "none@2"])})
+
+
+def test_ctrl_c_saves_and_resumes(folder: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_text(TINY.to_json())
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += "; from revmark_ref.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "train", "--data", str(folder), "--out", str(out), "--resume"]
+    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not (out / "log.jsonl").is_file() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=120)
+    assert process.returncode == 130, complained
+    assert "stopped at step" in said
+    assert "--resume goes on" in complained
+    assert train(Plan(TINY, folder, out, resume=True, quiet=True)).why == "done"
+    same(whole, out)

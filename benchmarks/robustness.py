@@ -1,0 +1,58 @@
+"""The REVMark paper's tables and figures on weights of ours: bit accuracy under attacks and real codecs, quality, cost.
+
+What is finished is kept in --work and not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import record
+from revmark_ref import evaluate, weights
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=Path, required=True, help="folder of video files")
+    parser.add_argument("--weights", default="small")
+    parser.add_argument("--tables", type=int, nargs="+", default=[1, 2, 3, 8, 9, 10])
+    parser.add_argument("--variants", nargs="+", default=[], help="other weights, for tables 4 to 7")
+    parser.add_argument("--detector", default="small-detector", help="'none' leaves table 10 empty")
+    parser.add_argument("--curves", action="store_true", help="figure 5 as well")
+    parser.add_argument("--alexnet", help="AlexNet's features, for LPIPS")
+    parser.add_argument("--windows", type=int, default=4, help="clips of each video")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="robustness", help="of the result")
+    parser.add_argument("--work", type=Path, default=Path("out/robustness"))
+    args = parser.parse_args()
+
+    def one(name: str) -> evaluate.Evaluation:
+        return evaluate.evaluation(name, args.clips, args.work, args.windows, args.seed, args.alexnet)
+
+    main_, others = one(args.weights), [one(v) for v in args.variants]
+    for other in others:  # one store
+        other.cells = main_.cells
+    detector = None if args.detector == "none" else args.detector
+    data: dict[str, Any] = {
+        "weights": {
+            e.name: hashlib.sha256(weights.find(n).read_bytes()).hexdigest()
+            for e, n in zip([main_, *others], [args.weights, *args.variants])
+        },
+        "model": dataclasses.asdict(main_.config.model),
+        "alpha": main_.alpha,
+        "windows_of_each_clip": args.windows,
+        "clips": [{"name": n, "sha256": h} for n, h in zip(main_.material.names, main_.material.hashes)],
+        "tables": evaluate.tables(main_, args.tables, args.clips, others, detector),
+    }
+    if args.curves:
+        data["curves"] = evaluate.curves(main_)
+    print(evaluate.markdown(data["tables"]))
+    record(args.name, data)
+
+
+if __name__ == "__main__":
+    main()
