@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -106,8 +107,6 @@ def train(plan: Plan) -> Outcome:
             print(f"{plateau}; beginning again with seed {training.seed}", flush=True)
             plan = dataclasses.replace(plan, config=Config(plan.config.model, training), resume=False)
             for old in checkpoint.every(plan.out / "checkpoints"):
-                import shutil
-
                 shutil.rmtree(old)
 
 
