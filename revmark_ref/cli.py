@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return int(args.run(args, "revmark " + shlex.join(arguments)) or 0)
-    except ModuleNotFoundError as error:
+    except ModuleNotFoundError as error:  # of an import that is nowhere else explained
         print(
             f"revmark {args.command}: {error}; pip install 'diffcodec[revmark]' brings it ('diffcodec[demo]' for pictures)", file=sys.stderr
         )

@@ -313,8 +313,9 @@ class Discriminator(nn.Module):
 class Detector(nn.Module):
     """Is this frame marked (A.2): eight 2-D convolutions, global average pooling, one linear layer.
 
-    Two of the convolutions are dilated to the side of the patterns of the mapping "spread": what repeats from tile to tile is the mark, what does
-    not is the picture.
+    As detectors of hidden messages do (Fridrich and Kodovsky 2012), it looks at the difference from the mean of the surroundings, truncated. Two of
+    the convolutions are dilated to the side of the patterns of the mapping "spread": what repeats from tile to tile is the mark, what does not is
+    the picture.
 
     Args:
         width: channels.
@@ -331,4 +332,5 @@ class Detector(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Logit, above 0 is marked. Shape: ``[N, 3, H, W]`` in [0, 1] ``-> [N]``."""
-        return self.linear(self.net(2 * frames - 1).mean((2, 3)))[:, 0]  # type: ignore[no-any-return]
+        fine = frames - F.avg_pool2d(frames, 5, 1, 2, count_include_pad=False)
+        return self.linear(self.net((16 * fine).clamp(-1, 1)).mean((2, 3)))[:, 0]  # type: ignore[no-any-return]

@@ -404,8 +404,10 @@ class _Log:
         if self.main:
             self.file = open(self.plan.out / "log.jsonl", "a")
             if self.plan.tensorboard:
-                from torch.utils.tensorboard import SummaryWriter
-
+                try:
+                    from torch.utils.tensorboard import SummaryWriter
+                except ImportError as error:
+                    raise ImportError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
                 self.board = SummaryWriter(str(self.plan.out))
         return self
 
