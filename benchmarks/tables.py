@@ -271,7 +271,6 @@ TABLES = {
     "speed": speed,
     "speed-short": speed_short,
     **{f"revmark-{n}": partial(revmark, "robustness", n) for n in (1, 2, 3, 8, 9, 10)},
-    "revmark-6": partial(revmark, "robustness_distortions", 6),
     "revmark-codecs": revmark_codecs,
     "watermark": watermark,
 }

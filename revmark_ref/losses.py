@@ -16,7 +16,7 @@ def message_loss(message: Tensor, logits: Tensor) -> Tensor:
 
 
 def spatial_mask(clip: Tensor, sigma: float) -> Tensor:
-    """Eqs. (14) and (15): Sobel magnitude |S_h * F| + |S_v * F| of each colour, sigma-clipped, of unit L2 norm a frame.
+    """Eqs. (14) and (15): magnitudes of both Sobel operators of each colour, added,, sigma-clipped, of unit L2 norm a frame.
 
     Shape: ``[B, 3, T, H, W]`` -> same.
     """
