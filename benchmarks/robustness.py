@@ -30,12 +30,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out/robustness"))
     args = parser.parse_args()
 
-    def one(name: str) -> evaluate.Evaluation:
-        return evaluate.evaluation(name, args.clips, args.work, args.windows, args.seed, args.alexnet)
-
-    main_, others = one(args.weights), [one(v) for v in args.variants]
-    for other in others:  # one store
-        other.cells = main_.cells
+    main_, *others = evaluate.evaluations([args.weights, *args.variants], args.clips, args.work, args.windows, args.seed, args.alexnet)
     detector = None if args.detector == "none" else args.detector
     data: dict[str, Any] = {
         "weights": {

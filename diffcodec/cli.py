@@ -18,19 +18,30 @@ from torch import Tensor
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, or 130 after Ctrl-C."""
+    return run(_parser(), argv)
+
+
+def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: str = "") -> int:
+    """Run a verb of a parser: ``args.run(args, command)``, whose result, if any, is the exit status.
+
+    Args:
+        parser: with ``command`` and ``run`` in what it parses.
+        argv: arguments; None for the process's own.
+        missing: added to the message where a package is not installed.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)  # so that temporary files go then, too
-    args = _parser().parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        args.run(args, "diffcodec " + shlex.join(arguments))
+        return int(args.run(args, f"{parser.prog} {shlex.join(arguments)}") or 0)
     except (ValueError, TypeError, FileNotFoundError, ImportError, OSError) as error:
-        print(f"diffcodec {args.command}: {error}", file=sys.stderr)
+        hint = missing if isinstance(error, ModuleNotFoundError) else ""
+        print(f"{parser.prog} {args.command}: {error}{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\ndiffcodec {args.command}: stopped; nothing half-written was kept", file=sys.stderr)
+        print(f"\n{parser.prog} {args.command}: stopped; nothing half-written was kept", file=sys.stderr)
         return 130
-    return 0
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 STATE = "state.json"
 
@@ -130,3 +130,20 @@ def small(weights: Mapping[str, Tensor], budget: float) -> dict[str, Tensor]:
         if size + 65536 <= budget * 2**20:  # names and state come to less than 64 KiB
             return out
     raise CheckpointError(f"a checkpoint budget of {budget:g} MiB is too small: the weights alone take {size / 2**20:.1f} MiB in float16")
+
+
+def moments(net: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimiser remembers of each parameter, by ``kind/name of the parameter``."""
+    return {f"{kind}/{name}": v for name, p in net.named_parameters() for kind, v in optimiser.state.get(p, {}).items()}
+
+
+def set_moments(net: nn.Module, optimiser: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
+    """Inverse of :func:`moments`."""
+    parameters = dict(net.named_parameters())
+    for key, value in moments.items():
+        kind, name = key.split("/", 1)
+        p = parameters[name]
+        if kind == "step":
+            optimiser.state[p][kind] = value.clone()
+        else:
+            optimiser.state[p][kind] = torch.empty_like(p, memory_format=torch.preserve_format).copy_(value)

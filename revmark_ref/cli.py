@@ -7,41 +7,20 @@ import ast
 import dataclasses
 import json
 import os
-import shlex
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from diffcodec.cli import run
 
 Progress = Callable[[int], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, or 130 after Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)  # so that temporary files go then, too
-    args = _parser().parse_args(arguments)
-    try:
-        return int(args.run(args, "revmark " + shlex.join(arguments)) or 0)
-    except ModuleNotFoundError as error:  # of an import that is nowhere else explained
-        print(
-            f"revmark {args.command}: {error}; pip install 'diffcodec[revmark]' brings it ('diffcodec[demo]' for pictures)", file=sys.stderr
-        )
-        return 2
-    except (ValueError, TypeError, FileNotFoundError, ImportError, OSError) as error:
-        print(f"revmark {args.command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\nrevmark {args.command}: stopped; nothing half-written was kept", file=sys.stderr)
-        return 130
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    return run(_parser(), argv, "; pip install 'diffcodec[revmark]' brings it ('diffcodec[demo]' for pictures)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,11 +125,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _embed(args: argparse.Namespace, command: str) -> None:
     from . import apply, weights
-    from .framing import from_hex
 
     net, _ = weights.load(args.weights)
-    if args.message is not None:
-        from_hex(args.message, net.model.bits)
     with _bar("marking", args.input) as progress:
         done = apply.embed(net, args.input, args.output, args.message, args.text, args.psnr, args.crf, args.preset, progress)
     print(f"{args.output}: {done.frames} frames in {done.segments} segments, {args.psnr:g} dB before encoding")
@@ -247,13 +223,7 @@ def _evaluate(args: argparse.Namespace, command: str) -> None:
     from . import evaluate, weights
     from .checkpoint import CheckpointError
 
-    def one(name: str) -> evaluate.Evaluation:
-        return evaluate.evaluation(name, args.data, args.out, args.windows, args.seed, args.alexnet)
-
-    mine = one(args.weights)
-    others = [one(v) for v in args.variants]
-    for v in others:  # one store
-        v.cells = mine.cells
+    mine, *others = evaluate.evaluations([args.weights, *args.variants], args.data, args.out, args.windows, args.seed, args.alexnet)
     detector = args.detector
     if 10 in args.tables:
         try:

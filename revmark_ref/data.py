@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from diffcodec.video import VideoError, is_image, read_image, read_video, replacing, video_files, video_info
+from diffcodec.video import VideoError, read_image, read_video, replacing, video_files, video_info
 
 from .keys import generator
 
@@ -189,7 +189,7 @@ def pack(
     """Write the videos of a folder into one file that Pillow reads: every frame a WebP picture.
 
     Args:
-        source: folder of videos or pictures (pictures become moving ones of :func:`synthetic` when they are read).
+        source: folder of videos.
         out: file to write, ``*.clips``.
         budget: largest size in MB; videos are taken evenly over the folder as long as they fit.
         frames: of each video, from its middle.
@@ -274,8 +274,3 @@ def unpack(path: str | os.PathLike[str]) -> list[Tensor]:
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise VideoError(f"{path}: not a packed file of revmark, or damaged ({error})") from error
     return out
-
-
-def photographs(folder: Path) -> list[Path]:
-    """Picture files of a folder, sorted."""
-    return sorted(p for p in folder.rglob("*") if is_image(p))

@@ -113,8 +113,7 @@ def train_detector(net: REVMark, config: Config, plan: DetectorPlan, report: Cal
         state, groups = found
         step = state["step"]
         detector.load_state_dict(groups["model"])
-        for name, p in detector.named_parameters():
-            optimiser.state[p] = {k: groups["moments"][f"{k}/{name}"].clone() for k in ("step", "exp_avg", "exp_avg_sq")}
+        checkpoint.set_moments(detector, optimiser, groups["moments"])
         schedule.last_epoch = step
         for group, lr in zip(optimiser.param_groups, state["lr"]):
             group["lr"] = lr
@@ -122,9 +121,8 @@ def train_detector(net: REVMark, config: Config, plan: DetectorPlan, report: Cal
     began = time.monotonic()
 
     def keep() -> None:
-        moments = {f"{k}/{n}": optimiser.state[p][k] for n, p in detector.named_parameters() for k in ("step", "exp_avg", "exp_avg_sq")}
         rates: Any = {"lr": [g["lr"] for g in optimiser.param_groups]}
-        checkpoint.save(folder, step, {"model": detector.state_dict(), "moments": moments}, rates)
+        checkpoint.save(folder, step, {"model": detector.state_dict(), "moments": checkpoint.moments(detector, optimiser)}, rates)
 
     while step < plan.steps:
         samples = list(range(step * plan.batch, (step + 1) * plan.batch))

@@ -148,6 +148,11 @@ def interval(values: Sequence[float], owner: Sequence[int], seed: int = 0, round
     return float(values_.mean()), float(low), float(high)
 
 
+def _with_interval(values: Sequence[float], owner: Sequence[int]) -> dict[str, float]:
+    mean, low, high = interval(values, owner)
+    return {"value": round(mean, 3), "low": round(low, 3), "high": round(high, 3), "n": len(values)}
+
+
 class Evaluation:
     """Measures cells and keeps them.
 
@@ -217,8 +222,7 @@ class Evaluation:
         return dict(self.cell(f"accuracy {name} {strength} alpha {alpha:.4g}", measure))
 
     def _with_interval(self, values: Tensor) -> dict[str, float]:
-        mean, low, high = interval(values.tolist(), self.material.owner)
-        return {"value": round(mean, 3), "low": round(low, 3), "high": round(high, 3), "n": len(values)}
+        return _with_interval(values.tolist(), self.material.owner)
 
     @torch.no_grad()
     def quality(self, alpha: float | None = None) -> dict[str, Any]:
@@ -265,8 +269,7 @@ class Evaluation:
                 attacked = layer(marked, layer.sample(marked.shape, generator(0, f"larger {name}", i)))  # type: ignore[operator]
                 logits = self.net.extract(_resize(attacked, (model.height, model.width)))
                 values.append(float(100 * dc.metrics.bit_accuracy(found.message[i : i + 1], logits)))
-            mean, low, high = interval(values, found.owner)
-            return {"value": round(mean, 3), "low": round(low, 3), "high": round(high, 3), "n": len(values)}
+            return _with_interval(values, found.owner)
 
         return dict(self.cell(f"larger {size} {name}", measure))
 
@@ -328,6 +331,14 @@ def evaluation(name: str | Path, folder: str | Path, out: Path, windows: int = 4
     clips = hashlib.sha256("".join(found.hashes).encode() + f"{windows} {seed}".encode()).hexdigest()[:12]
     out.mkdir(parents=True, exist_ok=True)
     return Evaluation(net, config, Path(name).stem, found, out / "cells.json", f"{digest}/{clips}", alexnet)
+
+
+def evaluations(names: Sequence[str | Path], folder: str | Path, out: Path, *options: Any) -> list[Evaluation]:
+    """An :func:`evaluation` of each weights, with one store of cells."""
+    found = [evaluation(name, folder, out, *options) for name in names]
+    for other in found[1:]:
+        other.cells = found[0].cells
+    return found
 
 
 Row = dict[str, Any]

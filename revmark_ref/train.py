@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 import diffcodec as dc
 from diffcodec.layer import Draw
 
-from . import checkpoint, losses
+from . import checkpoint, losses, weights
 from .config import Config
 from .data import Order, TrainingClips
 from .distortion import ATTACKS, Distortion, fit_compnet
@@ -145,7 +145,7 @@ class _Run:
             net.motion.load(plan.spynet)  # type: ignore[attr-defined]
             net.motion.requires_grad_(False)  # type: ignore[attr-defined]
         if plan.start is not None and found is None:
-            _fill(net, start_weights(plan.start), plan.start)
+            weights.fill(net, start_weights(plan.start), plan.start)
         self.data = TrainingClips(plan.data, self.config.model.frames, (self.config.model.height, self.config.model.width), training.seed)
         distortion = Distortion(training)
         if "compnet" in distortion.codecs:
@@ -155,7 +155,7 @@ class _Run:
         self.discriminator = discriminator.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.net_optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=training.lr)
         self.discriminator_optimiser = torch.optim.Adam(discriminator.parameters(), lr=training.discriminator_lr)
-        self.step, self.rewarm, self.seconds = 0, -1, 0.0
+        self.step, self.rewarm = 0, -1
         if found is not None:
             self._restore(*found)
         if plan.compile:
@@ -256,8 +256,8 @@ class _Run:
 
     def _judged(self, marked: Tensor) -> Tensor:
         """Eq. (12) with the discriminator held fixed."""
-        weights = {k: v.detach() for k, v in self.discriminator.named_parameters()}
-        return losses.adversarial_loss(torch.func.functional_call(self.discriminator, weights, (marked,)))
+        fixed = {k: v.detach() for k, v in self.discriminator.named_parameters()}
+        return losses.adversarial_loss(torch.func.functional_call(self.discriminator, fixed, (marked,)))
 
     def _set_rates(self) -> None:
         t = self.config.training
@@ -325,23 +325,23 @@ class _Run:
             checkpoint.save(self.folder, self.step, groups, state, keep=1)
         else:
             groups = {"model": model, "discriminator": discriminator}
-            groups["moments"] = _moments(self.net, self.net_optimiser) | {
-                f"discriminator/{k}": v for k, v in _moments(self.discriminator, self.discriminator_optimiser).items()
+            groups["moments"] = checkpoint.moments(self.net, self.net_optimiser) | {
+                f"discriminator/{k}": v for k, v in checkpoint.moments(self.discriminator, self.discriminator_optimiser).items()
             }
             checkpoint.save(self.folder, self.step, groups, state)
 
     def _restore(self, state: Mapping[str, Any], groups: Mapping[str, Mapping[str, Tensor]]) -> None:
         if Config.from_json(json.dumps(state["config"])).model != self.config.model:
             raise checkpoint.CheckpointError(f"{self.folder} holds a run of another model; its config.json and the one asked for differ")
-        _fill(self.net, groups["model"], self.folder)
-        _fill(self.discriminator, groups["discriminator"], self.folder)
+        weights.fill(self.net, groups["model"], self.folder)
+        weights.fill(self.discriminator, groups["discriminator"], self.folder)
         self.step, self.rewarm = state["step"], state["rewarm"]
         if "moments" not in groups:
             self.rewarm = self.step
             return
         moments = groups["moments"]
-        _set_moments(self.net, self.net_optimiser, {k: v for k, v in moments.items() if not k.startswith("discriminator/")})
-        _set_moments(
+        checkpoint.set_moments(self.net, self.net_optimiser, {k: v for k, v in moments.items() if not k.startswith("discriminator/")})
+        checkpoint.set_moments(
             self.discriminator,
             self.discriminator_optimiser,
             {k.split("/", 1)[1]: v for k, v in moments.items() if k.startswith("discriminator/")},
@@ -447,42 +447,8 @@ def _signals(run: _Run) -> Iterator[None]:
             signal.signal(n, handler)
 
 
-def _moments(net: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    out = {}
-    for name, p in net.named_parameters():
-        for k, v in optimiser.state.get(p, {}).items():
-            out[f"{k}/{name}"] = v
-    return out
-
-
-def _set_moments(net: nn.Module, optimiser: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
-    parameters = dict(net.named_parameters())
-    for key, value in moments.items():
-        kind, name = key.split("/", 1)
-        p = parameters[name]
-        if kind == "step":
-            optimiser.state[p][kind] = value.clone()
-        else:
-            optimiser.state[p][kind] = torch.empty_like(p, memory_format=torch.preserve_format).copy_(value)
-
-
-def _fill(net: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
-    """Load weights; SPyNet's, which are not ours to keep, may be missing."""
-    own = net.state_dict()
-    missing = [k for k in own if k not in weights and "motion." not in k]
-    wrong = [k for k in weights if k not in own or own[k].shape != weights[k].shape]
-    if missing or wrong:
-        raise checkpoint.CheckpointError(
-            f"{where} is of another model: {len(missing)} tensors missing, {len(wrong)} that do not fit ({(missing + wrong)[0]})"
-        )
-    net.load_state_dict(dict(weights), strict=False)
-
-
 def start_weights(path: Path) -> dict[str, Tensor]:
     """Weights to begin with, from a safetensors file, a checkpoint, or the newest checkpoint of a run."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if path.is_dir():
         if (path / checkpoint.STATE).is_file():
             return checkpoint.read(path)[1]["model"]
@@ -490,12 +456,7 @@ def start_weights(path: Path) -> dict[str, Tensor]:
         if found is None:
             raise checkpoint.CheckpointError(f"{path} holds no checkpoint")
         return found[1]["model"]
-    if not path.is_file():
-        raise checkpoint.CheckpointError(f"{path}: no such file")
-    try:
-        return {k: v.float() for k, v in load_file(path).items()}
-    except SafetensorError as error:
-        raise checkpoint.CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from error
+    return weights.read(weights.find(path))[0]
 
 
 def _has_av() -> bool:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from diffcodec.video import replacing
 
-from .checkpoint import CheckpointError, read
+from . import checkpoint
+from .checkpoint import CheckpointError
 from .config import Config
 from .model import Detector, REVMark
 
@@ -46,9 +47,7 @@ def export(run: Path, out: Path, notes: Mapping[str, object] | None = None) -> N
     """
     from safetensors.torch import save_file
 
-    from .checkpoint import newest
-
-    found = newest(run / "checkpoints") if (run / "checkpoints").is_dir() else read(run)
+    found = checkpoint.newest(run / "checkpoints") if (run / "checkpoints").is_dir() else checkpoint.read(run)
     if found is None:
         raise CheckpointError(f"{run}: no checkpoint there")
     state, groups = found
@@ -67,12 +66,12 @@ def load(name: str | os.PathLike[str]) -> tuple[REVMark, Config]:
     Raises:
         CheckpointError: missing, damaged, or not weights of revmark.
     """
-    weights, meta = _open(find(name))
+    weights, meta = read(find(name))
     if "config" not in meta:
         raise CheckpointError(f"{name}: these are not weights of revmark (no configuration in them)")
     config = Config.from_json(meta["config"])
     net = REVMark(config.model)
-    _put(net, weights, name)
+    fill(net, weights, name)
     return net.eval().to(memory_format=torch.channels_last_3d), config  # type: ignore[call-overload]
 
 
@@ -82,16 +81,21 @@ def load_detector(name: str | os.PathLike[str]) -> tuple[Detector, tuple[int, in
     Raises:
         CheckpointError: missing, damaged, or not a detector.
     """
-    weights, meta = _open(find(name))
+    weights, meta = read(find(name))
     if "detector" not in meta:
         raise CheckpointError(f"{name}: these are not weights of a detector")
     told = json.loads(meta["detector"])
     net = Detector(told["width"])
-    _put(net, weights, name)
+    fill(net, weights, name)
     return net.eval(), (told["height"], told["size_width"])
 
 
-def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a weights file.
+
+    Raises:
+        CheckpointError: damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -101,7 +105,12 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from error
 
 
-def _put(net: torch.nn.Module, weights: Mapping[str, Tensor], name: object) -> None:
+def fill(net: torch.nn.Module, weights: Mapping[str, Tensor], name: object) -> None:
+    """Load weights into a network; SPyNet's, which are not ours to keep, may be missing.
+
+    Raises:
+        CheckpointError: of another model.
+    """
     own = net.state_dict()
     missing = [k for k in own if k not in weights and "motion." not in k]
     wrong = [k for k in weights if k not in own or own[k].shape != weights[k].shape]
