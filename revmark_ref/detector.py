@@ -143,7 +143,7 @@ def train_detector(net: REVMark, config: Config, plan: DetectorPlan, report: Cal
         if late:
             break
     out = plan.out / "detector.safetensors"
-    told = {"width": plan.width, "height": model.height, "size_width": model.width, "steps": step}
+    told = {"width": plan.width, "frame": [model.height, model.width], "steps": step}
     with replacing(out) as temporary:
         save_file({k: v.half() for k, v in detector.state_dict().items()}, temporary, metadata={"detector": json.dumps(told)})
     return out

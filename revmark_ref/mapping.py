@@ -12,9 +12,9 @@ from diffcodec.transform import dct_matrix
 
 from .config import Model
 
-# Starting points, chosen on training clips by what survives libx264 at CRF 22 and 27, drops and crops
-LOWEST = (20.0, 40.0)  # squared frequency, in half cycles per 16 samples, at which turning and steady patterns begin
-SHARE = (0.82, 0.57)  # amplitude of the turning and of the steady pattern
+# Starting points, chosen on training clips by what survives libx264 at CRF 22 and 27, drops and crops. For each way through time (below):
+LOWEST = (20.0, 20.0, 40.0)  # squared frequency, in half cycles per 16 samples, at which its patterns begin
+SHARE = (0.80, 0.26, 0.54)  # and their amplitude
 LEAST = 12.0  # and below which no pattern ever reaches: there lies nearly all of a picture
 STIFFNESS = 10.0
 FLOOR = 0.04  # energy that is added to a band's own: about a fifth of the mark's at 37 dB
@@ -39,11 +39,12 @@ class Linear(nn.Module):
 
 
 class Spread(nn.Module):
-    """Every bit over all of space and time: each is the sign of a pair of trainable patterns, tiled over the frame (spread spectrum).
+    """Every bit over all of space and time: each is the sign of three trainable patterns, tiled over the frame (spread spectrum).
 
     Patterns start as orthonormal DCT basis functions of the tile, alike in all colours (luma is what codecs keep best), of middle frequencies:
-    above what pictures are full of, below what quantisers take away. The first of a pair turns its sign over half-way through the clip, so content
-    that does not move is orthogonal to it, which is what a small crop needs; the second is steady, so that lost frames do not matter.
+    above what pictures are full of, below what quantisers take away. The first turns its sign over half-way through the clip, so content that does
+    not move is orthogonal to it, which is what a small crop needs; the second does so a quarter earlier and back again, which is left where all
+    frames of one half are lost; the third is steady, so that no loss of frames matters.
 
     Args:
         model: takes ``bits``, ``frames`` (at least 2) and ``tile``.
@@ -56,18 +57,18 @@ class Spread(nn.Module):
         self.tile, self.times = model.tile, model.frames
         self.register_buffer("basis", _basis(model.tile), persistent=False)  # [F, p p]
         # Coefficients, on a scale on which an optimiser's steps are small beside them: noise in a pattern hears the whole picture
-        start = _patterns(model.bits, model.frames, model.tile).flatten(4) @ self.basis.mT  # [2, L, 3, T, F]
+        start = _patterns(model.bits, model.frames, model.tile).flatten(4) @ self.basis.mT  # [P, L, 3, T, F]
         self.weight = nn.Parameter(start * (STIFFNESS * math.sqrt(start[0, 0].numel())))
         self.share = nn.Parameter(torch.tensor(SHARE))
 
     def patterns(self) -> Tensor:
-        """Patterns of unit norm, ``[2, L, 3 T p p]``."""
+        """Patterns of unit norm, ``[P, L, 3 T p p]``, P = 3."""
         return F.normalize((self.weight @ self.basis).flatten(2), dim=2)
 
     def volume(self, amount: Tensor, height: int, width: int) -> Tensor:
-        """Both patterns of each bit times an amount, in every tile. Shape: ``[B, L] -> [B, 3, T, H, W]``."""
-        pairs = (self.share[:, None, None] * self.patterns()).sum(0)  # [L, 3 T p p]
-        tile = (amount @ pairs).unflatten(1, (3, self.times, self.tile, self.tile))  # [B, 3, T, p, p]
+        """All patterns of each bit times an amount, in every tile. Shape: ``[B, L] -> [B, 3, T, H, W]``."""
+        sums = (self.share[:, None, None] * self.patterns()).sum(0)  # [L, 3 T p p]
+        tile = (amount @ sums).unflatten(1, (3, self.times, self.tile, self.tile))  # [B, 3, T, p, p]
         return tile.repeat(1, 1, 1, height // self.tile, width // self.tile)
 
     def forward(self, message: Tensor, heard: Tensor, norm: float, height: int, width: int) -> Tensor:
@@ -100,14 +101,14 @@ class Matched(Spread):
         self.log_floor = nn.Parameter(torch.tensor(math.log(FLOOR)))
 
     def correlate(self, video: Tensor) -> Tensor:
-        """Responses of each tile. Shape: ``[B, 3, T, H, W] -> [B, N, 2, L]`` with N tiles."""
+        """Responses of each tile. Shape: ``[B, 3, T, H, W] -> [B, N, P, L]`` with N tiles."""
         p = self.tile
         tiles = video.unflatten(4, (-1, p)).unflatten(3, (-1, p)).permute(0, 3, 5, 1, 2, 4, 6)  # [B, H/p, W/p, 3, T, p, p]
         heard = tiles.flatten(3).flatten(1, 2) @ self.patterns().flatten(0, 1).mT
-        return heard.unflatten(2, (2, -1))
+        return heard.unflatten(2, (len(self.share), -1))
 
     def read(self, video: Tensor) -> Tensor:
-        """What a video says of each bit: maximal-ratio combining of all tiles and both patterns (Brennan 1959), each weighed by its share over the
+        """What a video says of each bit: maximal-ratio combining of all tiles and patterns (Brennan 1959), each weighed by its share over the
         energy that its band has there, where texture drowns the mark.
 
         Returns:
@@ -115,7 +116,7 @@ class Matched(Spread):
         """
         heard = self.correlate(video)
         share = self.share[:, None]
-        weight = share / (self.log_floor.exp() + heard.square().mean(3, keepdim=True))  # [B, N, 2, 1]
+        weight = share / (self.log_floor.exp() + heard.square().mean(3, keepdim=True))  # [B, N, P, 1]
         return (weight * heard).sum((1, 2)) / (weight * share).sum((1, 2))
 
 
@@ -140,22 +141,26 @@ def _basis(tile: int) -> Tensor:
 
 
 def _patterns(bits: int, frames: int, tile: int) -> Tensor:
-    """Orthonormal patterns ``[2, L, 3, T, p, p]``: the ones that turn, then the steady ones, each from its lowest frequency on."""
+    """Orthonormal patterns ``[3, L, 3, T, p, p]``: those that turn, those that turn and return, steady ones, each from its lowest frequency on."""
     if frames < 2:
         raise ValueError(f"mapping 'spread' expected clips of at least 2 frames, got {frames}")
     least = LEAST * (tile / 16) ** 2
     order = sorted((a * a + b * b, a, b) for a in range(tile) for b in range(tile) if a + b and a * a + b * b >= least)
     if bits > len(order):
         raise ValueError(f"mapping 'spread' with tiles of {tile} x {tile} holds {len(order)} bits, got {bits}")
-    half = torch.where(torch.arange(frames) < (frames + 1) // 2, 1.0, -1.0)
+    t = torch.arange(frames)
+    turn = torch.where(t < (frames + 1) // 2, 1.0, -1.0)
+    back = torch.where((t < (frames + 2) // 4) | (t >= frames - (frames + 1) // 4), 1.0, -1.0)
     basis = torch.from_numpy(dct_matrix(tile)).float()
     out: list[Tensor] = []
     used: list[tuple[int, int]] = []
-    for time, lowest in ((half - half.mean(), LOWEST[0]), (torch.ones(frames), LOWEST[1])):
+    for time, lowest in zip((turn - turn.mean(), back - back.mean(), torch.ones(frames)), LOWEST):
         least = lowest * (tile / 16) ** 2
         places = [(a, b) for d, a, b in order if d >= least] + [(a, b) for d, a, b in reversed(order) if d < least]
         places.sort(key=lambda place: place in used)  # frequencies of their own, as far as they go
-        used = places[:bits]
+        used = used + places[:bits]
         time = time / time.norm() / math.sqrt(3)
-        out.append(torch.stack([time[:, None, None] * (basis[a][:, None] * basis[b]) for a, b in used])[:, None].expand(-1, 3, -1, -1, -1))
+        out.append(
+            torch.stack([time[:, None, None] * (basis[a][:, None] * basis[b]) for a, b in places[:bits]])[:, None].expand(-1, 3, -1, -1, -1)
+        )
     return torch.stack(out)

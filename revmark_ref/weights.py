@@ -87,7 +87,7 @@ def load_detector(name: str | os.PathLike[str]) -> tuple[Detector, tuple[int, in
     told = json.loads(meta["detector"])
     net = Detector(told["width"])
     fill(net, weights, name)
-    return net.eval(), (told["height"], told["size_width"])
+    return net.eval(), tuple(told["frame"])
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
