@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import kernels
 from .. import rounding as roundings
 from ..blocks import crop, join, pad_to_multiple, split
-from ..checks import replace_value, require
+from ..checks import clamp_through, replace_value, require
 from ..color import SUBSAMPLINGS, downsample, rgb_to_ycbcr, upsample, ycbcr_to_rgb
 from ..layer import Codec, Draw
 from ..rate import level_bits
@@ -38,6 +39,8 @@ class DiffJPEG(Codec):
             "identity" passes by the whole codec, quality included (bits have the default's gradient).
         tables: quantiser steps in place of those of ``quality``: ``[2, 8, 8]`` (luma, chroma) or ``[B, 2, 8, 8]``, 1..255;
             differentiable, rounded to whole numbers by the exact forward.
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`). The kernels have every named gradient and rounding but "noise";
+            :meth:`encode` counts levels and runs in torch.
 
     Shape:
         ``[B, 3, H, W]`` or ``[B, 1, H, W]`` (grey) or ``[B, T, 3, H, W]`` (each frame coded alone, one quality a clip), any H, W >= 1.
@@ -53,8 +56,11 @@ class DiffJPEG(Codec):
         rounding: str | Rounding | None = None,
         gradient: str | Slope | None = None,
         tables: Tensor | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
+        require("backend", backend, list(kernels.BACKENDS))
+        self.backend = backend
         self.quality = Strength(quality, "quality", 1, 100)
         require("subsampling", subsampling, list(SUBSAMPLINGS))
         if rounding is not None and gradient is not None:
@@ -78,7 +84,7 @@ class DiffJPEG(Codec):
 
     @property
     def clamps(self) -> bool:
-        return self.exact
+        return True
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
@@ -104,12 +110,27 @@ class DiffJPEG(Codec):
         """Decoded video, and the quantised levels of Y', Cb and Cr with the frames of all samples first, ``[B*T, ..., 8, 8]`` each."""
         x = video.flatten(0, -4)  # [N, C, H, W], N = B or B*T
         tables = self._tables(draw, x).repeat_interleave(x.shape[0] // video.shape[0], 0)  # [N, 2, 8, 8]
+        mode, width = self._fused()
+        if not wanted and kernels.wanted(self.backend, x, None if mode else f"there is no kernel for DiffJPEG({self.extra_repr()})"):
+            from ..kernels import jpeg
+
+            return jpeg.code(x, tables, SUBSAMPLINGS[self.subsampling], self.exact, mode, width).view(video.shape), []
         if self.exact:
             slope = SLOPES.get(self.gradient, SLOPES["expected"]) if isinstance(self.gradient, str) else self.gradient
             out, levels = exact.code(x, tables, self.subsampling, slope, wanted)
         else:
-            out, levels = self._soft(x, tables, draw)
+            out, levels = self._soft(clamp_through(x), tables, draw)
+            out = clamp_through(out)
         return out.view(video.shape), levels
+
+    def _fused(self) -> tuple[str, float]:
+        """The kernel's mode and the width of its slope; no mode where there is none."""
+        if not self.exact:
+            return next((k for k, v in roundings.ROUNDINGS.items() if v is self.rounding and k != "noise"), ""), 1.0
+        slope = SLOPES.get(self.gradient, SLOPES["expected"]) if isinstance(self.gradient, str) else self.gradient
+        if isinstance(slope, Expected):
+            return slope.noise, slope.width
+        return next((k for k, v in SLOPES.items() if v is slope), ""), 1.0
 
     def _tables(self, draw: Mapping[str, Any], like: Tensor) -> Tensor:
         """Shape: ``[B, 2, 8, 8]``; whole numbers for the exact forward."""
@@ -142,6 +163,8 @@ class DiffJPEG(Codec):
     def extra_repr(self) -> str:
         forward = "exact, gradient=" + self._names[1] if self.exact else "rounding=" + self._names[0]
         tables = "" if self.tables is None else f", tables={tuple(self.tables.shape)}"
+        if self.backend != "auto":
+            tables += f", backend={self.backend!r}"
         return f"quality={self.quality!r}, subsampling={self.subsampling!r}, {forward}{tables}"
 
 

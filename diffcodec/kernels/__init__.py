@@ -1,0 +1,55 @@
+"""Fused CUDA kernels in Triton, one operation a file; the pure-torch twin of each lies in the room that it serves.
+
+Layers take ``backend``: "auto" (Triton where it can run, else torch), "reference" (torch) or "triton" (an error that says why where it cannot run).
+Kernels are registered with ``torch.library``: compiler and autocast see one opaque operation with a gradient.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+
+BACKENDS = ("auto", "reference", "triton")
+
+
+try:
+    _INSTALLED = importlib.util.find_spec("triton") is not None
+except ImportError:
+    _INSTALLED = False
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's interpreter stands in for a GPU
+
+
+def obstacle(x: torch.Tensor) -> str | None:
+    """Why no kernel can run on a tensor; None where one can."""
+    if x.dtype == torch.float64:
+        return "kernels compute in float32, the input is float64"
+    if x.device.type != "cuda" and not (_INTERPRETED and x.device.type == "cpu"):
+        return f"it needs a CUDA device, the input is on {x.device} (TRITON_INTERPRET=1 runs kernels on the CPU, slowly, for tests)"
+    if not _INSTALLED:
+        return "triton is not installed: pip install 'diffcodec[kernels]'"
+    if x.device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(x.device)
+        if major < 8:
+            return f"it needs compute capability 8.0, this GPU has {major}.{minor}"
+    return None
+
+
+def wanted(backend: str, x: torch.Tensor, missing: str | None = None) -> bool:
+    """Whether to call a kernel.
+
+    Args:
+        backend: of :data:`BACKENDS`.
+        x: the input.
+        missing: what was asked for that the kernel does not have.
+
+    Raises:
+        RuntimeError: "triton" where it cannot run.
+    """
+    if backend == "reference" or (backend == "auto" and x.device.type != "cuda"):
+        return False
+    why = obstacle(x) or missing
+    if backend == "triton" and why:
+        raise RuntimeError(f"backend='triton' cannot run: {why}")
+    return why is None

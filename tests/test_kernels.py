@@ -1,0 +1,131 @@
+"""Fused kernels against their twins in torch: in Triton's interpreter where there is no GPU (conftest sets it up), else on the GPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import natural
+from torch import Tensor
+
+import diffcodec as dc
+from diffcodec import kernels
+
+pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that a kernel forgets to write is NaN, or 255."""
+    new_empty, empty_like = Tensor.new_empty, torch.empty_like
+
+    def spoilt(x: Tensor) -> Tensor:
+        return x.fill_(float("nan") if x.is_floating_point() else 255)
+
+    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: spoilt(new_empty(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: spoilt(empty_like(*a, **k)))
+
+
+def pictures(n: int, c: int, h: int, w: int) -> Tensor:
+    """Some samples lie outside [0, 1]."""
+    return (natural(n, 1, h, w)[:, 0, :c] * 1.1 - 0.05).to(DEVICE)
+
+
+def both(make: object, x: Tensor, draw: object) -> list[tuple[Tensor, ...]]:
+    """Output and gradients of the input and of the quality, by reference and by kernel."""
+    torch.manual_seed(5)
+    weight = torch.randn(x.shape, device=DEVICE)
+    found = []
+    for backend in ("reference", "triton"):
+        layer = make(backend)  # type: ignore[operator]
+        v, q = x.clone().requires_grad_(), torch.tensor(draw, device=DEVICE, dtype=torch.float32).requires_grad_()
+        out = layer(v, {"quality": q})
+        found.append((out.detach(), *torch.autograd.grad((out.float() * weight).sum(), (v, q))))
+    return found
+
+
+def close(a: Tensor, b: Tensor, relative: float) -> None:
+    assert torch.isfinite(a).all()
+    assert float((a.float() - b.float()).norm()) <= relative * float(b.float().norm()) + 1e-12
+
+
+SIZES = [(1, 3, 32, 48), (2, 3, 21, 37), (1, 1, 9, 17), (1, 3, 5, 3), (1, 3, 1, 1)]
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_jpeg_exact(size: tuple[int, int, int, int], subsampling: str) -> None:
+    if size[1] == 1 and subsampling != "4:4:4":
+        pytest.skip("grey has no chroma")
+    reference, fused = both(lambda b: dc.DiffJPEG(subsampling=subsampling, backend=b), pictures(*size), [20.0, 55, 90][: size[0]])
+    assert torch.equal(reference[0], fused[0])
+    close(fused[1], reference[1], 2e-6)
+    close(fused[2], reference[2], 1e-5)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("gradient", ["cubic", "straight_through", "soft", "expected_gaussian", "expected_uniform"])
+def test_jpeg_gradients(gradient: str) -> None:
+    reference, fused = both(lambda b: dc.DiffJPEG(gradient=gradient, backend=b), pictures(1, 3, 24, 18), [40.0])
+    close(fused[1], reference[1], 1e-5)
+    close(fused[2], reference[2], 1e-4)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+@pytest.mark.parametrize("rounding", ["cubic", "straight_through", "soft", "paper", "identity"])
+def test_jpeg_soft(rounding: str, subsampling: str) -> None:
+    reference, fused = both(lambda b: dc.DiffJPEG(subsampling=subsampling, rounding=rounding, backend=b), pictures(1, 3, 13, 19), [60.0])
+    assert float((fused[0] - reference[0]).abs().max()) * 255 < 1e-3
+    close(fused[1], reference[1], 3e-5)
+    if rounding != "identity":  # whose gradient by quality is 0
+        close(fused[2], reference[2], 3e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_jpeg_half_precision(dtype: torch.dtype) -> None:
+    reference, fused = both(lambda b: dc.DiffJPEG(backend=b), pictures(1, 3, 16, 16).to(dtype), [50.0])
+    assert fused[0].dtype == fused[1].dtype == dtype
+    assert torch.equal(reference[0], fused[0])
+    close(fused[1], reference[1], 1e-2)
+
+
+def test_jpeg_own_tables_and_video() -> None:
+    torch.manual_seed(3)
+    tables = torch.randint(1, 60, (2, 8, 8)).float().to(DEVICE)
+    video = natural(2, 2, 10, 12).to(DEVICE)
+    layers = [dc.DiffJPEG(tables=tables, backend=b) for b in ("reference", "triton")]
+    a, b = (layer(video) for layer in layers)
+    assert torch.equal(a, b)
+
+
+def test_jpeg_operator_keeps_the_compilers_contract() -> None:
+    from diffcodec.kernels import jpeg as _  # noqa: F401
+
+    x, tables = pictures(1, 3, 16, 16).requires_grad_(), torch.full((1, 2, 8, 8), 9.0, device=DEVICE).requires_grad_()
+    torch.library.opcheck(torch.ops.diffcodec.jpeg.default, (x, tables, 2, 2, True, 3, 9.0))
+    layer = dc.DiffJPEG(50, backend="triton")
+    draw = layer.sample(x.shape, device=x.device)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        assert torch.equal(compiled(x, draw), layer(x, draw))
+    (a,), (b,) = (torch.autograd.grad(f(x, draw).square().sum(), x) for f in (compiled, layer))
+    close(a, b, 1e-6)
+
+
+def test_a_backend_that_cannot_run_says_why() -> None:
+    x = natural(1, 1, 16, 16)[:, 0].to(DEVICE)
+    with pytest.raises(ValueError, match="unknown backend 'cuda'; expected one of 'auto', 'reference', 'triton'"):
+        dc.DiffJPEG(50, backend="cuda")
+    with pytest.raises(RuntimeError, match="no kernel for DiffJPEG.*rounding='noise'"):
+        dc.DiffJPEG(50, rounding="noise", backend="triton")(x)
+    with pytest.raises(RuntimeError, match="float64"):
+        dc.DiffJPEG(50, backend="triton")(x.double())
+    assert not kernels.wanted("auto", x.cpu())
+    code = "import torch, diffcodec as dc; dc.DiffJPEG(50, backend='triton')(torch.rand(1, 3, 8, 8))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": ""}, check=False)
+    assert "RuntimeError: backend='triton' cannot run: it needs a CUDA device, the input is on cpu" in run.stderr
