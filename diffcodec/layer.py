@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import kernels
 from .checks import check_image_or_video, check_values, check_video, clamp_through
 from .coded import Coded
 from .strength import Strength
@@ -27,6 +28,7 @@ class Layer(nn.Module):
     Values slightly outside [0, 1] are clamped on entry and on exit, with the gradient passed through unchanged.
     """
 
+    backend = "auto"
     images = False  # whether [B, C, H, W] is accepted beside [B, T, 3, H, W]
     channels: tuple[int, ...] = (3,)
 
@@ -66,6 +68,18 @@ class Layer(nn.Module):
         """The pure function: float32 or float64 video in [0, 1] and a draw in, video out."""
         raise NotImplementedError
 
+    def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        """:meth:`distort` as a fused kernel, clamps included: any floating type in, the same out."""
+        raise NotImplementedError
+
+    def no_kernel(self, video: Tensor) -> str | None:
+        """Why there is no :meth:`fuse` for a video; None where there is one. Layers that have one take ``backend``."""
+        return f"{type(self).__name__} has no kernel"
+
+    def fused(self, video: Tensor) -> bool:
+        """Whether a call runs :meth:`fuse`: see :mod:`diffcodec.kernels`."""
+        return kernels.wanted(self.backend, video, self.no_kernel(video))
+
     def forward(
         self,
         video: Tensor,
@@ -87,7 +101,12 @@ class Layer(nn.Module):
 
         Raises:
             TypeError, ValueError: the input has another layout, dtype or range; the message prints what came.
+            RuntimeError: ``backend="triton"`` where no kernel can run.
         """
+        if self.fused(video):
+            draw = self.complete(video, draw, step, generator)
+            with torch.autocast(device_type=video.device.type, enabled=False):
+                return self.fuse(video, draw)
         work, draw = self.prepare(video, draw, step, generator)
         with torch.autocast(device_type=video.device.type, enabled=False):
             out = self.distort(work, draw)
@@ -97,14 +116,20 @@ class Layer(nn.Module):
         self, video: Tensor, draw: Mapping[str, Any] | None, step: int | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Mapping[str, Any]]:
         """Check the input, bring it into working precision and into [0, 1], and complete the draw."""
-        self.check(video)
-        if draw is None:
-            draw = self.sample(video.shape, generator, step=step, device=video.device)
-        else:
-            draw = to_device(draw, video.device)
-            self.check_draw(draw, video.shape)
+        draw = self.complete(video, draw, step, generator)
         work = video if video.dtype == torch.float64 else video.float()
         return (work if self.clamps else clamp_through(work)), draw
+
+    def complete(
+        self, video: Tensor, draw: Mapping[str, Any] | None, step: int | None, generator: torch.Generator | None
+    ) -> Mapping[str, Any]:
+        """Check the input and the draw, or draw."""
+        self.check(video)
+        if draw is None:
+            return self.sample(video.shape, generator, step=step, device=video.device)
+        draw = to_device(draw, video.device)
+        self.check_draw(draw, video.shape)
+        return draw
 
     def check(self, video: Tensor) -> None:
         who = type(self).__name__

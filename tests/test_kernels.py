@@ -129,3 +129,58 @@ def test_a_backend_that_cannot_run_says_why() -> None:
     code = "import torch, diffcodec as dc; dc.DiffJPEG(50, backend='triton')(torch.rand(1, 3, 8, 8))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": ""}, check=False)
     assert "RuntimeError: backend='triton' cannot run: it needs a CUDA device, the input is on cpu" in run.stderr
+
+
+ATTACKS = {
+    "drop": lambda b: dc.FrameDrop(0.5, backend=b),
+    "swap": lambda b: dc.FrameSwap(0.7, backend=b),
+    "insert": lambda b: dc.FrameInsert(0.5, keep_length=False, backend=b),
+    "rate": lambda b: dc.FrameRate((0.3, 0.9), backend=b),
+    "average": lambda b: dc.FrameAverage((1, 5), backend=b),
+    "noise": lambda b: dc.GaussianNoise((0.02, 0.1), backend=b),
+    "blur": lambda b: dc.GaussianBlur((0.5, 3.0), backend=b),
+    "wide blur": lambda b: dc.GaussianBlur((0.5, 3.0), kernel=5, backend=b),
+}
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 6, 3, 21, 19), (1, 1, 3, 1, 2), (1, 2, 3, 30, 40)], ids=str)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    video = (natural(*shape[:2], *shape[3:]) * 1.2 - 0.1).to(DEVICE, dtype)
+    layers = [ATTACKS[name](b) for b in ("reference", "triton")]
+    draw = layers[0].sample(video.shape, torch.Generator().manual_seed(1), device=video.device)
+    found = []
+    for layer in layers:
+        v = video.clone().requires_grad_()
+        out = layer(v, draw)
+        torch.manual_seed(7)
+        found.append((out, *torch.autograd.grad(out, v, torch.randn(out.shape, device=DEVICE).to(dtype))))
+    reference, fused = found
+    assert fused[0].dtype == fused[1].dtype == dtype
+    last = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
+    torch.testing.assert_close(fused[0], reference[0], atol=last, rtol=last)
+    torch.testing.assert_close(fused[1], reference[1], atol=4 * last, rtol=4 * last)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_keep_the_compilers_contract(name: str) -> None:
+    video = natural(2, 4, 8, 8).to(DEVICE)
+    layer = ATTACKS[name]("triton")
+    draw = layer.sample(video.shape, device=video.device)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    found = []
+    for call in (compiled, layer):
+        v = video.clone().requires_grad_()
+        out = call(v, draw)
+        found.append((out.detach(), *torch.autograd.grad(out.square().sum(), v)))
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b)
+
+
+def test_blur_beyond_the_kernels_windows() -> None:
+    video = natural(1, 2, 8, 8).to(DEVICE)
+    with pytest.raises(RuntimeError, match="windows up to 5, not 7"):
+        dc.GaussianBlur(2.0, kernel=7, backend="triton")(video)

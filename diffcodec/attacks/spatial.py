@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import kernels
 from ..checks import require
 from ..layer import Draw, Layer
 from ..motion.warp import bilinear
@@ -167,12 +168,14 @@ class GaussianNoise(Layer):
 
     Args:
         sigma: standard deviation on the [0, 1] scale.
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
     """
 
     images = True
 
-    def __init__(self, sigma: StrengthLike = 0.04) -> None:
+    def __init__(self, sigma: StrengthLike = 0.04, backend: str = "auto") -> None:
         super().__init__()
+        self.backend = kernels.checked(backend)
         self.sigma = Strength(sigma, "sigma", 0, 10)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
@@ -183,6 +186,14 @@ class GaussianNoise(Layer):
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         return video + per_sample(draw["sigma"], video) * draw["noise"].to(video)
 
+    def no_kernel(self, video: Tensor) -> str | None:
+        return None
+
+    def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        from ..kernels import attacks
+
+        return attacks.add_noise(video, draw["noise"], draw["sigma"])
+
 
 class GaussianBlur(Layer):
     """Gaussian blur over time, height and width with a cubic window; edges are repeated. On images, over height and width.
@@ -190,25 +201,39 @@ class GaussianBlur(Layer):
     Args:
         sigma: standard deviation in frames and pixels.
         kernel: window side, odd; the paper's 3 x 3 x 3.
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`; windows up to 5).
     """
 
     images = True
 
-    def __init__(self, sigma: StrengthLike = 2.0, kernel: int = 3) -> None:
+    def __init__(self, sigma: StrengthLike = 2.0, kernel: int = 3, backend: str = "auto") -> None:
         super().__init__()
+        self.backend = kernels.checked(backend)
         self.sigma = Strength(sigma, "sigma", 1e-3, 1e3)
         if not (isinstance(kernel, int) and kernel >= 1 and kernel % 2):
             raise ValueError(f"kernel expected to be an odd whole number >= 1, got {kernel!r}")
         self.kernel = kernel
 
-    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+    def weights(self, sigma: Tensor) -> Tensor:
+        """Shape: ``[B] -> [B, kernel]``."""
         r = self.kernel // 2
-        i = torch.arange(-r, r + 1, device=video.device).to(video)
-        weights = torch.exp(-(i**2) / (2 * draw["sigma"].to(video)[:, None] ** 2))
-        weights = weights / weights.sum(1, keepdim=True)  # [B, kernel]
+        i = torch.arange(-r, r + 1, device=sigma.device).to(sigma)
+        weights = torch.exp(-(i**2) / (2 * sigma[:, None] ** 2))
+        return weights / weights.sum(1, keepdim=True)
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        weights = self.weights(draw["sigma"].to(video))
         for dim in (1, -2, -1) if video.dim() == 5 else (-2, -1):
             video = _filter(video, weights, dim)
         return video
+
+    def no_kernel(self, video: Tensor) -> str | None:
+        return None if self.kernel <= 5 else f"GaussianBlur has kernels for windows up to 5, not {self.kernel}"
+
+    def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        from ..kernels import attacks
+
+        return attacks.blur(video, self.weights(draw["sigma"].float()))
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma!r}, kernel={self.kernel}"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..layer import Draw, Layer
 from ..strength import Strength, StrengthLike, uniform
 
@@ -25,10 +26,12 @@ class FrameAverage(Layer):
 
     Args:
         n: window length in frames; a range draws whole numbers. Even windows reach one frame further back.
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
     """
 
-    def __init__(self, n: StrengthLike = 3) -> None:
+    def __init__(self, n: StrengthLike = 3, backend: str = "auto") -> None:
         super().__init__()
+        self.backend = kernels.checked(backend)
         self.n = Strength(n, "n", 1, 1000, integer=True)
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
@@ -41,6 +44,14 @@ class FrameAverage(Layer):
         weights = weights / weights.sum(-1, keepdim=True)  # [B, T, T]
         return (weights @ video.flatten(2)).view(video.shape)
 
+    def no_kernel(self, video: Tensor) -> str | None:
+        return None
+
+    def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        from ..kernels import attacks
+
+        return attacks.average_frames(video, draw["n"])
+
 
 _TIE = 1e-4  # ratios such as 25/30 are drawn in float32: what falls on a whole frame within this is meant to
 
@@ -48,9 +59,10 @@ _TIE = 1e-4  # ratios such as 25/30 are drawn in float32: what falls on a whole 
 class _FrameChoice(Layer):
     """An attack that is a choice of frames, ``index`` ``[B, T']``."""
 
-    def __init__(self, keep_length: bool = True) -> None:
+    def __init__(self, keep_length: bool = True, backend: str = "auto") -> None:
         super().__init__()
         self.keep_length = keep_length
+        self.backend = kernels.checked(backend)
 
     def index(self, values: Draw, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
         """The index ``[B, T']`` for drawn strengths, made on the CPU."""
@@ -63,6 +75,14 @@ class _FrameChoice(Layer):
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         return take_frames(video, draw["index"])
+
+    def no_kernel(self, video: Tensor) -> str | None:
+        return None
+
+    def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        from ..kernels import attacks
+
+        return attacks.take_frames(video, draw["index"])
 
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
         super().check_draw(draw, shape)
@@ -81,10 +101,11 @@ class FrameDrop(_FrameChoice):
         p: probability of loss, 0..1.
         keep_length: True replaces a lost frame by its nearest kept neighbour (the earlier one of two); False returns the shorter clip: then each
             clip of the batch loses the same number of frames, round(p T), at random places, and p may not differ between them.
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
     """
 
-    def __init__(self, p: StrengthLike = 0.5, keep_length: bool = True) -> None:
-        super().__init__(keep_length)
+    def __init__(self, p: StrengthLike = 0.5, keep_length: bool = True, backend: str = "auto") -> None:
+        super().__init__(keep_length, backend)
         self.p = Strength(p, "p", 0, 1)
 
     def index(self, values: Draw, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
@@ -106,10 +127,11 @@ class FrameSwap(_FrameChoice):
 
     Args:
         p: probability of a swap, 0..1.
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
     """
 
-    def __init__(self, p: StrengthLike = 0.5) -> None:
-        super().__init__()
+    def __init__(self, p: StrengthLike = 0.5, backend: str = "auto") -> None:
+        super().__init__(backend=backend)
         self.p = Strength(p, "p", 0, 1)
 
     def index(self, values: Draw, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
@@ -130,10 +152,11 @@ class FrameInsert(_FrameChoice):
         p: probability of an insertion, 0..1.
         keep_length: True cuts the clip back to T frames; False returns the longer clip: then each clip of the batch gains the same
             number of frames, round(p T), at random places, and p may not differ between them.
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
     """
 
-    def __init__(self, p: StrengthLike = 0.2, keep_length: bool = True) -> None:
-        super().__init__(keep_length)
+    def __init__(self, p: StrengthLike = 0.2, keep_length: bool = True, backend: str = "auto") -> None:
+        super().__init__(keep_length, backend)
         self.p = Strength(p, "p", 0, 1)
 
     def index(self, values: Draw, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
@@ -155,10 +178,11 @@ class FrameRate(_FrameChoice):
         ratio: new frame rate over the old one, above 0.
         keep_length: True goes there and back, so T stays; False returns the clip at the new rate, ``max(1, round(ratio T))`` frames, and the
             ratio may not differ between the clips of a batch.
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
     """
 
-    def __init__(self, ratio: StrengthLike = (0.5, 1.0), keep_length: bool = True) -> None:
-        super().__init__(keep_length)
+    def __init__(self, ratio: StrengthLike = (0.5, 1.0), keep_length: bool = True, backend: str = "auto") -> None:
+        super().__init__(keep_length, backend)
         self.ratio = Strength(ratio, "ratio", 1e-3, 1e3)
 
     def index(self, values: Draw, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:

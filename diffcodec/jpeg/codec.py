@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import kernels
 from .. import rounding as roundings
 from ..blocks import crop, join, pad_to_multiple, split
-from ..checks import clamp_through, replace_value, require
+from ..checks import replace_value, require
 from ..color import SUBSAMPLINGS, downsample, rgb_to_ycbcr, upsample, ycbcr_to_rgb
 from ..layer import Codec, Draw
 from ..rate import level_bits
@@ -59,8 +59,7 @@ class DiffJPEG(Codec):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        require("backend", backend, list(kernels.BACKENDS))
-        self.backend = backend
+        self.backend = kernels.checked(backend)
         self.quality = Strength(quality, "quality", 1, 100)
         require("subsampling", subsampling, list(SUBSAMPLINGS))
         if rounding is not None and gradient is not None:
@@ -84,7 +83,7 @@ class DiffJPEG(Codec):
 
     @property
     def clamps(self) -> bool:
-        return True
+        return self.exact
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
@@ -101,29 +100,38 @@ class DiffJPEG(Codec):
 
     def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
         out, levels = self.levels(video, draw, rate)
-        if self.exact and self.gradient == "identity":
+        if self._passes_by:
             out = replace_value(video, out.detach())
         bits = torch.stack([level_bits(v) for v in levels]).sum(0).view(video.shape[0], -1) if rate else None
         return out, bits
+
+    @property
+    def _passes_by(self) -> bool:
+        return self.exact and self.gradient == "identity"
+
+    def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        from ..kernels import jpeg
+
+        x = video.flatten(0, -4).float()
+        tables = self._tables(draw, x).repeat_interleave(x.shape[0] // video.shape[0], 0)  # [N, 2, 8, 8]
+        out = jpeg.code(x, tables, SUBSAMPLINGS[self.subsampling], self.exact, *self._mode()).view(video.shape).to(video.dtype)
+        return replace_value(video, out.detach()) if self._passes_by else out
+
+    def no_kernel(self, video: Tensor) -> str | None:
+        return None if self._mode()[0] else f"there is no kernel for DiffJPEG({self.extra_repr()})"
 
     def levels(self, video: Tensor, draw: Mapping[str, Any], wanted: bool = True) -> tuple[Tensor, list[Tensor]]:
         """Decoded video, and the quantised levels of Y', Cb and Cr with the frames of all samples first, ``[B*T, ..., 8, 8]`` each."""
         x = video.flatten(0, -4)  # [N, C, H, W], N = B or B*T
         tables = self._tables(draw, x).repeat_interleave(x.shape[0] // video.shape[0], 0)  # [N, 2, 8, 8]
-        mode, width = self._fused()
-        if not wanted and kernels.wanted(self.backend, x, None if mode else f"there is no kernel for DiffJPEG({self.extra_repr()})"):
-            from ..kernels import jpeg
-
-            return jpeg.code(x, tables, SUBSAMPLINGS[self.subsampling], self.exact, mode, width).view(video.shape), []
         if self.exact:
             slope = SLOPES.get(self.gradient, SLOPES["expected"]) if isinstance(self.gradient, str) else self.gradient
             out, levels = exact.code(x, tables, self.subsampling, slope, wanted)
         else:
-            out, levels = self._soft(clamp_through(x), tables, draw)
-            out = clamp_through(out)
+            out, levels = self._soft(x, tables, draw)
         return out.view(video.shape), levels
 
-    def _fused(self) -> tuple[str, float]:
+    def _mode(self) -> tuple[str, float]:
         """The kernel's mode and the width of its slope; no mode where there is none."""
         if not self.exact:
             return next((k for k, v in roundings.ROUNDINGS.items() if v is self.rounding and k != "noise"), ""), 1.0

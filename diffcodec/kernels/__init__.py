@@ -11,6 +11,8 @@ import os
 
 import torch
 
+from ..checks import require
+
 BACKENDS = ("auto", "reference", "triton")
 
 
@@ -34,6 +36,16 @@ def obstacle(x: torch.Tensor) -> str | None:
         if major < 8:
             return f"it needs compute capability 8.0, this GPU has {major}.{minor}"
     return None
+
+
+def checked(backend: str) -> str:
+    """A backend's name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    require("backend", backend, list(BACKENDS))
+    return backend
 
 
 def wanted(backend: str, x: torch.Tensor, missing: str | None = None) -> bool:
