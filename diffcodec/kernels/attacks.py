@@ -88,7 +88,7 @@ def _blur(x, weights, out, T, PLANES, H, W, SPANS, RT: tl.constexpr, R: tl.const
     weights += plane // (PLANES * T) * (2 * R + 1)
     plane = plane.to(tl.int64)
     total = tl.zeros([SIZE], tl.float32)
-    for dt in tl.static_range(2 * RT + 1):
+    for dt in range(2 * RT + 1):
         s = t + dt - RT
         frame = tl.minimum(tl.maximum(s, 0), T - 1)
         weight_t = 1.0
@@ -98,7 +98,7 @@ def _blur(x, weights, out, T, PLANES, H, W, SPANS, RT: tl.constexpr, R: tl.const
             else:
                 weight_t = tl.load(weights + dt)
         source = x + (plane + (frame - t).to(tl.int64) * PLANES) * H * W
-        for dy in tl.static_range(2 * R + 1):
+        for dy in range(2 * R + 1):
             y = row + dy - R
             y_in = tl.minimum(tl.maximum(y, 0), H - 1)
             if BACKWARD:

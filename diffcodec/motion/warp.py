@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import kernels
 
-def warp(reference: Tensor, flow: Tensor) -> Tensor:
+
+def warp(reference: Tensor, flow: Tensor, backend: str = "auto") -> Tensor:
     """Predict a frame: ``out[y, x] = reference[y + flow_y, x + flow_x]``, bilinear, edges repeated.
 
     Exact for zero and whole-pel flow (``grid_sample`` is not: its normalised coordinates round). Differentiable in both arguments;
@@ -15,18 +17,23 @@ def warp(reference: Tensor, flow: Tensor) -> Tensor:
     Args:
         reference: ``[N, C, H, W]``.
         flow: ``[N, 2, H, W]`` in pixels, (x, y).
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
 
     Returns:
         ``[N, C, H, W]``.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit. RuntimeError: ``backend="triton"`` where it cannot run.
     """
     n, _c, h, w = reference.shape
     if flow.shape != (n, 2, h, w):
         raise ValueError(f"warp expected flow [{n}, 2, {h}, {w}] for reference {tuple(reference.shape)}, got {tuple(flow.shape)}")
     if flow.device.type == "cpu" and not torch.compiler.is_compiling() and not flow.detach().isfinite().all():
         raise ValueError("warp expected finite flow, got NaN or infinity")
+    if kernels.wanted(kernels.checked(backend), reference):
+        from ..kernels import warp as fused
+
+        return fused.warp(reference, flow)
     flow = flow.to(torch.float64 if reference.dtype == torch.float64 else torch.float32)  # half precision cannot count beyond 2048
     x = torch.arange(w, device=flow.device, dtype=flow.dtype) + flow[:, 0]  # [N, H, W]
     y = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]

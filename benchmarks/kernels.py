@@ -1,0 +1,160 @@
+"""Every kernel, compiled ahead of time for GPUs that need not be there: registers, spills and shared memory, read from the binary."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from benchmarks.common import record
+from diffcodec.kernels import attacks, jpeg, warp
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+REGISTERS, THREADS = 65536, 2048  # of a multiprocessor
+TARGETS = {"sm_80": 80, "sm_90": 90}
+
+
+class Variant(NamedTuple):
+    """A kernel with its compile-time options.
+
+    Attributes:
+        kernel: the function.
+        options: its ``tl.constexpr`` arguments.
+        pointers: types of its pointers, ``"fp32"`` where not said.
+        floats: arguments that are numbers and no whole ones.
+        warps: of a program.
+        aligned: whether sizes are multiples of 16, as those of most videos are.
+    """
+
+    kernel: Any
+    options: dict[str, Any]
+    pointers: dict[str, str]
+    floats: tuple[str, ...] = ()
+    warps: int = 4
+    aligned: bool = True
+
+
+def pointers(names: str, **types: str) -> dict[str, str]:
+    return {name: types.get(name, "fp32") for name in names.split()}
+
+
+def variants() -> dict[str, Variant]:
+    """By name."""
+    out: dict[str, Variant] = {}
+    exact, soft = {"WHOLE": True, "MODE": jpeg.MODES["laplacian"]}, {"WHOLE": False, "MODE": jpeg.MODES["cubic"]}
+    for kind, how in (("exact", exact), ("soft", soft)):
+        plane = "u8" if kind == "exact" else "fp32"
+        for even in (True, False):
+            base = {**how, "EVEN": even, "R": 128}
+            end = f"{kind}{'' if even else ', odd size'}"
+
+            def add(name: str, *args: Any, end: str = end, even: bool = even) -> None:
+                out[f"{name}, {end}"] = Variant(*args, aligned=even)
+
+            add("JPEG 4:4:4 forward", jpeg._code, {**base, "COLOR": True}, pointers("x out tables"))
+            p = pointers("x luma chroma tables", luma=plane, chroma=plane)
+            add("JPEG 4:2:0 forward, luma", jpeg._code_luma, {**base, "V": 2}, p)
+            add("JPEG 4:2:0 forward, chroma", jpeg._code_chroma, base, pointers("x out tables", x=plane, out=plane))
+            for tables in (False, True):
+                steps = ", with tables" if tables else ""
+                names = "x grad chroma out tables by_tables"
+                more = {**base, "COLOR": True, "TABLES": tables}
+                add(f"JPEG 4:4:4 backward{steps}", jpeg._backward, {**more, "V": 1, "U": 1}, pointers(names), ("WIDTH",))
+                add(f"JPEG 4:2:0 backward, luma{steps}", jpeg._backward, {**more, "V": 2, "U": 2}, pointers(names), ("WIDTH",))
+                p = pointers("x grad tables by_tables", x=plane)
+                add(f"JPEG 4:2:0 backward, chroma{steps}", jpeg._chroma_backward, {**base, "TABLES": tables}, p, ("WIDTH",))
+        p = pointers("luma chroma out", luma=plane, chroma=plane)
+        out[f"JPEG 4:2:0 forward, RGB, {kind}"] = Variant(jpeg._to_rgb, {"V": 2, "WHOLE": how["WHOLE"], "SIZE": 1024}, p, ("NEAR",))
+        p = pointers("x grad boxed out", boxed=plane)
+        out[f"JPEG 4:2:0 backward, chroma of RGB, {kind}"] = Variant(
+            jpeg._chroma_gradient, {"V": 2, "WHOLE": how["WHOLE"], "SIZE": 512}, p, ("NEAR",)
+        )
+    size = {"SIZE": attacks._SIZE}
+    for kind in ("fp32", "bf16"):
+        x = {"x": kind, "out": kind, "grad": kind}
+        out[f"choice of frames, {kind}"] = Variant(attacks._take, size, pointers("x index out", index="i64", **x))
+        out[f"choice of frames, backward, {kind}"] = Variant(attacks._take_backward, size, pointers("grad index out", index="i64", **x))
+        for backward in (False, True):
+            end = f"{', backward' if backward else ''}, {kind}"
+            p = pointers("x window out", window="i32", **x)
+            out[f"mean of frames{end}"] = Variant(attacks._average, {**size, "BACKWARD": backward}, p)
+            for r in (1, 2):
+                p = pointers("x weights out", **x)
+                out[f"blur {2 * r + 1}{end}"] = Variant(attacks._blur, {**size, "RT": r, "R": r, "BACKWARD": backward}, p)
+        p = pointers("reference flow out", reference=kind, out=kind)
+        out[f"warp, {kind}"] = Variant(warp._warp, {"SIZE": warp._SIZE}, p)
+        p = pointers("grad reference flow of_reference of_flow", reference=kind, grad=kind)
+        more = {"SIZE": warp._SIZE, "WRT_REFERENCE": True, "WRT_FLOW": True}
+        out[f"warp, backward, {kind}"] = Variant(warp._warp_backward, more, p)
+        out[f"noise, {kind}"] = Variant(attacks._noise, size, pointers("x noise sigma out", **x))
+    return out
+
+
+def compiled(v: Variant, arch: int) -> dict[str, Any]:
+    """Compile, and read the binary."""
+    signature: dict[str, str] = {}
+    hints: dict[tuple[int, ...], Any] = {}
+    for i, p in enumerate(v.kernel.params):
+        if p.is_constexpr:
+            signature[p.name] = "constexpr"
+            continue
+        signature[p.name] = f"*{v.pointers[p.name]}" if p.name in v.pointers else "fp32" if p.name in v.floats else "i32"
+        if p.name in v.pointers or (v.aligned and p.name in ("H", "W", "HC", "WC", "WIDE", "STRIDE", "ZERO", "S")):
+            hints[(i,)] = [["tt.divisibility", 16]]
+    began = time.perf_counter()
+    source = ASTSource(fn=v.kernel, signature=signature, constexprs=v.options, attrs=hints)
+    binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": v.warps})
+    took = time.perf_counter() - began
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        usage = run("cuobjdump", "-res-usage", file.name)
+        code = run("nvdisasm", "-c", file.name)
+    registers, stack, shared = (int(re.search(rf"{word}:(\d+)", usage)[1]) for word in ("REG", "STACK", "SHARED"))  # type: ignore[index]
+    a_block = 32 * v.warps
+    return {
+        "registers": registers,
+        "spills": len(re.findall(r"\b(?:STL|LDL)\b", code)),
+        "stack_bytes": stack,
+        "shared_bytes": shared,
+        "instructions": len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/", code, re.MULTILINE)),
+        "threads_per_multiprocessor": min(THREADS, REGISTERS // (-(-registers // 8) * 8 * a_block) * a_block),
+        "compile_s": round(took, 1),
+    }
+
+
+def run(tool: str, *args: str) -> str:
+    return subprocess.run([str(TOOLS / tool), *args], capture_output=True, text=True, check=True).stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="kernels whose name contains this")
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    args = parser.parse_args()
+    rows = []
+    for name, v in variants().items():
+        if args.only not in name:
+            continue
+        for target in args.targets:
+            row = compiled(v, TARGETS[target])
+            rows.append({"kernel": name, "target": target, **row})
+            print(f"{name:55s} {target} {row['registers']:4d} registers, {row['spills']} spills, {row['compile_s']} s", flush=True)
+    spilt = sorted({r["kernel"] for r in rows if r["spills"] or r["stack_bytes"]})
+    print(f"{len(rows)} binaries; with spills: {', '.join(spilt) or 'none'}")
+    if not args.only:
+        record("kernels", {"triton": triton.__version__, "rows": rows})
+    sys.exit(bool(spilt))
+
+
+if __name__ == "__main__":
+    main()
