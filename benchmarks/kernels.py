@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.common import record
-from diffcodec.kernels import attacks, jpeg, warp
+from diffcodec.kernels import attacks, jpeg, motion, warp
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 REGISTERS, THREADS = 65536, 2048  # of a multiprocessor
@@ -78,6 +78,15 @@ def variants() -> dict[str, Variant]:
         out[f"JPEG 4:2:0 backward, chroma of RGB, {kind}"] = Variant(
             jpeg._chroma_gradient, {"V": 2, "WHOLE": how["WHOLE"], "SIZE": 512}, p, ("NEAR",)
         )
+    for block in (4, 8, 16):
+        p = pointers("current reference out", out="i32")
+        out[f"motion {block} x {block}, full search"] = Variant(
+            motion._coarse, {"K": block // 2}, p, ("smoothness",), 1 if block < 16 else 4
+        )
+        for name, flags in (("first", (False, True, 0)), ("second", (True, True, 0)), ("last", (True, False, 4))):
+            p = pointers("current reference vectors out", vectors="i32", out="fp32" if flags[2] else "i32")
+            more = dict(zip(("NEIGHBOURS", "MOVE", "SUBPEL"), flags)) | {"K": block, "P": motion._SAMPLES // block**2}
+            out[f"motion {block} x {block}, {name} step"] = Variant(motion._refine, more, p, ("smoothness",))
     size = {"SIZE": attacks._SIZE}
     for kind in ("fp32", "bf16"):
         x = {"x": kind, "out": kind, "grad": kind}

@@ -211,3 +211,14 @@ def test_warp(size: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     still = torch.zeros_like(flow)
     assert torch.equal(dc.motion.warp(reference, still, backend="triton"), reference)
     torch.library.opcheck(torch.ops.diffcodec.warp.default, (reference.float().requires_grad_(), flow.requires_grad_()))
+
+
+@pytest.mark.parametrize(("block", "search", "subpel", "size"), [(8, 2, 4, (20, 36)), (16, 4, 2, (33, 16)), (4, 2, 1, (13, 9))])
+def test_block_motion(block: int, search: int, subpel: int, size: tuple[int, int]) -> None:
+    video = natural(1, 2, *size).to(DEVICE)
+    current, reference = video[:, 0], video[:, 1].roll((1, -2), (2, 3))
+    flows = [dc.motion.BlockMotion(block, search, subpel, backend=b)(current, reference) for b in ("reference", "triton")]
+    assert flows[0].abs().mean() > 0.1
+    assert (flows[0] == flows[1]).all(1).float().mean() > 0.9  # sums in another order: a tie may fall the other way
+    errors = [(dc.motion.warp(reference, f) - current).abs().mean() for f in flows]
+    torch.testing.assert_close(errors[1], errors[0], rtol=1e-3, atol=0)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import kernels
 from ..blocks import pad_to_multiple
 from ..checks import check_tensor
 from ..color import luma
@@ -38,10 +39,12 @@ class BlockMotion(nn.Module):
         search: largest displacement of the coarse search in pixels, each way.
         subpel: finest step as a fraction of a pixel: 1 (whole), 2 (half) or 4 (quarter).
         smoothness: cost in luma levels (0..255) per pixel of block and per log2 of displacement against zero motion; breaks ties in flat areas.
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
     """
 
-    def __init__(self, block: int = 8, search: int = 16, subpel: int = 4, smoothness: float = 0.05) -> None:
+    def __init__(self, block: int = 8, search: int = 16, subpel: int = 4, smoothness: float = 0.05, backend: str = "auto") -> None:
         super().__init__()
+        self.backend = kernels.checked(backend)
         if block not in (4, 8, 16):
             raise ValueError(f"block expected to be 4, 8 or 16, got {block!r}")
         if subpel not in (1, 2, 4):
@@ -68,7 +71,13 @@ class BlockMotion(nn.Module):
         cur, ref = _plane(current, "BlockMotion"), _plane(reference, "BlockMotion")
         if cur.shape != ref.shape:
             raise ValueError(f"BlockMotion expected two frames of one size, got {tuple(current.shape)} and {tuple(reference.shape)}")
-        vectors = torch.ops.diffcodec.block_motion(cur, ref, self.block, self.search, self.subpel, self.smoothness)  # [N, bh, bw, 2]
+        options = (self.block, self.search, self.subpel, self.smoothness)
+        if kernels.wanted(self.backend, cur):
+            from ..kernels import motion
+
+            vectors = motion.search(cur, ref, *options)  # [N, bh, bw, 2]
+        else:
+            vectors = torch.ops.diffcodec.block_motion(cur, ref, *options)
         flow = vectors.permute(0, 3, 1, 2).repeat_interleave(self.block, 2).repeat_interleave(self.block, 3)
         return flow[:, :, : cur.shape[-2], : cur.shape[-1]].to(current.dtype)
 
