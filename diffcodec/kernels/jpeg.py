@@ -741,18 +741,19 @@ def _backward(
     kept: tl.constexpr = 2 if COLOR and U == 1 else 0
     for c in tl.static_range(kept):  # chroma waits in the output, as above
         g = _coded_backward(
-            _source(x, y0, x0, H, W, c + 1, COLOR, WHOLE, EVEN, R), _decoded_gradient(grad, y0, x0, H, W, c + 1, COLOR, WHOLE, EVEN, R),
+            _source(x, y0, x0, H, W, c + 1, COLOR, WHOLE, EVEN, R), _decoded_gradient(grad, y0 + ZERO, x0, H, W, c + 1, COLOR, WHOLE, EVEN, R),
             tables + 64, by_tables + 64 * (c + 1), WIDTH, there_r, WHOLE, MODE, TABLES, R,
         )  # fmt: skip
+        y0 += 2 * ZERO
         _put(out + c * H * W, _folded(g, y0, x0, H, W, EVEN, True, R), y0, x0, valid, H, W, EVEN, R)
         y0 += ZERO
     g = _coded_backward(
-        _source(x, y0, x0, H, W, 0, COLOR, WHOLE, EVEN, R), _decoded_gradient(grad, y0, x0, H, W, 0, COLOR, WHOLE, EVEN, R),
+        _source(x, y0, x0, H, W, 0, COLOR, WHOLE, EVEN, R), _decoded_gradient(grad, y0 + ZERO, x0, H, W, 0, COLOR, WHOLE, EVEN, R),
         tables, by_tables, WIDTH, there_r, WHOLE, MODE, TABLES, R,
     )  # fmt: skip
+    y0 += 2 * ZERO
     g = _folded(g, y0, x0, H, W, EVEN, True, R)
     if COLOR and U == 1:
-        y0 += ZERO
         tl.debug_barrier()  # as above
     if COLOR and U == 2:
         chroma += n * 2 * HC * WIDE
@@ -777,7 +778,7 @@ def _unboxed(chroma, y, x, there, H, W, WIDE, plane, V: tl.constexpr, EVEN: tl.c
     blue, red = tl.load(row + x // 2, there, 0.0), tl.load(row + plane + x // 2, there, 0.0)
     weight = 0.5 / V
     if not EVEN:
-        for i in tl.static_range(15):
+        for i in range(15):
             further = there & (x == W - 1) & (x + 1 + i < 2 * WIDE)
             blue += tl.load(row + (x + 1 + i) // 2, further, 0.0)
             red += tl.load(row + plane + (x + 1 + i) // 2, further, 0.0)
