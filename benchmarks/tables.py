@@ -225,6 +225,15 @@ def revmark(result: str, number_: int) -> Table:
     return head, [[_cell(r[h]) if h in r else "" for h in head] for r in rows]
 
 
+def revmark_distortions() -> Table:
+    """Table 6: what a model survives by the distortion it was trained through."""
+    head = ["trained through", "frame drop", "noise 0.04", "blur 2.0", "libx264 CRF 22", "CRF 27", "the paper, CRF 22"]
+    rows = load("robustness_distortions")["tables"]["table 6"]
+    plain = [[f"`{r['variant']}`", *(number(r[k]["value"], 1) for k in ("drop", "noise", "blur"))] for r in rows]
+    codecs = [[_cell(r["libx264:22"]), _cell(r["libx264:27"]), _cell(r["paper libx264:22"])] for r in rows]
+    return head, [a + b for a, b in zip(plain, codecs)]
+
+
 def revmark_codecs() -> Table:
     """Bit accuracy over the CRF of each codec."""
     found = load("robustness")["curves"]
@@ -271,6 +280,7 @@ TABLES = {
     "speed": speed,
     "speed-short": speed_short,
     **{f"revmark-{n}": partial(revmark, "robustness", n) for n in (1, 2, 3, 8, 9, 10)},
+    "revmark-6": revmark_distortions,
     "revmark-codecs": revmark_codecs,
     "watermark": watermark,
 }
