@@ -78,7 +78,7 @@ class Layer(nn.Module):
 
     def fused(self, video: Tensor) -> bool:
         """Whether a call runs :meth:`fuse`: see :mod:`diffcodec.kernels`."""
-        return kernels.wanted(self.backend, video, self.no_kernel(video))
+        return isinstance(video, Tensor) and kernels.wanted(self.backend, video, self.no_kernel(video))
 
     def forward(
         self,
