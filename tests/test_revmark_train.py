@@ -149,11 +149,11 @@ def test_two_processes_are_one_with_twice_the_batch(folder: Path, tmp_path: Path
 
 def test_small_checkpoints_hold_weights_alone(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train(Plan(TINY, folder, out, until=4, budget=1.0, quiet=True))
+    train(Plan(TINY, folder, out, until=4, budget=1.5, quiet=True))
     found = checkpoint.newest(out / "checkpoints")
     assert found is not None
     assert set(found[1]) == {"model", "discriminator"}
-    train(Plan(TINY, folder, out, resume=True, budget=1.0, quiet=True))
+    train(Plan(TINY, folder, out, resume=True, budget=1.5, quiet=True))
     state = checkpoint.newest(out / "checkpoints")[0]
     assert (state["step"], state["rewarm"]) == (8, 4)
     with pytest.raises(checkpoint.CheckpointError, match="too small"):
