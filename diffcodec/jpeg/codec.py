@@ -109,6 +109,10 @@ class DiffJPEG(Codec):
     def _passes_by(self) -> bool:
         return self.exact and self.gradient == "identity"
 
+    @property
+    def _slope(self) -> Slope:
+        return SLOPES.get(self.gradient, SLOPES["expected"]) if isinstance(self.gradient, str) else self.gradient
+
     def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         from ..kernels import jpeg
 
@@ -125,8 +129,7 @@ class DiffJPEG(Codec):
         x = video.flatten(0, -4)  # [N, C, H, W], N = B or B*T
         tables = self._tables(draw, x).repeat_interleave(x.shape[0] // video.shape[0], 0)  # [N, 2, 8, 8]
         if self.exact:
-            slope = SLOPES.get(self.gradient, SLOPES["expected"]) if isinstance(self.gradient, str) else self.gradient
-            out, levels = exact.code(x, tables, self.subsampling, slope, wanted)
+            out, levels = exact.code(x, tables, self.subsampling, self._slope, wanted)
         else:
             out, levels = self._soft(x, tables, draw)
         return out.view(video.shape), levels
@@ -135,7 +138,7 @@ class DiffJPEG(Codec):
         """The kernel's mode and the width of its slope; no mode where there is none."""
         if not self.exact:
             return next((k for k, v in roundings.ROUNDINGS.items() if v is self.rounding and k != "noise"), ""), 1.0
-        slope = SLOPES.get(self.gradient, SLOPES["expected"]) if isinstance(self.gradient, str) else self.gradient
+        slope = self._slope
         if isinstance(slope, Expected):
             return slope.noise, slope.width
         return next((k for k, v in SLOPES.items() if v is slope), ""), 1.0

@@ -64,13 +64,12 @@ def _average(x, window, out, T, S, BACKWARD: tl.constexpr, SIZE: tl.constexpr):
 
 
 @triton.jit
-def _tap(j, i, n, weights, RADIUS: tl.constexpr, BACKWARD: tl.constexpr):
-    """Weight of sample j in output i of a filter whose edges are repeated; the sums of the tails for the first and last sample of the adjoint."""
+def _tap(j, i, n, weights, RADIUS: tl.constexpr):
+    """Weight in sample j of the gradient of output i of a filter whose edges are repeated: the first and last sample have the tails' weights too."""
     w = tl.load(weights + tl.minimum(tl.maximum(j - i, -RADIUS), RADIUS) + RADIUS)
-    if BACKWARD:
-        for k in tl.static_range(1, RADIUS + 1):
-            tail = tl.load(weights + RADIUS + k)
-            w += tl.where((j == 0) & (k > i), tail, 0.0) + tl.where((j == n - 1) & (k > n - 1 - i), tail, 0.0)
+    for k in tl.static_range(1, RADIUS + 1):
+        tail = tl.load(weights + RADIUS + k)
+        w += tl.where((j == 0) & (k > i), tail, 0.0) + tl.where((j == n - 1) & (k > n - 1 - i), tail, 0.0)
     return w
 
 
@@ -94,7 +93,7 @@ def _blur(x, weights, out, T, PLANES, H, W, SPANS, RT: tl.constexpr, R: tl.const
         weight_t = 1.0
         if RT > 0:
             if BACKWARD:
-                weight_t = tl.where((s >= 0) & (s < T), _tap(t, s, T, weights, R, True), 0.0)
+                weight_t = tl.where((s >= 0) & (s < T), _tap(t, s, T, weights, R), 0.0)
             else:
                 weight_t = tl.load(weights + dt)
         source = x + (plane + (frame - t).to(tl.int64) * PLANES) * H * W
@@ -102,7 +101,7 @@ def _blur(x, weights, out, T, PLANES, H, W, SPANS, RT: tl.constexpr, R: tl.const
             y = row + dy - R
             y_in = tl.minimum(tl.maximum(y, 0), H - 1)
             if BACKWARD:
-                weight_y = tl.where((y >= 0) & (y < H), _tap(row, y, H, weights, R, True), 0.0)
+                weight_y = tl.where((y >= 0) & (y < H), _tap(row, y, H, weights, R), 0.0)
             else:
                 weight_y = tl.load(weights + dy)
             line = tl.zeros([SIZE], tl.float32)
@@ -111,7 +110,7 @@ def _blur(x, weights, out, T, PLANES, H, W, SPANS, RT: tl.constexpr, R: tl.const
                 c_in = tl.minimum(tl.maximum(c, 0), W - 1)
                 v = tl.load(source + y_in * W + c_in, there, 0).to(tl.float32)
                 if BACKWARD:
-                    line += tl.where((c >= 0) & (c < W), _tap(column, c, W, weights, R, True), 0.0) * v
+                    line += tl.where((c >= 0) & (c < W), _tap(column, c, W, weights, R), 0.0) * v
                 else:
                     line += tl.load(weights + dx) * _unit(v)
             total += weight_t * weight_y * line
