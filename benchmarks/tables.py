@@ -281,6 +281,7 @@ TABLES = {
     "speed-short": speed_short,
     **{f"revmark-{n}": partial(revmark, "robustness", n) for n in (1, 2, 3, 8, 9, 10)},
     "revmark-4": partial(revmark, "robustness_payload", 4),
+    "revmark-5": partial(revmark, "robustness_tas", 5),
     "revmark-6": revmark_distortions,
     "revmark-7": partial(revmark, "robustness_mask", 7),
     "revmark-codecs": revmark_codecs,

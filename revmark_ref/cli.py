@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     td.add_argument("--weights", default="small", help="of the model whose marks are to be detected")
     td.add_argument("--resume", action="store_true")
     td.add_argument("--steps", type=int, default=2000)
-    td.add_argument("--batch", type=int, default=4, help="clips of a step")
+    td.add_argument("--batch", type=int, default=8, help="clips of a step")
     td.add_argument("--minutes", type=float, help="save and stop after that long")
 
     v = verb("evaluate", _evaluate, "measure the paper's tables and figures on a model")

@@ -31,7 +31,8 @@ class DetectorPlan:
         data: as for training.
         out: folder of the run.
         resume: go on with it.
-        steps, batch: optimiser steps; clips of each (all frames of a clip are looked at, marked and not).
+        steps, batch: optimiser steps; clips of each.
+        looks: frames of each clip that are looked at, marked and not.
         lr: of Adam, cosine decay.
         crf: range of libx264.
         alpha: strength of the marks; None for the one that the model was trained to.
@@ -45,7 +46,8 @@ class DetectorPlan:
     out: Path
     resume: bool = False
     steps: int = 2000
-    batch: int = 4
+    batch: int = 8
+    looks: int = 4
     lr: float = 1e-3
     crf: tuple[float, float] = (18.0, 28.0)
     alpha: float | None = None
@@ -58,7 +60,7 @@ class DetectorPlan:
 def pairs(net: REVMark, clips: Tensor, samples: list[int], plan: DetectorPlan, alpha: float) -> tuple[Tensor, Tensor]:
     """Frames with their labels: each clip marked and not, both under the same real attack.
 
-    Shape: ``[B, T, 3, H, W] -> [2 B T, 3, H, W], [2 B T]``.
+    Shape: ``[B, T, 3, H, W] -> [2 B looks, 3, H, W], [2 B looks]``.
     """
     with torch.no_grad():
         marked = net.embed(clips, messages(plan.seed, samples, net.model.bits), alpha).clamp(0, 1)
@@ -67,10 +69,11 @@ def pairs(net: REVMark, clips: Tensor, samples: list[int], plan: DetectorPlan, a
         names = [*ATTACKS, "x264", "none"]
         for i, k in enumerate(samples):
             g = generator(plan.seed, "detector", k)
-            compressed = bool(torch.rand((), generator=g) < 0.4)
+            compressed = bool(torch.rand((), generator=g) < 0.5)
             kind = "x264" if compressed else names[int(torch.randint(len(names), (1,), generator=g))]
-            out.append(attacked(kind, both[:, i], g, plan.crf))
-    frames = torch.stack(out, 1)  # [2, B, T, 3, H, W]
+            chosen = torch.randperm(clips.shape[1], generator=g)[: plan.looks]
+            out.append(attacked(kind, both[:, i], g, plan.crf)[:, chosen])
+    frames = torch.stack(out, 1)  # [2, B, looks, 3, H, W]
     labels = torch.zeros(frames.shape[:3])
     labels[1] = 1
     return frames.flatten(0, 2), labels.flatten()
@@ -101,7 +104,7 @@ def train_detector(net: REVMark, config: Config, plan: DetectorPlan, report: Cal
     model = net.model
     alpha = config.training.at("alpha", config.training.steps) if plan.alpha is None else plan.alpha
     torch.manual_seed(plan.seed)
-    detector = Detector(plan.width)
+    detector = Detector.of(net, plan.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(detector.parameters(), lr=plan.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.steps)
     step = 0
@@ -143,7 +146,12 @@ def train_detector(net: REVMark, config: Config, plan: DetectorPlan, report: Cal
         if late:
             break
     out = plan.out / "detector.safetensors"
-    told = {"width": plan.width, "frame": [model.height, model.width], "steps": step}
+    told = {
+        "width": plan.width,
+        "folded": detector.folded and list(detector.folded.shape),
+        "frame": [model.height, model.width],
+        "steps": step,
+    }
     with replacing(out) as temporary:
         save_file({k: v.half() for k, v in detector.state_dict().items()}, temporary, metadata={"detector": json.dumps(told)})
     return out

@@ -55,7 +55,7 @@ class Spread(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.tile, self.times = model.tile, model.frames
-        self.register_buffer("basis", _basis(model.tile), persistent=False)  # [F, p p]
+        self.register_buffer("basis", dct_basis(model.tile), persistent=False)  # [F, p p]
         # Coefficients, on a scale on which an optimiser's steps are small beside them: noise in a pattern hears the whole picture
         start = _patterns(model.bits, model.frames, model.tile).flatten(4) @ self.basis.mT  # [P, L, 3, T, F]
         self.weight = nn.Parameter(start * (STIFFNESS * math.sqrt(start[0, 0].numel())))
@@ -132,8 +132,8 @@ def water_fill(level: Tensor, energy: float) -> Tensor:
     return (mu.gather(1, best) - level).clamp(min=0)
 
 
-def _basis(tile: int) -> Tensor:
-    """DCT basis functions of a tile from ``LEAST`` on. Shape: ``[F, p p]``."""
+def dct_basis(tile: int) -> Tensor:
+    """DCT basis functions of a tile from ``LEAST`` on, which is where patterns may lie. Shape: ``[F, p p]``."""
     d = torch.from_numpy(dct_matrix(tile)).float()
     a, b = torch.meshgrid(torch.arange(tile), torch.arange(tile), indexing="ij")
     chosen = (a * a + b * b >= LEAST * (tile / 16) ** 2) & (a + b > 0)

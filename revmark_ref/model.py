@@ -17,7 +17,7 @@ from diffcodec.checks import check_video
 from diffcodec.motion import BlockMotion, NoMotion, SPyNet, warp
 
 from .config import Model
-from .mapping import Linear, Matched, Spread
+from .mapping import Linear, Matched, Spread, dct_basis
 
 Motion = Callable[[Tensor, Tensor], Tensor]
 SLOPE = 0.2  # of LeakyReLU
@@ -311,26 +311,108 @@ class Discriminator(nn.Module):
 
 
 class Detector(nn.Module):
-    """Is this frame marked (A.2): eight 2-D convolutions, global average pooling, one linear layer.
+    """Is this frame marked (A.2): eight 2-D convolutions, global average pooling, one linear layer; beside it what a model's own patterns say.
 
-    As detectors of hidden messages do (Fridrich and Kodovsky 2012), it looks at the difference from the mean of the surroundings, truncated. Two of
-    the convolutions are dilated to the side of the patterns of the mapping "spread": what repeats from tile to tile is the mark, what does not is
-    the picture.
+    As detectors of hidden messages do (Fridrich and Kodovsky 2012), the convolutions look at the difference from the mean of the surroundings,
+    truncated. Two of them are dilated to the side of the patterns of the mapping "spread": what repeats from tile to tile is the mark, what does
+    not is the picture.
 
     Args:
         width: channels.
+        folded: shape (patterns, bits, tile) of the mapping "spread" whose marks are looked for; None leaves the convolutions alone.
         reach: dilation, on the map of half the frame's size.
     """
 
-    def __init__(self, width: int = 32, reach: int = 8) -> None:
+    def __init__(self, width: int = 32, folded: tuple[int, int, int] | None = None, reach: int = 8) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, width, 5, 2, 2), nn.LeakyReLU(SLOPE)]
         for dilation in (1, reach, 1, reach, 1, 1, 1):
             layers += [nn.Conv2d(width, width, 3, 1, dilation, dilation), nn.LeakyReLU(SLOPE)]
         self.net = nn.Sequential(*layers)
         self.linear = nn.Linear(width, 1)
+        self.folded = None if folded is None else Folded(*folded)
+
+    @classmethod
+    def of(cls, net: REVMark, width: int = 32) -> Detector:
+        """A detector to be trained for a model's marks, which begins with the model's patterns."""
+        spread = net.decoder.filter
+        if spread is None:
+            return cls(width)
+        share, bits = spread.weight.shape[:2]
+        out = cls(width, (share, bits, spread.tile))
+        out.folded.begin(net.encoder.mapping)  # type: ignore[union-attr, arg-type]
+        return out
 
     def forward(self, frames: Tensor) -> Tensor:
         """Logit, above 0 is marked. Shape: ``[N, 3, H, W]`` in [0, 1] ``-> [N]``."""
         fine = frames - F.avg_pool2d(frames, 5, 1, 2, count_include_pad=False)
-        return self.linear(self.net((16 * fine).clamp(-1, 1)).mean((2, 3)))[:, 0]  # type: ignore[no-any-return]
+        logit = self.linear(self.net((16 * fine).clamp(-1, 1)).mean((2, 3)))[:, 0]
+        return logit if self.folded is None else logit + self.folded(frames)  # type: ignore[no-any-return]
+
+
+class Folded(nn.Module):
+    """What repeats from tile to tile of a frame, seen through the patterns of the mapping "spread".
+
+    DCT coefficients of every tile are limited by their own texture, as the locally optimal detector of a weak mark in heavy-tailed noise does
+    (Hernandez, Amado and Perez-Gonzalez 2000), and averaged over the tiles. A bit adds all its patterns with one sign, and each pattern has one
+    of two signs in a frame; so responses are added up with every combination of signs, and squared only then, since the bit is unknown.
+
+    Args:
+        patterns, bits, tile: of the mapping.
+    """
+
+    basis: Tensor
+
+    def __init__(self, patterns: int, bits: int, tile: int) -> None:
+        super().__init__()
+        self.tile, self.shape = tile, (patterns, bits, tile)
+        self.register_buffer("basis", dct_basis(tile), persistent=False)  # [F, p p]
+        self.luma = nn.Parameter(torch.tensor([0.3, 0.5, 0.2]))
+        self.log_knee = nn.Parameter(torch.full((len(self.basis),), math.log(4.0)))  # in 8-bit steps
+        self.log_texture = nn.Parameter(torch.tensor(0.0))
+        self.patterns = nn.Parameter(torch.randn(patterns, bits, len(self.basis)))
+        signs = torch.tensor([(*s, 1.0) for s in itertools.product((1.0, -1.0), repeat=patterns - 1)])  # [C / 2, P]
+        self.mix = nn.Parameter(torch.cat([signs, signs]))  # amplitudes: where all patterns are left, and where mostly the steady one is
+        inputs = 2 * len(self.mix) + patterns + 6
+        self.judge = nn.Sequential(nn.Linear(inputs, 32), nn.LeakyReLU(SLOPE), nn.Linear(32, 32), nn.LeakyReLU(SLOPE), nn.Linear(32, 1))
+
+    def begin(self, mapping: Spread) -> None:
+        """Take over a model's patterns and their shares."""
+        with torch.no_grad():
+            colours = mapping.patterns().unflatten(2, (3, mapping.times, -1)).mean(2)  # [P, L, T, p p]
+            found = colours @ self.basis.mT  # [P, L, T, F]
+            sign = (found * found[:, :, -1:]).sum(3, keepdim=True).sign()  # over time a pattern turns, and only that
+            self.patterns.copy_(F.normalize((found * sign).mean(2), dim=2) * STEADY)
+            whole, steady = self.mix.chunk(2)
+            whole.mul_(2 * mapping.share)
+            steady.mul_(torch.tensor([0.4] * (len(mapping.share) - 1) + [1.4]))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Logit of each frame. Shape: ``[N, 3, H, W]`` in [0, 1], edges that hold no whole tile left out, ``-> [N]``."""
+        p = self.tile
+        y = 255 * (frames * self.luma[:, None, None]).sum(1)  # [N, H, W]
+        y = y[:, : y.shape[1] // p * p, : y.shape[2] // p * p]
+        tiles = y.unflatten(2, (-1, p)).unflatten(1, (-1, p)).transpose(2, 3).flatten(3).flatten(1, 2)  # [N, n, p p]
+        found = tiles @ self.basis.mT  # [N, n, F]
+        texture = found.square().mean(2, keepdim=True)  # [N, n, 1]
+        limited = found * (found.square() + (2 * self.log_knee).exp() + texture * self.log_texture.exp()).rsqrt()
+        mean = limited.mean(1)  # [N, F]
+        noise = (limited.square().mean(1) - mean.square()).clamp(min=0) / tiles.shape[1]
+        sure = mean * (noise + 1e-3).rsqrt()  # in standard deviations
+        heard = torch.einsum("nf,plf->npl", sure, self.patterns / STEADY)
+        squares = torch.einsum("npl,cp->ncl", heard, self.mix).square()  # [N, C, L]
+        scores = torch.stack([(1 + squares).log().mean(2), squares.mean(2).log1p()], 1)  # [N, 2, C]
+        scores = scores.unflatten(2, (2, -1)).sort(3).values.flatten(1)  # whichever signs this frame has
+        about = (
+            sure.square().clamp(max=9).mean(1),
+            sure.square().mean(1).log1p(),
+            noise.mean(1).sqrt(),
+            mean.square().mean(1).sqrt(),
+            texture.mean((1, 2)).log1p(),
+            texture.log1p().mean((1, 2)),
+        )
+        of_patterns = heard.square().mean(2).log1p()  # [N, P]
+        return self.judge(torch.cat([scores, of_patterns, torch.stack(about, 1)], 1) - 2)[:, 0]  # type: ignore[no-any-return]
+
+
+STEADY = 5.0  # scale on which a detector's patterns are kept, so that an optimiser's steps are small beside them

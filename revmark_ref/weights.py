@@ -85,7 +85,8 @@ def load_detector(name: str | os.PathLike[str]) -> tuple[Detector, tuple[int, in
     if "detector" not in meta:
         raise CheckpointError(f"{name}: these are not weights of a detector")
     told = json.loads(meta["detector"])
-    net = Detector(told["width"])
+    folded = told["folded"]
+    net = Detector(told["width"], folded and tuple(folded))
     fill(net, weights, name)
     return net.eval(), tuple(told["frame"])
 

@@ -233,8 +233,29 @@ def test_discriminator_and_detector() -> None:
     assert Detector(8)(clips(TINY)[0]).shape == (8,)
     convs = [m for m in Detector().modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(convs) == 8  # A.2
+    with_patterns = Detector.of(REVMark(TINY))
+    frames = clips(TINY)[0].requires_grad_()
+    with_patterns(frames).sum().backward()
+    assert float(frames.grad.abs().max()) > 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in with_patterns.parameters())
+    assert Detector.of(REVMark(TINY_LINEAR)).folded is None
     layers = [m for m in Discriminator().modules() if isinstance(m, torch.nn.Conv3d)]
     assert len(layers) == 5  # section 3.5
+
+
+def test_the_detector_sees_the_patterns_of_a_model_in_what_repeats() -> None:
+    net = REVMark(PRESETS["small"].model)
+    folded = Detector.of(net).folded
+    assert folded is not None
+    torch.manual_seed(0)
+    clip = 0.5 + 0.02 * torch.randn(4, 8, 3, 64, 64)
+    marked = net.embed(clip, messages(1, [0, 1, 2, 3], 32), 6.2).detach()
+    heard: list[torch.Tensor] = []
+    folded.judge.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0].detach()))
+    folded(marked.flatten(0, 1))
+    folded(clip.flatten(0, 1))
+    scores = folded.mix.shape[0] * 2
+    assert float(heard[0][:, :scores].mean(1).min()) > float(heard[1][:, :scores].mean(1).max())  # in every frame, before any training
 
 
 def test_a_tiny_model_memorises_four_clips() -> None:
