@@ -406,8 +406,8 @@ class Folded(nn.Module):
         about = (
             sure.square().clamp(max=9).mean(1),
             sure.square().mean(1).log1p(),
-            noise.mean(1).sqrt(),
-            mean.square().mean(1).sqrt(),
+            (noise.mean(1) + 1e-6).sqrt(),  # a frame may be black
+            (mean.square().mean(1) + 1e-6).sqrt(),
             texture.mean((1, 2)).log1p(),
             texture.log1p().mean((1, 2)),
         )

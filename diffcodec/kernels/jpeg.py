@@ -462,7 +462,7 @@ def _decoded_gradient(g, y0, x0, H, W, C: tl.constexpr, COLOR: tl.constexpr, WHO
 
 @triton.jit
 def _folded(g, y0, x0, H, W, EVEN: tl.constexpr, COLUMNS: tl.constexpr, R: tl.constexpr):
-    """Adjoint of repeating the last row (and column): what lies beyond is added to it."""
+    """Adjoint of repeating the last row and column: what lies beyond is added to it, or of columns kept beside it, in the first beyond."""
     if EVEN:
         return g
     else:
@@ -472,9 +472,11 @@ def _folded(g, y0, x0, H, W, EVEN: tl.constexpr, COLUMNS: tl.constexpr, R: tl.co
         for i in tl.static_range(8):  # from the last row up
             now = g[7 - i] + carried
             carried = tl.where(y0 + (7 - i) >= H, now, 0.0)
+            beyond = tl.sum(tl.where(x >= W, now, 0.0), 1)[:, None]
             if COLUMNS:
-                beyond = tl.sum(tl.where(x >= W, now, 0.0), 1)[:, None]
                 now = tl.where(x < W, tl.where(x == W - 1, now + beyond, now), 0.0)
+            else:
+                now = tl.where(x < W, now, tl.where(x == W, beyond, 0.0))
             out = (now,) + out
         return out
 
@@ -718,7 +720,7 @@ def _chroma_backward(
         by_tables + tl.program_id(0) * 64, WIDTH, tl.reshape(valid, (R,)), WHOLE, MODE, TABLES, R,
     )  # fmt: skip
     g = _folded(g, y0, x0, HC, WC, EVEN, not WHOLE, R)
-    for k in tl.static_range(4):  # all columns: those beyond the last sample have a gradient too
+    for k in tl.static_range(4):  # all columns: the first beyond the last sample may hold a gradient too
         tl.store(grad + _rows(y0, k) * WIDE + _columns(x0), _halves(g[2 * k], g[2 * k + 1], R), valid & (_rows(y0, k) < HC))
 
 
@@ -758,6 +760,8 @@ def _backward(
     if COLOR and U == 2:
         chroma += n * 2 * HC * WIDE
     for k in tl.static_range(4):
+        if not EVEN:
+            x0 += ZERO
         at, there = _at(y0, x0, k, H, W, EVEN), _inside(y0, x0, k, valid, H, W, EVEN)
         luma = _halves(g[2 * k], g[2 * k + 1], R)
         if not COLOR:
@@ -777,11 +781,12 @@ def _unboxed(chroma, y, x, there, H, W, WIDE, plane, V: tl.constexpr, EVEN: tl.c
     row = chroma + y // V * WIDE
     blue, red = tl.load(row + x // 2, there, 0.0), tl.load(row + plane + x // 2, there, 0.0)
     weight = 0.5 / V
-    if not EVEN:
-        for i in range(15):
-            further = there & (x == W - 1) & (x + 1 + i < 2 * WIDE)
-            blue += tl.load(row + (x + 1 + i) // 2, further, 0.0)
-            red += tl.load(row + plane + (x + 1 + i) // 2, further, 0.0)
+    if not EVEN:  # the last column is counted again for each that is missing: of its own pair, and of those beyond, summed up after it
+        last = there & (x == W - 1)
+        beyond = last & (x // 2 + 1 < WIDE)
+        times = tl.where(last & (W % 2 == 1), 2.0, 1.0)
+        blue = blue * times + 2 * tl.load(row + x // 2 + 1, beyond, 0.0)
+        red = red * times + 2 * tl.load(row + plane + x // 2 + 1, beyond, 0.0)
         if V == 2:
             weight = tl.where((y == H - 1) & (y % 2 == 0), 0.5, 0.25)
     return blue * weight, red * weight
