@@ -58,7 +58,7 @@ def variants() -> dict[str, Variant]:
             end = f"{kind}{'' if even else ', odd size'}"
 
             def add(name: str, *args: Any, end: str = end, even: bool = even) -> None:
-                out[f"{name}, {end}"] = Variant(*args, aligned=even)
+                out[f"{name}, {end}"] = Variant(*args, aligned=even, warps=jpeg._warps(128, even))
 
             add("JPEG 4:4:4 forward", jpeg._code, {**base, "COLOR": True}, pointers("x out tables"))
             p = pointers("x luma chroma tables", luma=plane, chroma=plane)

@@ -1,6 +1,6 @@
 """JPEG in Triton: colour, chroma filters, transform, quantiser and back, without anything of the size of the video between.
 
-A thread holds whole blocks of 8 x 8 samples in registers, R blocks a program, as eight rows ``[R, 8]``: transforms need no shared memory. Samples
+A thread holds a block of 8 x 8 samples in registers (half of one where a size is odd), R blocks a program, as eight rows ``[R, 8]``: transforms need no shared memory. Samples
 are loaded two rows at a time as ``[4, R, 4]``, halves of rows of 16 bytes: in that order the compiler gives each thread the whole of its block. With
 4:4:4 one kernel reads RGB and writes RGB. With subsampling, decoded planes lie between two kernels, as bytes where they are exact: an eighth of a
 float32 video. The backward pass computes coefficients again.
@@ -801,6 +801,11 @@ def _tiles(blocks: int) -> tuple[int, int]:
     return -(-blocks // r), r
 
 
+def _warps(r: int, even: bool) -> int:
+    """Warps of a program of R blocks: a block a thread; half of one where edges need registers too."""
+    return r // 32 if even else r // 16
+
+
 def _even(h: int, w: int, v: int, u: int) -> bool:
     return h % (8 * v) == 0 and w % (8 * u) == 0
 
@@ -822,7 +827,7 @@ def _jpeg(x: Tensor, tables: Tensor, v: int, u: int, whole: bool, mode: int, wid
     stride = 128 if len(tables) > 1 else 0
     even = _even(h, w, v, u)
     if c == 1 or u == 1:
-        _code[(n * tiles,)](x, out, tables, stride, h, w, bx * by, bx, tiles, 0, c == 3, whole, mode, even, r, num_warps=r // 32)
+        _code[(n * tiles,)](x, out, tables, stride, h, w, bx * by, bx, tiles, 0, c == 3, whole, mode, even, r, num_warps=_warps(r, even))
         return out
     hc, wc = -(-h // v), -(-w // u)
     bxc, byc = -(-wc // 8), -(-hc // 8)
@@ -831,11 +836,11 @@ def _jpeg(x: Tensor, tables: Tensor, v: int, u: int, whole: bool, mode: int, wid
     chroma = x.new_empty(n, 2, hc, wc, dtype=kind)
     tiles, r = _tiles(2 * bxc * by)
     _code_luma[(n * tiles,)](
-        x, luma, boxed, tables, stride, h, w, hc, 8 * bxc, 2 * bxc * by, 2 * bxc, tiles, v, whole, mode, even, r, num_warps=r // 32
+        x, luma, boxed, tables, stride, h, w, hc, 8 * bxc, 2 * bxc * by, 2 * bxc, tiles, v, whole, mode, even, r, num_warps=_warps(r, even)
     )
     tiles, r = _tiles(bxc * byc)
     _code_chroma[(2 * n * tiles,)](
-        boxed, chroma, tables, stride, hc, wc, 8 * bxc, bxc * byc, bxc, tiles, whole, mode, even, r, num_warps=r // 32
+        boxed, chroma, tables, stride, hc, wc, 8 * bxc, bxc * byc, bxc, tiles, whole, mode, even, r, num_warps=_warps(r, even)
     )
     size = 1024
     spans = -(-h * w // size)
@@ -873,12 +878,12 @@ def _jpeg_backward(
         of_chroma = x.new_empty((n, 2, tiles_c, 64) if wrt_tables else (1,))
         _chroma_backward[(2 * n * tiles_c,)](
             boxed, chroma, tables, of_chroma, stride, width, hc, wc, wide, bxc * byc, bxc, tiles_c,
-            whole, mode, wrt_tables, even, rc, num_warps=rc // 32,
+            whole, mode, wrt_tables, even, rc, num_warps=_warps(rc, even),
         )  # fmt: skip
     of_tables = x.new_zeros(n, tiles, 3, 64) if wrt_tables else x.new_empty(1)
     _backward[(n * tiles,)](
         x, grad, chroma, out, tables, of_tables, stride, width, h, w, hc, wide, bx * by, bx, tiles, 0,
-        c == 3, v, u, whole, mode, wrt_tables, even, r, num_warps=r // 32,
+        c == 3, v, u, whole, mode, wrt_tables, even, r, num_warps=_warps(r, even),
     )  # fmt: skip
     if not wrt_tables:
         return out, x.new_empty(0)
