@@ -1,9 +1,9 @@
 """JPEG in Triton: colour, chroma filters, transform, quantiser and back, without anything of the size of the video between.
 
-A thread holds a block of 8 x 8 samples in registers (half of one where a size is odd), R blocks a program, as eight rows ``[R, 8]``: transforms need no shared memory. Samples
-are loaded two rows at a time as ``[4, R, 4]``, halves of rows of 16 bytes: in that order the compiler gives each thread the whole of its block. With
-4:4:4 one kernel reads RGB and writes RGB. With subsampling, decoded planes lie between two kernels, as bytes where they are exact: an eighth of a
-float32 video. The backward pass computes coefficients again.
+A thread holds a block of 8 x 8 samples in registers (half of one where a size is odd), R blocks a program, as eight rows ``[R, 8]``: transforms need
+no shared memory. Samples are loaded two rows at a time as ``[4, R, 4]``, halves of rows of 16 bytes: in that order the compiler gives each thread
+the whole of its block. With 4:4:4 one kernel reads RGB and writes RGB. With subsampling, decoded planes lie between two kernels, as bytes where they
+are exact: an eighth of a float32 video. The backward pass computes coefficients again.
 
 The twin is :mod:`diffcodec.jpeg.exact` (whole numbers are int32 here, float32 there) and :meth:`diffcodec.DiffJPEG._soft`.
 """
