@@ -244,6 +244,17 @@ def revmark_codecs() -> Table:
     return ["codec", "CRF: bit accuracy %"], out
 
 
+def learning(result: str, steps: tuple[int, ...], names: dict[str, str]) -> Table:
+    """Bit accuracy in training, means over the ten steps up to each, and on real libx264 at the end."""
+    rows = []
+    for run, name in names.items():
+        found = load(result)["runs"][run]
+        at = {s["step"]: f"{100 * s['accuracy']:.1f}" for s in found["steps"]}
+        real = list(found["validation"].values())[-1]
+        rows.append([name, *(at.get(s, "") for s in steps), *(f"{100 * real[f'x264_{crf}']:.1f}" for crf in (22, 27))])
+    return ["", *(f"step {s}" for s in steps), "libx264 CRF 22, at the end", "CRF 27"], rows
+
+
 def watermark() -> Table:
     """Marks in files."""
     files, unmarked, fast = (load(f"watermark_{n}") for n in ("files", "unmarked", "speed"))
@@ -285,6 +296,13 @@ TABLES = {
     "revmark-6": revmark_distortions,
     "revmark-7": partial(revmark, "robustness_mask", 7),
     "revmark-codecs": revmark_codecs,
+    "revmark-plateau": partial(learning, "plateau", (10, 60, 100, 250, 500), {"linear": "`linear`", "spread": "`spread`"}),
+    "revmark-budget": partial(
+        learning,
+        "checkpoint_budget",
+        (70, 80, 100, 120, 150),
+        {"base": "in one go", "budget": "stopped at step 75, `--checkpoint-budget 16`"},
+    ),
     "watermark": watermark,
 }
 
