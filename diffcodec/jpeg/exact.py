@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..blocks import pad_to, pad_to_multiple
+from ..blocks import join, pad_to, pad_to_multiple, split
 from ..color import SUBSAMPLINGS
 from ..constants import Constant
 from ..transform import dct_matrix
@@ -65,11 +65,17 @@ def islow_matrix() -> np.ndarray:
     return m
 
 
+def _pair(m: np.ndarray) -> np.ndarray:
+    return np.kron(np.eye(2), m)
+
+
 # The shifts are folded into the matrices: scaling by a power of two costs no bit
-_PASS1, _PASS2_FORWARD, _PASS2_INVERSE = (Constant(islow_matrix() / 2.0**bits) for bits in (11, 15, 18))
-_DCT = Constant(np.einsum("ux,vy->vuxy", dct_matrix(8), dct_matrix(8)).reshape(64, 64))  # [v u] from [column row]: see _gather
+_PASS1, _PASS2_FORWARD = Constant(_pair(islow_matrix() / 2.0**11)), Constant(islow_matrix() / 2.0**15)
+_PASS1_INVERSE, _PASS2_INVERSE = Constant(islow_matrix().T / 2.0**11), Constant(_pair(islow_matrix().T / 2.0**18))
+_DCT, _DCT_PAIR, _IDCT, _IDCT_PAIR = (Constant(v) for m in (dct_matrix(8), dct_matrix(8).T) for v in (m, _pair(m)))
+# Samples lie around 0 everywhere: 128 less
 _TO_YCC = Constant(np.array([[19595, 38470, 7471], [-11059, -21709, 32768], [32768, -27439, -5329]]) / 65536)
-_TO_YCC_BIAS = Constant(np.array([[32768], [128 * 65536 + 32767], [128 * 65536 + 32767]]) / 65536)
+_TO_YCC_BIAS = Constant(np.array([[32768 - 128 * 65536], [32767], [32767]]) / 65536)
 _TO_RGB = Constant(np.array([[0, 91881], [-22554, -46802], [116130, 0]]) / 65536)  # R, G, B from Cb - 128, Cr - 128
 
 _BAND = 2**18  # samples of a plane: such float32 buffers stay in the last cache, and the allocator serves them without fresh pages
@@ -93,94 +99,92 @@ def _rounded(x: Tensor) -> Tensor:
     return x.add_(0.5).floor_()
 
 
-# Blocks
+# Blocks: planes stay planes. A transform's vertical pass is a product with rows of blocks, its horizontal one with pairs of blocks side by side.
 
 
-def _gather(planes: Tensor) -> Tensor:
-    """Blocks with the samples of equal place side by side: products with 8 x 8 then run over long rows.
-
-    Shape: ``[N, H, W] -> [8, 8, N, H/8 * W/8]``: column and row in the block, plane, block.
-    """
-    n, h, w = planes.shape
-    return planes.reshape(n, h // 8, 8, w // 8, 8).permute(4, 2, 0, 1, 3).reshape(8, 8, n, h * w // 64)
+def _vertical(m: Tensor, x: Tensor) -> Tensor:
+    """A product with columns of eight. Shape: ``[8, 8], [N, H, W] -> [N, H, W]``."""
+    rows = x.reshape(-1, 8, x.shape[2])
+    return torch.bmm(m.expand(len(rows), 8, 8), rows).view(x.shape)
 
 
-def _scatter(blocks: Tensor, height: int, width: int) -> Tensor:
-    """Inverse of :func:`_gather`. Shape: ``[8, 8, N, H/8 * W/8] -> [N, H, W]``."""
-    n = blocks.shape[2]
-    return blocks.view(8, 8, n, height // 8, width // 8).permute(2, 3, 1, 4, 0).reshape(n, height, width)
+def _horizontal(m2: Tensor, x: Tensor) -> Tensor:
+    """A product with rows of eight, two at a time: products with 8 x 8 are too small to be fast. Shape: ``[16, 16], [N, H, W] -> [N, H, W]``."""
+    return (x.reshape(-1, 16) @ m2.mT).view(x.shape)
 
 
-def _along_first(m: Tensor, x: Tensor) -> Tensor:
-    """A product along the first axis. Shape: ``[8, 8], [8, ...] -> [8, ...]``."""
-    return (m @ x.flatten(1)).view(x.shape)
-
-
-def _swapped(x: Tensor) -> Tensor:
-    return x.transpose(0, 1).contiguous()
+def _tiled(steps: Tensor, planes: Tensor) -> Tensor:
+    """Steps at every coefficient of a row of blocks. Shape: ``[N or 1, 8, 8] -> [N or 1, 1, 8, W]``."""
+    return steps.repeat(1, 1, planes.shape[2] // 8)[:, None]
 
 
 def _code(planes: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Transform, quantise, and back.
 
     Args:
-        planes: whole numbers 0..255 ``[N, H, W]``, multiples of 8.
-        steps: ``[8 v, 8 u, N or 1, 1]``.
+        planes: whole numbers -128..127 ``[N, H, W]``, multiples of 8.
+        steps: ``[N or 1, 8 v, 8 u]``.
 
     Returns:
-        Decoded planes, the coefficients in steps ``[8 v, 8 u, N, K]``, the levels (same shape).
+        Decoded planes around 0, the coefficients in steps, the levels, coefficient (v, u) of a block in its row v and column u; all ``[N, H, W]``.
     """
-    m1, m2, m3 = _PASS1.like(planes), _PASS2_FORWARD.like(planes), _PASS2_INVERSE.like(planes)
-    x = _rounded(_along_first(m1, _gather(planes - 128)))  # [8 u, 8 rows, N, K]
-    x = _rounded(_along_first(m2, _swapped(x)))  # [8 v, 8 u, N, K], 8 times the orthonormal transform
-    y = x.div_(8 * steps)
-    level = y.abs().add_(0.5).floor_().copysign_(y)  # rounds half away from zero
-    x = _rounded(_along_first(m1.mT, level * steps))  # [8 rows, 8 u, N, K]
-    x = _rounded(_along_first(m3.mT, _swapped(x)))  # [8 columns, 8 rows, N, K]
-    return _scatter(x.add_(128).clamp_(0, 255), *planes.shape[1:]), y, level
+    like = planes
+    x = _rounded(_horizontal(_PASS1.like(like), planes))
+    x = _rounded(_vertical(_PASS2_FORWARD.like(like), x))  # 8 times the orthonormal transform
+    step = _tiled(steps, planes)
+    rows = x.view(len(x), -1, 8, x.shape[2])  # [N, H/8, 8, W]
+    # whole numbers by whole numbers: a little more than the ratio rounds halves away from zero, and moves nothing else
+    y = rows.mul_((1 + 2**-22) / (8 * step))
+    level = y.round()
+    x = _rounded(_vertical(_PASS1_INVERSE.like(like), (level * step).view(x.shape)))
+    x = _rounded(_horizontal(_PASS2_INVERSE.like(like), x))
+    return x.clamp_(-128, 127), y.view(x.shape), level.view(x.shape)
 
 
 def _code_backward(
-    grad: Tensor | None, from_levels: Tensor | None, y: Tensor, steps: Tensor, slope: Slope, size: tuple[int, int], wrt_steps: bool
+    grad: Tensor | None, from_levels: Tensor | None, y: Tensor, steps: Tensor, slope: Slope, wrt_steps: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of :func:`_code`: of the orthonormal transform, with a slope for the quantiser.
 
     Args:
         grad: of the decoded planes ``[N, H, W]``.
-        from_levels: gradient of the levels.
+        from_levels: gradient of the levels ``[N, H/8 * W/8, 8, 8]``.
         y, steps, slope: as in the forward pass.
-        size: H, W.
         wrt_steps: whether the gradient of the steps is wanted.
 
     Returns:
         Gradient of the planes, and of the steps ``[N, 8 v, 8 u]`` or None.
     """
-    basis = _DCT.like(y)
-    g: Any = None if grad is None else (basis @ _gather(grad).reshape(64, -1)).view(y.shape)  # [8 v, 8 u, N, K]
-    extra: Any = None if from_levels is None else from_levels / steps
+    shape = y.shape
+    step = _tiled(steps, y)
+    y = y.view(len(y), -1, 8, y.shape[2])  # [N, H/8, 8, W]
+    g: Any = None if grad is None else _vertical(_DCT.like(y), _horizontal(_DCT_PAIR.like(y), grad)).view(y.shape)
+    extra: Any = None
+    if from_levels is not None:
+        extra = join(from_levels.unflatten(1, (shape[1] // 8, shape[2] // 8))).view(y.shape) / step
     grad_steps = None
     if wrt_steps:
-        mean, moment = moments(slope, y, steps)
+        mean, moment = moments(slope, y, step)
         terms = [] if g is None else [g * (mean - moment)]
         terms += [] if extra is None else [extra * -moment]
-        grad_steps = sum(t.sum(3).permute(2, 0, 1) for t in terms)
+        grad_steps = sum(t.unflatten(3, (-1, 8)).sum((1, 3)) for t in terms)
     g = extra if g is None else g if extra is None else g + extra
-    g = g * slope(y, steps)
-    return _scatter((basis.mT @ g.reshape(64, -1)).view(y.shape), *size), grad_steps
+    g = (g * slope(y, step)).view(shape)
+    return _horizontal(_IDCT_PAIR.like(y), _vertical(_IDCT.like(y), g)), grad_steps
 
 
 # Colour and chroma, and the adjoints of their real-valued parts
 
 
 def _to_ycc(rgb: Tensor) -> Tensor:
-    """8-bit rounding and 16-bit fixed-point BT.601. Shape: ``[N, 3, h, w]`` in [0, 1] -> same, whole numbers."""
+    """8-bit rounding and 16-bit fixed-point BT.601. Shape: ``[N, 3, h, w]`` in [0, 1] -> same, whole numbers around 0."""
     x = _rounded(rgb * 255).clamp_(0, 255).flatten(2)
     return (_TO_YCC.like(x) @ x).add_(_TO_YCC_BIAS.like(x)).floor_().view(rgb.shape)
 
 
 def _to_rgb(y: Tensor, chroma: Tensor, out: Tensor) -> None:
     """Into ``out``, in [0, 1]. Shape: ``[N, h, w], [N, 2, h, w] -> [N, 3, h, w]``."""
-    rgb = _rounded(_TO_RGB.like(y) @ chroma.sub_(128).flatten(2)).view(out.shape)
+    rgb = (_TO_RGB.like(y) @ chroma.flatten(2)).add_(128.5).floor_().view(out.shape)
     # luma is added after the floor: 65536 y would leave the whole numbers of float32
     rgb.add_(y[:, None]).div_(255)
     if torch.compiler.is_compiling():
@@ -264,11 +268,11 @@ def _fold(g: Tensor, height: int, width: int) -> Tensor:
 
 
 def _steps(tables: Tensor, pictures: slice, kind: int) -> Tensor:
-    """Luma (0) or chroma (1: Cb and Cr of each picture) steps. Shape: ``[N or 1, 2, 8 v, 8 u] -> [8 v, 8 u, planes or 1, 1]``."""
+    """Luma (0) or chroma (1: Cb and Cr of each picture) steps. Shape: ``[N or 1, 2, 8 v, 8 u] -> [planes or 1, 8 v, 8 u]``."""
     table = tables[:, kind] if len(tables) == 1 else tables[pictures, kind]
     if kind and len(table) > 1:
         table = table.repeat_interleave(2, 0)
-    return table.permute(1, 2, 0)[..., None].contiguous()
+    return table
 
 
 class _Exact(torch.autograd.Function):
@@ -285,12 +289,12 @@ class _Exact(torch.autograd.Function):
         kept, levels = [], [x.new_empty(0)] * 2
         for i, rows in bands:
             height = rows.stop - rows.start
-            ycc = _to_ycc(x[i, :, rows]) if c == 3 else _rounded(x[i, :, rows] * 255).clamp_(0, 255)
+            ycc = _to_ycc(x[i, :, rows]) if c == 3 else _rounded(x[i, :, rows] * 255).clamp_(0, 255).sub_(128)
             decoded, y, levels[0] = _code(pad_to_multiple(ycc[:, 0], 8), _steps(tables, i, 0))
             kept.append(y)
             decoded = decoded[:, :height, :w]
             if small is None:
-                out[i, 0, rows] = decoded / 255
+                out[i, 0, rows] = (decoded + 128) / 255
                 continue
             out[i, 0, rows] = decoded  # until colour comes
             chroma = pad_to(ycc[:, 1:].flatten(0, 1), -(-height // v) * v, wide)  # [2 N, h, w]: columns up to blocks, rows up to pairs
@@ -308,7 +312,7 @@ class _Exact(torch.autograd.Function):
         ctx.slope, ctx.bands, ctx.subsampling, ctx.shape = slope, bands, subsampling, x.shape
         ctx.save_for_backward(tables, *kept)
         ctx.set_materialize_grads(False)
-        return out, *(v.permute(2, 3, 0, 1) if want_levels and v.numel() else x.new_empty(0) for v in levels)
+        return out, *(split(v, 8).flatten(1, 2) if want_levels and v.numel() else x.new_empty(0) for v in levels)
 
     @staticmethod
     def backward(ctx, grad, *grad_levels):  # type: ignore[no-untyped-def]
@@ -318,7 +322,7 @@ class _Exact(torch.autograd.Function):
         wc, wide = -(-w // u), -(-w // (8 * u)) * 8 * u
         near, far = _weights(wc)
         wrt_steps = ctx.needs_input_grad[1]
-        from_levels = [None if g is None or not g.numel() else g.permute(2, 3, 0, 1) for g in grad_levels]
+        from_levels = [None if g is None or not g.numel() else g for g in grad_levels]
         out = kept[0].new_empty(ctx.shape)
         grad_tables: Any = torch.zeros_like(tables).expand(n, 2, 8, 8).clone() if wrt_steps else None
         to_chroma = _TO_RGB.like(out).mT / 255  # [2, 3]
@@ -329,7 +333,7 @@ class _Exact(torch.autograd.Function):
             g = None if grad is None else grad[i, :, rows].sum(1).div_(255)
             h8, w8 = -(-height // 8) * 8, -(-w // 8) * 8
             g, g_steps = _code_backward(
-                None if g is None else _zeros(g, h8, w8), from_levels[0], next(parts), _steps(tables, i, 0), ctx.slope, (h8, w8), wrt_steps
+                None if g is None else _zeros(g, h8, w8), from_levels[0], next(parts), _steps(tables, i, 0), ctx.slope, wrt_steps
             )
             if wrt_steps:
                 grad_tables[i, 0] += g_steps
@@ -348,8 +352,7 @@ class _Exact(torch.autograd.Function):
                 if v == 2:
                     g = _unspread(_ends(_zeros(g, g.shape[2] + (height % 2), wc), -2, first, last), -2, near, far)
                 g = _zeros(g.flatten(0, 1), -(-hb // 8) * 8, wide // u)
-            size = (-(-hb // 8) * 8, wide // u)
-            g, g_steps = _code_backward(g, from_levels[1], next(parts), _steps(tables, i, 1), ctx.slope, size, wrt_steps)
+            g, g_steps = _code_backward(g, from_levels[1], next(parts), _steps(tables, i, 1), ctx.slope, wrt_steps)
             if g_steps is not None:
                 grad_tables[i, 1] += g_steps.unflatten(0, (-1, 2)).sum(1)
             g = _fold(g, hb, wide // u)

@@ -61,7 +61,8 @@ class Expected:
         r = (y - y.floor() - 0.5).abs()  # distance to the nearest threshold, 0..0.5; the others lie 1, 2, ... further
         if self.noise == "laplacian":  # the two-sided geometric series in closed form
             b = sigma / math.sqrt(2)
-            return (torch.exp(-r / b) + torch.exp((r - 1) / b)) / (2 * b * -torch.expm1(-1 / b))
+            near = torch.exp2(r * (-math.log2(math.e) / b)).clamp(min=1e-30)  # exp(-r / b); 0 / 0 below
+            return (near + torch.exp(-1 / b) / near) / (2 * b * -torch.expm1(-1 / b))
         if self.noise == "uniform":  # how many thresholds the interval covers
             half = sigma * math.sqrt(3)
             return (torch.floor(half - r) + torch.floor(half + r) + 1) / (2 * half)
