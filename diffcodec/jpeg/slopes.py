@@ -58,11 +58,11 @@ class Expected:
 
     def __call__(self, y: Tensor, step: Tensor) -> Tensor:
         sigma = self.width / step  # in quantiser steps
-        r = (y - y.floor() - 0.5).abs()  # distance to the nearest threshold, 0..0.5; the others lie 1, 2, ... further
+        r = (y - y.floor()).sub_(0.5).abs_()  # distance to the nearest threshold, 0..0.5; the others lie 1, 2, ... further
         if self.noise == "laplacian":  # the two-sided geometric series in closed form
             b = sigma / math.sqrt(2)
-            near = torch.exp2(r * (-math.log2(math.e) / b)).clamp(min=1e-30)  # exp(-r / b); 0 / 0 below
-            return (near + torch.exp(-1 / b) / near) / (2 * b * -torch.expm1(-1 / b))
+            near = r.mul(-math.log2(math.e) / b).exp2_().clamp_(min=1e-30)  # exp(-r / b); no 0 / 0 below
+            return (torch.exp(-1 / b) / near).add_(near).mul_(1 / (2 * b * -torch.expm1(-1 / b)))
         if self.noise == "uniform":  # how many thresholds the interval covers
             half = sigma * math.sqrt(3)
             return (torch.floor(half - r) + torch.floor(half + r) + 1) / (2 * half)
