@@ -153,5 +153,5 @@ def train_detector(net: REVMark, config: Config, plan: DetectorPlan, report: Cal
         "steps": step,
     }
     with replacing(out) as temporary:
-        save_file({k: v.half() for k, v in detector.state_dict().items()}, temporary, metadata={"detector": json.dumps(told)})
+        save_file({k: v.half().contiguous() for k, v in detector.state_dict().items()}, temporary, metadata={"detector": json.dumps(told)})
     return out
