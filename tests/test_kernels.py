@@ -63,7 +63,7 @@ def test_jpeg_exact(size: tuple[int, int, int, int], subsampling: str) -> None:
         pytest.skip("grey has no chroma")
     reference, fused = both(lambda b: dc.DiffJPEG(subsampling=subsampling, backend=b), pictures(*size), [20.0, 55, 90][: size[0]])
     assert torch.equal(reference[0], fused[0])
-    close(fused[1], reference[1], 1e-5)  # the twin divides by a 2^-22 less: that is how it rounds ties
+    close(fused[1], reference[1], 2e-6)
     close(fused[2], reference[2], 1e-5)
 
 
@@ -71,7 +71,7 @@ def test_jpeg_exact(size: tuple[int, int, int, int], subsampling: str) -> None:
 @pytest.mark.parametrize("gradient", ["cubic", "straight_through", "soft", "expected_gaussian", "expected_uniform"])
 def test_jpeg_gradients(gradient: str) -> None:
     reference, fused = both(lambda b: dc.DiffJPEG(gradient=gradient, backend=b), pictures(1, 3, 24, 18), [40.0])
-    close(fused[1], reference[1], 5e-5)
+    close(fused[1], reference[1], 1e-5)
     close(fused[2], reference[2], 1e-4)
 
 

@@ -135,9 +135,8 @@ def _code(planes: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x = _rounded(_vertical(_PASS2_FORWARD.like(like), x))  # 8 times the orthonormal transform
     step = _tiled(steps, planes)
     rows = x.view(len(x), -1, 8, x.shape[2])  # [N, H/8, 8, W]
-    # whole numbers by whole numbers: a little more than the ratio rounds halves away from zero, and moves nothing else
-    y = rows.mul_((1 + 2**-22) / (8 * step))
-    level = y.round()
+    y = rows.div_(8 * step)
+    level = y.mul(1 + 2**-22).round_()  # ratios of whole numbers: a little more rounds halves away from zero, and moves nothing else
     x = _rounded(_vertical(_PASS1_INVERSE.like(like), (level * step).view(x.shape)))
     x = _rounded(_horizontal(_PASS2_INVERSE.like(like), x))
     return x.clamp_(-128, 127), y.view(x.shape), level.view(x.shape)
