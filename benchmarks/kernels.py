@@ -57,8 +57,8 @@ def variants() -> dict[str, Variant]:
             base = {**how, "EVEN": even, "R": 128}
             end = f"{kind}{'' if even else ', odd size'}"
 
-            def add(name: str, *args: Any, end: str = end, even: bool = even) -> None:
-                out[f"{name}, {end}"] = Variant(*args, aligned=even, warps=jpeg._warps(128, even))
+            def add(name: str, *args: Any, end: str = end, even: bool = even, lean: bool = even) -> None:
+                out[f"{name}, {end}"] = Variant(*args, aligned=even, warps=jpeg._warps(128, lean))
 
             add("JPEG 4:4:4 forward", jpeg._code, {**base, "COLOR": True}, pointers("x out tables"))
             p = pointers("x luma chroma tables", luma=plane, chroma=plane)
@@ -68,10 +68,12 @@ def variants() -> dict[str, Variant]:
                 steps = ", with tables" if tables else ""
                 names = "x grad chroma out tables by_tables"
                 more = {**base, "COLOR": True, "TABLES": tables}
-                add(f"JPEG 4:4:4 backward{steps}", jpeg._backward, {**more, "V": 1, "U": 1}, pointers(names), ("WIDTH",))
-                add(f"JPEG 4:2:0 backward, luma{steps}", jpeg._backward, {**more, "V": 2, "U": 2}, pointers(names), ("WIDTH",))
+                for u, kind_of in ((1, "4:4:4 backward"), (2, "4:2:0 backward, luma")):
+                    lean = jpeg._lean(even, how["WHOLE"], tables, u)
+                    add(f"JPEG {kind_of}{steps}", jpeg._backward, {**more, "V": u, "U": u}, pointers(names), ("WIDTH",), lean=lean)
                 p = pointers("x grad tables by_tables", x=plane)
-                add(f"JPEG 4:2:0 backward, chroma{steps}", jpeg._chroma_backward, {**base, "TABLES": tables}, p, ("WIDTH",))
+                lean = jpeg._lean(even, how["WHOLE"], tables)
+                add(f"JPEG 4:2:0 backward, chroma{steps}", jpeg._chroma_backward, {**base, "TABLES": tables}, p, ("WIDTH",), lean=lean)
         p = pointers("luma chroma out", luma=plane, chroma=plane)
         out[f"JPEG 4:2:0 forward, RGB, {kind}"] = Variant(jpeg._to_rgb, {"V": 2, "WHOLE": how["WHOLE"], "SIZE": 1024}, p, ("NEAR",))
         p = pointers("x grad boxed out", boxed=plane)

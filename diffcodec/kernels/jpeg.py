@@ -1,9 +1,9 @@
 """JPEG in Triton: colour, chroma filters, transform, quantiser and back, without anything of the size of the video between.
 
-A thread holds a block of 8 x 8 samples in registers (half of one where a size is odd), R blocks a program, as eight rows ``[R, 8]``: transforms need
-no shared memory. Samples are loaded two rows at a time as ``[4, R, 4]``, halves of rows of 16 bytes: in that order the compiler gives each thread
-the whole of its block. With 4:4:4 one kernel reads RGB and writes RGB. With subsampling, decoded planes lie between two kernels, as bytes where they
-are exact: an eighth of a float32 video. The backward pass computes coefficients again.
+A thread holds a block of 8 x 8 samples in registers (half of one where they do not suffice), R blocks a program, as eight rows ``[R, 8]``:
+transforms need no shared memory. Samples are loaded two rows at a time as ``[4, R, 4]``, halves of rows of 16 bytes: in that order the compiler gives
+each thread the whole of its block. With 4:4:4 one kernel reads RGB and writes RGB. With subsampling, decoded planes lie between two kernels, as
+bytes where they are exact: an eighth of a float32 video. The backward pass computes coefficients again.
 
 The twin is :mod:`diffcodec.jpeg.exact` (whole numbers are int32 here, float32 there) and :meth:`diffcodec.DiffJPEG._soft`.
 """
@@ -801,9 +801,14 @@ def _tiles(blocks: int) -> tuple[int, int]:
     return -(-blocks // r), r
 
 
-def _warps(r: int, even: bool) -> int:
-    """Warps of a program of R blocks: a block a thread; half of one where edges need registers too."""
-    return r // 32 if even else r // 16
+def _warps(r: int, lean: bool) -> int:
+    """Warps of a program of R blocks: a thread a block, or two where registers do not suffice for one."""
+    return r // 32 if lean else r // 16
+
+
+def _lean(even: bool, whole: bool, tables: bool, u: int = 2) -> bool:
+    """Whether a thread has registers for a block in the backward pass."""
+    return even and not (whole and (tables or u == 1))
 
 
 def _even(h: int, w: int, v: int, u: int) -> bool:
@@ -878,12 +883,12 @@ def _jpeg_backward(
         of_chroma = x.new_empty((n, 2, tiles_c, 64) if wrt_tables else (1,))
         _chroma_backward[(2 * n * tiles_c,)](
             boxed, chroma, tables, of_chroma, stride, width, hc, wc, wide, bxc * byc, bxc, tiles_c,
-            whole, mode, wrt_tables, even, rc, num_warps=_warps(rc, even),
+            whole, mode, wrt_tables, even, rc, num_warps=_warps(rc, _lean(even, whole, wrt_tables)),
         )  # fmt: skip
     of_tables = x.new_zeros(n, tiles, 3, 64) if wrt_tables else x.new_empty(1)
     _backward[(n * tiles,)](
         x, grad, chroma, out, tables, of_tables, stride, width, h, w, hc, wide, bx * by, bx, tiles, 0,
-        c == 3, v, u, whole, mode, wrt_tables, even, r, num_warps=_warps(r, even),
+        c == 3, v, u, whole, mode, wrt_tables, even, r, num_warps=_warps(r, _lean(even, whole, wrt_tables, u)),
     )  # fmt: skip
     if not wrt_tables:
         return out, x.new_empty(0)

@@ -1,0 +1,375 @@
+"""Kernels on a GPU: checked, then timed against the copy bandwidth of the machine, their twins in torch, and peers that are installed.
+
+Runs straight from a checkout with torch, triton, numpy and Pillow. A layer whose check fails gets no time. Times are CUDA events around one call,
+after a kernel that overwrites the second-level cache (and lets the CPU run ahead), over several inputs in turn; ``wall_ms`` is a loop of calls,
+launches included. ``--rehearse`` goes through all of it with tiny inputs in Triton's interpreter, and records nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+if "--rehearse" in sys.argv:  # before triton is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import torch
+from torch import Tensor, nn
+
+import diffcodec as dc
+from benchmarks.common import RESULTS, record
+
+ROOT = Path(__file__).parent.parent
+FLUSH = 2**29  # bytes, ten times the second-level cache of an H100
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A layer as it is timed.
+
+    Attributes:
+        fused, twin: with and without kernels; ``twin`` None where there are none.
+        shape: of the input, its batch first.
+        forward, both: least traffic of the forward pass and of forward and backward, in sizes of the video; None where it is not the bound.
+        exact: the forward pass has to equal the twin's but for one sample in 10 000.
+        peers: other ways to do it, by name.
+    """
+
+    fused: Callable[[Tensor], Tensor]
+    shape: tuple[int, ...]
+    twin: Callable[[Tensor], Tensor] | None = None
+    forward: float | None = None
+    both: float | None = None
+    exact: bool = False
+    peers: dict[str, Callable[[Tensor], Tensor]] = dataclasses.field(default_factory=dict)
+
+
+class Clock:
+    """Times calls on a device."""
+
+    def __init__(self, device: torch.device, repeats: int) -> None:
+        self.device, self.repeats = device, repeats
+        self.cuda = device.type == "cuda"
+        self.dirt = torch.empty(FLUSH if self.cuda else 1, dtype=torch.uint8, device=device)
+
+    def sync(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def __call__(self, call: Callable[[int], None]) -> dict[str, float]:
+        """Median and quartiles in milliseconds of ``call(i)``, i counting up."""
+        for i in range(3):
+            call(i)
+        self.sync()
+        spans: list[Any] = []
+        for i in range(self.repeats):
+            self.dirt.zero_()
+            if self.cuda:
+                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                begin.record()
+                call(i)
+                end.record()
+                spans.append((begin, end))
+            else:
+                began = time.perf_counter()
+                call(i)
+                spans.append(1e3 * (time.perf_counter() - began))
+        self.sync()
+        values = sorted(a.elapsed_time(b) for a, b in spans) if self.cuda else sorted(spans)
+        began = time.perf_counter()
+        for i in range(self.repeats):
+            call(i)
+        self.sync()
+        wall = 1e3 * (time.perf_counter() - began) / self.repeats
+        q = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+        return {"median_ms": statistics.median(values), "q1_ms": q[0], "q3_ms": q[2], "runs": len(values), "wall_ms": wall}
+
+    def bandwidth(self, size: int) -> float:
+        """Bytes a millisecond that a copy of ``size`` bytes reads and writes."""
+        x, y = (torch.empty(size // 4, device=self.device) for _ in range(2))
+
+        def copy(i: int) -> None:
+            y.copy_(x)
+
+        return 2 * size / self(copy)["median_ms"]
+
+    def memory(self, call: Callable[[int], None]) -> int:
+        """Most bytes that a call holds beyond what was there."""
+        if not self.cuda:
+            return 0
+        call(0)
+        self.sync()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call(1)
+        self.sync()
+        return torch.cuda.max_memory_allocated() - before
+
+
+def natural(shape: tuple[int, ...], device: torch.device, seed: int) -> Tensor:
+    """Smooth random fields, moving where there is time. ``[..., 3, H, W]`` in [0, 1]."""
+    g = torch.Generator(device).manual_seed(seed)
+    *lead, _, h, w = shape
+    still = torch.zeros(lead[0], 3, h + 16, w + 16, device=device)
+    for k in (4, 16, 64):
+        still += (
+            nn.functional.interpolate(torch.rand(lead[0], 3, k, k, generator=g, device=device), size=still.shape[-2:], mode="bicubic") / 3
+        )
+    still = still.clamp(0, 1)
+    if len(lead) == 1:
+        return still[..., :h, :w].contiguous()
+    return torch.stack([still[..., i % 16 : i % 16 + h, 2 * i % 16 : 2 * i % 16 + w] for i in range(lead[1])], 1)
+
+
+def fixed(make: Callable[[str], dc.Layer], backend: str) -> Callable[[Tensor], Tensor]:
+    """A layer with one draw for each shape: what is timed is the layer, not its random numbers."""
+    layer = make(backend)
+    draws: dict[tuple[torch.Size, torch.device], Any] = {}
+
+    def call(x: Tensor) -> Tensor:
+        key = (x.shape, x.device)
+        if key not in draws:
+            draws[key] = layer.sample(x.shape, torch.Generator().manual_seed(1), device=x.device)
+        return layer(x, draws[key])  # type: ignore[no-any-return]
+
+    return call
+
+
+def compiled(make: Callable[[str], dc.Layer]) -> Callable[[Tensor], Tensor]:
+    layer = torch.compile(make("reference"), fullgraph=True, dynamic=False)
+    draws: dict[torch.Size, Any] = {}
+
+    def call(x: Tensor) -> Tensor:
+        if x.shape not in draws:
+            draws[x.shape] = make("reference").sample(x.shape, torch.Generator().manual_seed(1), device=x.device)
+        return layer(x, draws[x.shape])  # type: ignore[no-any-return]
+
+    return call
+
+
+def job(make: Callable[[str], dc.Layer], shape: tuple[int, ...], rehearse: bool, **more: Any) -> Job:
+    """A layer that takes ``backend``, its twin and the compiled twin beside it."""
+    peers = dict(more.pop("peers", {}))
+    if not rehearse:
+        peers["torch.compile(twin)"] = compiled(make)
+    return Job(fixed(make, "triton"), shape, fixed(make, "reference"), peers=peers, **more)
+
+
+def predicted(backend: str) -> Callable[[Tensor], Tensor]:
+    """Every frame predicted from the clip's first one by motion."""
+    search = dc.motion.BlockMotion(backend=backend)
+
+    def call(x: Tensor) -> Tensor:
+        later = x[:, 1:].flatten(0, 1)
+        first = x[:, :1].expand(-1, x.shape[1] - 1, -1, -1, -1).flatten(0, 1)
+        moved = dc.motion.warp(first, search(later, first), backend=backend)
+        return torch.cat([x[:, :1], moved.unflatten(0, (len(x), -1))], 1)
+
+    return call
+
+
+def jobs(rehearse: bool) -> dict[str, Job]:
+    still = (2, 3, 32, 32) if rehearse else (64, 3, 512, 512)
+    video = (1, 4, 3, 32, 32) if rehearse else (16, 8, 3, 256, 256)
+    clip = (1, 4, 3, 32, 32) if rehearse else (16, 8, 3, 128, 128)
+    peers: dict[str, Callable[[Tensor], Tensor]] = {}
+    if importlib.util.find_spec("kornia") is not None:
+        import kornia.enhance
+
+        peers["kornia"] = lambda x: kornia.enhance.jpeg_codec_differentiable(x, torch.full((len(x),), 50.0, device=x.device))
+
+    def jpeg(name: str, subsampling: str, **how: Any) -> Job:
+        return job(lambda b: dc.DiffJPEG(50, subsampling, backend=b, **how), still, rehearse, forward=2, both=5, exact=not how, peers=peers)
+
+    out = {
+        "DiffJPEG 4:4:4, cubic": jpeg("soft", "4:4:4", rounding="cubic"),
+        "DiffJPEG 4:2:0, cubic": jpeg("soft", "4:2:0", rounding="cubic"),
+        "DiffJPEG 4:4:4, exact": jpeg("exact", "4:4:4"),
+        "DiffJPEG 4:2:0, exact": jpeg("exact", "4:2:0"),
+    }
+    one_pass: dict[str, Callable[[str], dc.Layer]] = {
+        "FrameAverage(3)": lambda b: dc.FrameAverage(3, backend=b),
+        "FrameDrop(0.5)": lambda b: dc.FrameDrop(0.5, backend=b),
+        "FrameSwap(0.5)": lambda b: dc.FrameSwap(0.5, backend=b),
+        "GaussianNoise(0.04)": lambda b: dc.GaussianNoise(0.04, backend=b),
+        "GaussianBlur(2.0)": lambda b: dc.GaussianBlur(2.0, kernel=3, backend=b),
+    }
+    for name, make in one_pass.items():
+        out[name] = job(make, video, rehearse, forward=3 if "Noise" in name else 2, both=5 if "Noise" in name else 4)
+    out["BlockMotion and warp, from the first frame"] = Job(predicted("triton"), clip, predicted("reference"))
+    torch.manual_seed(0)
+    spynet = dc.motion.SPyNet(4).requires_grad_(False)  # random weights: as fast as trained ones
+    paper = dc.DiffH264(model="revmark", motion=spynet, flow_gradient=True)
+    out["DiffH264, medium"] = Job(
+        fixed(lambda b: dc.DiffH264(22), ""), clip, peers={} if rehearse else {"the paper's model, SPyNet": paper}
+    )
+    out["DiffH264, ultrafast"] = Job(fixed(lambda b: dc.DiffH264(22, "ultrafast"), ""), clip)
+    out["DiffH264 revmark, block motion"] = Job(fixed(lambda b: dc.DiffH264(model="revmark"), ""), clip)
+    return out
+
+
+def gradient(call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    out = call(x)
+    weight = torch.randn(out.shape, generator=torch.Generator(x.device).manual_seed(3), device=x.device)
+    return out.detach(), torch.autograd.grad((out * weight).sum(), x)[0]
+
+
+def wrong(j: Job, x: Tensor) -> str | None:
+    """What speaks against a layer; None where nothing does."""
+    out, grad = gradient(j.fused, x)
+    if out.shape != x.shape or not out.isfinite().all() or not grad.isfinite().all():
+        return f"shape {tuple(out.shape)}, or values that are not finite"
+    if j.twin is None:
+        return None
+    expected, wanted = gradient(j.twin, x)
+    difference = (out - expected).abs()
+    off = float((difference > (1e-6 if j.exact else 1e-4)).float().mean())
+    if off > 1e-4:
+        return f"{100 * off:.3f} % of the samples differ from the twin's, by up to {float(difference.max()):.2e}"
+    error = float((grad - wanted).norm() / wanted.norm().clamp(min=1e-12))
+    return f"the gradient differs from the twin's by {error:.1e} of its norm" if error > 1e-2 else None
+
+
+def measure(j: Job, inputs: list[Tensor], clock: Clock, copy: float) -> dict[str, Any]:
+    size = inputs[0].numel() * inputs[0].element_size()
+    grads = [torch.ones_like(x) for x in inputs]
+
+    def forward(call: Callable[[Tensor], Tensor]) -> Callable[[int], None]:
+        @torch.no_grad()
+        def one(i: int) -> None:
+            call(inputs[i % len(inputs)])
+
+        return one
+
+    def both(call: Callable[[Tensor], Tensor]) -> Callable[[int], None]:
+        leaves = [x.detach().requires_grad_() for x in inputs]
+
+        def one(i: int) -> None:
+            x = leaves[i % len(leaves)]
+            torch.autograd.grad(call(x), x, grads[i % len(grads)])
+
+        return one
+
+    row: dict[str, Any] = {}
+    ways = {"fused": j.fused, **({"twin": j.twin} if j.twin else {}), **j.peers}
+    for name, call in ways.items():
+        found: dict[str, Any] = {"forward": clock(forward(call)), "forward_backward": clock(both(call))}
+        found["extra_memory_x_input"] = clock.memory(both(call)) / size
+        for what, least in (("forward", j.forward), ("forward_backward", j.both)):
+            if least is not None:
+                found[what]["share_of_copy"] = least * size / found[what]["median_ms"] / copy
+        row[name] = found
+    own = row["fused"]["forward_backward"]["median_ms"]
+    row["faster_than"] = {n: row[n]["forward_backward"]["median_ms"] / own for n in ways if n != "fused"}
+    if len(inputs[0].shape) == 5:
+        row["forward_backward_per_clip_ms"] = own / len(inputs[0])
+    return row
+
+
+def training_share(device: torch.device, clock: Clock, rehearse: bool) -> dict[str, float]:
+    """Milliseconds of a training step of the preset ``paper`` (encoder, distortion, decoder, message loss, bf16) with each distortion."""
+    from revmark_ref.config import PRESETS, Ramp
+    from revmark_ref.distortion import Distortion
+    from revmark_ref.keys import messages
+    from revmark_ref.model import REVMark
+
+    config = PRESETS["paper"]
+    model = dataclasses.replace(config.model, motion="block")
+    batch = config.training.batch
+    if rehearse:
+        model, batch = dataclasses.replace(PRESETS["small"].model, tas=False, motion="none"), 1
+    net = REVMark(model).to(device, memory_format=torch.channels_last_3d)
+    clips = natural((batch, model.frames, 3, model.height, model.width), device, 0)
+    message = messages(0, list(range(batch)), model.bits).to(device)
+    out: dict[str, float] = {}
+    for name in ("none", "revmark", "x264"):
+        training = dataclasses.replace(config.training, distortion=((0, name),), alpha=Ramp(6.2), crf=(18.0, 28.0))
+        layer = Distortion(training)
+
+        def step(i: int, layer: Distortion = layer) -> None:
+            draw = layer.sample(clips.shape, [batch * i + k for k in range(batch)], 0)
+            with torch.autocast(device.type, torch.bfloat16):
+                marked = net.embed(clips, message, 6.2)
+                logits = net.extract(layer(marked, draw, 0).to(marked.dtype))
+                loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), message)
+            net.zero_grad(set_to_none=True)
+            loss.backward()
+
+        out[name] = clock(step)["wall_ms"]
+    return {**{f"{k}_ms": v for k, v in out.items()}, **{f"share_{k}": 1 - out["none"] / out[k] for k in ("revmark", "x264")}}
+
+
+def run_tests() -> dict[str, Any]:
+    """The tests of the kernels, on this GPU, where pytest is at hand."""
+    if importlib.util.find_spec("pytest") is None:
+        return {"ran": False, "why": "pytest is not installed"}
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "tests/test_kernels.py"], capture_output=True, text=True, cwd=ROOT)
+    print(done.stdout[-2000:])
+    return {"ran": True, "passed": done.returncode == 0, "summary": done.stdout.strip().splitlines()[-1:]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--only", default="", help="jobs whose name contains this")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for gpu.json")
+    parser.add_argument("--rehearse", action="store_true", help="tiny inputs on the CPU; nothing is recorded")
+    parser.add_argument("--no-tests", action="store_true", help="leave pytest out")
+    args = parser.parse_args()
+    if not args.rehearse and not torch.cuda.is_available():
+        raise SystemExit("benchmarks.gpu needs a CUDA device, and torch finds none here (--rehearse goes through it on a CPU)")
+    import triton
+
+    device = torch.device("cpu" if args.rehearse else "cuda")
+    clock = Clock(device, 2 if args.rehearse else args.repeats)
+    tests = {"ran": False, "why": "left out"} if args.rehearse or args.no_tests else run_tests()
+    copy = clock.bandwidth(2**12 if args.rehearse else 2**29)
+    print(f"copy: {copy / 1e6:.0f} GB/s")
+    rows: dict[str, Any] = {}
+    for name, j in jobs(args.rehearse).items():
+        if args.only not in name:
+            continue
+        inputs = [natural(j.shape, device, seed) for seed in range(2 if args.rehearse else 3)]
+        try:
+            fault = wrong(j, inputs[0][:2])
+            row = {"fault": fault} if fault else measure(j, inputs, clock, copy)
+        except Exception as error:  # one row lost is better than all
+            row = {"fault": f"{type(error).__name__}: {error}".splitlines()[0]}
+        rows[name] = row | {"shape": list(j.shape)}
+        print(name, "FAILED: " + str(row["fault"]) if "fault" in row else _line(row), flush=True)
+    share: dict[str, Any] = {}
+    if not args.only:
+        try:
+            share = training_share(device, clock, args.rehearse)
+        except Exception as error:
+            share = {"fault": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print("training step:", share)
+    if args.rehearse:
+        failed = [n for n, r in rows.items() if "fault" in r] + ["training step"] * ("fault" in share)
+        raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
+    found = {"gpu": torch.cuda.get_device_name(), "triton": triton.__version__, "copy_gb_s": copy / 1e6, "tests": tests}
+    record("gpu" if not args.only else "gpu_part", {**found, "rows": rows, "training_step": share}, args.out)
+
+
+def _line(row: dict[str, Any]) -> str:
+    parts = []
+    for what in ("forward", "forward_backward"):
+        t = row["fused"][what]
+        share = f" ({100 * t['share_of_copy']:.0f} % of copy)" if "share_of_copy" in t else ""
+        parts.append(f"{what.replace('_', ' + ')} {t['median_ms']:.3f} ms{share}, wall {t['wall_ms']:.3f}")
+    faster = ", ".join(f"{v:.1f} x faster than {n}" for n, v in row["faster_than"].items())
+    return "; ".join([*parts, f"memory {row['fused']['extra_memory_x_input']:.1f} x", *([faster] if faster else [])])
+
+
+if __name__ == "__main__":
+    main()
