@@ -122,6 +122,8 @@ class _FloorThrough(torch.autograd.Function):
 
 def floor_through(x: Tensor) -> Tensor:
     """Floor forward, gradient unchanged. Shape: any -> same."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x.floor()
     return _FloorThrough.apply(x)  # type: ignore[no-any-return]
 
 

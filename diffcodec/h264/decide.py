@@ -110,18 +110,13 @@ def predict_intra(around: Tensor, found: Intra) -> Tensor:
     """Prediction of frames as decided; differentiable in the samples around. Shape: ``[N, H, W]`` -> same."""
     _n, h, w = around.shape
     p, _ = intra.predict_large(around)
-    out = inter.unblocks(_pick(p, found.modes[0]).unflatten(1, (h // 16, w // 16)), 16)
+    out = inter.unblocks(inter.pick(p, found.modes[0]).unflatten(1, (h // 16, w // 16)), 16)
     if len(found.modes) > 1:
         wide = found.kind.repeat_interleave(16, 1).repeat_interleave(16, 2)
         for which, k in ((1, 8), (2, 4)):
             p, _ = intra.predict_all(around, k)
-            out = torch.where(wide == which, inter.unblocks(_pick(p, found.modes[which]).unflatten(1, (h // k, w // k)), k), out)
+            out = torch.where(wide == which, inter.unblocks(inter.pick(p, found.modes[which]).unflatten(1, (h // k, w // k)), k), out)
     return out
-
-
-def _pick(p: Tensor, mode: Tensor) -> Tensor:
-    """Shape: ``[..., modes, n], [...] -> [..., n]``."""
-    return p.gather(-2, mode[..., None, None].expand(*mode.shape, 1, p.shape[-1]))[..., 0, :]
 
 
 @torch.no_grad()
@@ -138,7 +133,7 @@ def predict_chroma(around: Tensor, mode: Tensor) -> Tensor:
     """Prediction of chroma as decided; differentiable. Shape: ``[N, 2, h, w]`` -> same."""
     n, _, h, w = around.shape
     p, _ = intra.predict_chroma(around.flatten(0, 1))
-    chosen = _pick(p.unflatten(0, (n, 2)), mode[:, None].expand(-1, 2, -1))
+    chosen = inter.pick(p.unflatten(0, (n, 2)), mode[:, None].expand(-1, 2, -1))
     return inter.unblocks(chosen.flatten(0, 1).unflatten(1, (h // 8, w // 8)), 8).view(around.shape)
 
 

@@ -88,22 +88,39 @@ class _Fetch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, flat, start, k, width):  # type: ignore[no-untyped-def]
-        rows = start[..., None] + torch.arange(k[0], device=flat.device) * width
-        ctx.save_for_backward(rows)
-        ctx.k, ctx.size = k, flat.numel()
-        # a view of all rows there are: its index_select copies whole rows, 10 times as fast as an index a sample
-        return flat.unfold(0, k[1], 1).index_select(0, rows.flatten()).view(*start.shape, k[0] * k[1])
+        ctx.save_for_backward(start)
+        ctx.k, ctx.width, ctx.size = k, width, flat.numel()
+        return _windows(flat, start, k, width)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        (rows,) = ctx.saved_tensors
-        places = rows[..., None] + torch.arange(ctx.k[1], device=grad.device)
+        (start,) = ctx.saved_tensors
+        places = _rows(start, ctx.k, ctx.width)[..., None] + torch.arange(ctx.k[1], device=grad.device)
         out = grad.new_zeros(ctx.size).index_add_(0, places.flatten(), grad.flatten())
         return out, None, None, None
 
 
+def _rows(start: Tensor, k: tuple[int, int], width: int) -> Tensor:
+    """First sample of each row of windows. Shape: ``[...] -> [..., k0]``."""
+    return start[..., None] + width * torch.arange(k[0], device=start.device)
+
+
+def _windows(flat: Tensor, start: Tensor, k: tuple[int, int], width: int) -> Tensor:
+    # a view of all rows there are: its index_select copies whole rows, 10 times as fast as an index a sample
+    return flat.unfold(0, k[1], 1).index_select(0, _rows(start, k, width).flatten()).view(*start.shape, k[0] * k[1])
+
+
 def _fetch(flat: Tensor, start: Tensor, k: tuple[int, int], width: int) -> Tensor:
+    if not (torch.is_grad_enabled() and flat.requires_grad):
+        return _windows(flat, start, k, width)
     return _Fetch.apply(flat, start, k, width)  # type: ignore[no-any-return]
+
+
+def pick(options: Tensor, which: Tensor) -> Tensor:
+    """One row of each set. Shape: ``[..., options, n], [...] -> [..., n]``."""
+    n, most = options.shape[-1], options.shape[-2]
+    rows = which.flatten() + most * torch.arange(which.numel(), device=which.device)
+    return options.reshape(-1, n).index_select(0, rows).view(*which.shape, n)
 
 
 def fetch_luma(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
@@ -112,7 +129,7 @@ def fetch_luma(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Te
     Args:
         phases: :func:`quarter_pel` of the reference planes, ``[R, 16, Hp, Wp]``.
         reference: which plane, broadcastable to ``[..., bh, bw]``.
-        vectors: ``[..., bh, bw, 2]`` quarter pixels (y, x).
+        vectors: ``[..., bh, bw, 2]`` quarter pixels (y, x), whole numbers.
         k: block side.
 
     Returns:
@@ -120,13 +137,11 @@ def fetch_luma(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Te
     """
     hp, wp = phases.shape[-2:]
     bh, bw = vectors.shape[-3:-1]
-    whole = torch.div(vectors, 4, rounding_mode="floor")
-    fraction = vectors - 4 * whole
-    y = (torch.arange(bh, device=vectors.device) * k + MARGIN)[:, None] + whole[..., 0]
-    x = torch.arange(bw, device=vectors.device) * k + MARGIN + whole[..., 1]
-    y, x = y.clamp(0, hp - k), x.clamp(0, wp - k)
-    phase = 4 * fraction[..., 0] + fraction[..., 1]
-    start = ((reference * 16 + phase) * hp + y) * wp + x
+    y, x = vectors.unbind(-1)
+    top = (k * torch.arange(bh, device=vectors.device) + MARGIN)[:, None]
+    left = k * torch.arange(bw, device=vectors.device) + MARGIN
+    phase = 4 * (y & 3) + (x & 3)
+    start = ((reference * 16 + phase) * hp + ((y >> 2) + top).clamp_(0, hp - k)) * wp + ((x >> 2) + left).clamp_(0, wp - k)
     return _fetch(phases.reshape(-1), start, (k, k), wp)
 
 
@@ -143,8 +158,8 @@ def fetch_chroma(planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> 
     """
     hp, wp = planes.shape[-2:]
     bh, bw = vectors.shape[1:3]
-    whole = torch.div(vectors, 8, rounding_mode="floor")
-    f = (vectors - 8 * whole).to(planes)[..., None, None] / 8  # [N, bh, bw, 2, 1, 1]
+    whole = vectors >> 3
+    f = (vectors & 7).to(planes)[..., None, None] / 8  # [N, bh, bw, 2, 1, 1]
     y = (torch.arange(bh, device=vectors.device) * k + MARGIN)[:, None] + whole[..., 0]
     x = torch.arange(bw, device=vectors.device) * k + MARGIN + whole[..., 1]
     y, x = y.clamp(0, hp - k - 1), x.clamp(0, wp - k - 1)

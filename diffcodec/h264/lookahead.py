@@ -18,7 +18,7 @@ from .inter import blocks, fetch_luma, half_resolution, median_predictor, refine
 from .intra import predict_all, satd
 
 B_SHARE = 100 / 120  # what the cost of a B frame counts against that of a P frame
-_CHUNK = 2**24  # samples fetched at a time
+_CHUNK = 2**20  # samples fetched at a time
 _T = TypeVar("_T")
 
 

@@ -58,13 +58,14 @@ class _Quantise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, y, levels, threshold, width):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(y, threshold, width)
-        return levels.copysign(y)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(mean_slope(y, threshold, width))  # one tensor instead of three
+        return levels * y.sign()
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        y, threshold, width = ctx.saved_tensors
-        return grad * mean_slope(y, threshold, width), None, None, None
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None, None, None
 
 
 def mean_slope(y: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
@@ -75,16 +76,14 @@ def mean_slope(y: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
         threshold: t of the first level; further ones stand one step apart.
         width: standard deviation in steps. All broadcast.
     """
-    b = width / math.sqrt(2)
-    a = y.abs()
-    over = a - threshold
-    m = over.floor().clamp(min=-1)  # thresholds passed, less one
-    r = over - m  # to the one below (m >= 0); in the dead zone the next one is 1 - r = -over away
-    q = torch.exp(-1 / b)
-    above = torch.exp((r - 1) / b)
-    below = torch.exp(-r / b) * (1 - q ** (m + 1))
-    other_side = torch.exp(-(threshold + a) / b)
-    return (above + below + other_side) / (2 * b * (1 - q))
+    rate = -math.log2(math.e) * math.sqrt(2) / width  # exp(-x / b) is 2^(rate x)
+    q = torch.exp2(rate)
+    over = y.abs() - threshold
+    m = over.floor().clamp_(min=-1)  # thresholds passed, less one
+    near = torch.exp2(rate * (over - m)).clamp_(min=1e-30)  # to the one below (m >= 0); in the dead zone the next one is as far as its rest
+    below = near * (1 - torch.exp2(rate * (m + 1)))
+    other_side = torch.exp2(rate * (over + 2 * threshold))
+    return (q / near + below + other_side) * (-rate * (0.5 / math.log2(math.e)) / (1 - q))
 
 
 def quantise(c: Tensor, step: Tensor, intra: Tensor, prefer: Preference) -> Tensor:

@@ -118,11 +118,11 @@ class X264H264(Codec):
         return [g.letters.upper() for g in draw["gop"]]
 
     def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
-        out, counted = self.coded(video, draw)
-        return out, rates.count(counted, self.constants.rate) if rate else None
+        out, counted = self.coded(video, draw, rate)
+        return out, None if counted is None else rates.count(counted, self.constants.rate)
 
-    def coded(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Decoded video, and what the bits of each frame are counted from, ``[B, T, 6]``: see :mod:`diffcodec.h264.bits`."""
+    def coded(self, video: Tensor, draw: Mapping[str, Any], rate: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Decoded video, and if wanted what the bits of each frame are counted from, ``[B, T, 6]``: see :mod:`diffcodec.h264.bits`."""
         dtype, video = video.dtype, video.float()  # whole numbers inside: more precision would only let ties fall elsewhere
         b, t, _, h, w = video.shape
         if "guide" not in draw and "ahead" not in draw:  # inside a mixture nobody has prepared the draw
@@ -142,10 +142,10 @@ class X264H264(Codec):
             crf = draw["crf"].to(video).repeat_interleave(t)[:, None, None]
             qp = qp + (crf - crf.detach())  # the quantiser follows the CRF
             decided = _Decided(torch.cat([g.vectors for g in guides]).to(luma.device), torch.cat([g.used for g in guides]).to(luma.device))
-        coder = _Coder(self.habits, self.constants, luma, chroma, qp, frames, search, decided)
+        coder = _Coder(self.habits, self.constants, luma, chroma, qp, frames, search, decided, rate)
         y, c, counted = coder.run()
         out = yuv420_to_rgb(y, c)[..., :h, :w].reshape(b, t, 3, h, w).to(dtype)
-        return out, counted.view(b, t, -1)
+        return out, None if counted is None else counted.view(b, t, -1)
 
     def _qp(self, crf: Tensor, luma: Tensor, chroma: Tensor, frames: _Frames, search: _Search) -> Tensor:
         """Whole QPs, gradient of the real-valued ones. Shape: ``[B] -> [F, H/16, W/16]``."""
@@ -330,8 +330,9 @@ class _Coder:
         frames: _Frames,
         search: _Search | None,
         decided: _Decided | None,
+        rate: bool,
     ) -> None:
-        self.decided = decided
+        self.decided, self.rate = decided, rate
         self.habits, self.constants, self.frames, self.search = habits, constants, frames, search
         self.luma, self.chroma, self.qp = luma, chroma, qp
         self.qpc = residual.chroma_qp(qp, habits.chroma_offset)
@@ -343,15 +344,16 @@ class _Coder:
         self.wide_chroma: dict[int, Tensor] = {}
         self.counted: list[Any] = [None] * n  # features of the rate
 
-    def run(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The clips' decoded frames, luma ``[S, H, W]`` and chroma ``[S, 2, H/2, W/2]``, and what bits are counted from, ``[S, 6]``."""
+    def run(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The clips' decoded frames, luma ``[S, H, W]`` and chroma ``[S, 2, H/2, W/2]``, and if wanted what bits are counted from, ``[S, 6]``."""
         for step in self.frames.steps:
             for kind in ("I", "P", "Bb"):
                 now = [i for i in step if self.frames.types[i] in kind]
                 if now:
                     self._code(now)
         shown = self.frames.shown
-        return tuple(torch.stack([done[i] for i in shown]) for done in (self.done_luma, self.done_chroma, self.counted))  # type: ignore[return-value]
+        y, c = (torch.stack([done[i] for i in shown]) for done in (self.done_luma, self.done_chroma))
+        return y, c, torch.stack([self.counted[i] for i in shown]) if self.rate else None
 
     def _code(self, now: list[int]) -> None:
         index = torch.tensor(now, device=self.luma.device)
@@ -363,9 +365,11 @@ class _Coder:
         y, c = _clamped(p.luma + half_up(found.residual)), _clamped(p.chroma + half_up(coded_c))
         if self.habits.deblock:
             y, c = loop.deblock(y, c, loop.strengths(p.intra, found.coded, p.motion, p.use8), qp.detach(), qpc.detach())
-        counted = rates.features([found.four, found.eight, levels_c], found.coded, p.bits, p.moved)
-        for i, a, d, f in zip(now, y, c, counted):
-            self.done_luma[i], self.done_chroma[i], self.counted[i] = a, d, f
+        for i, a, d in zip(now, y, c):
+            self.done_luma[i], self.done_chroma[i] = a, d
+        if self.rate:
+            for i, f in zip(now, rates.features([found.four, found.eight, levels_c], found.coded, p.bits, p.moved)):
+                self.counted[i] = f
 
     def _intra(self, source: Tensor, chroma: Tensor, qp: Tensor, qpc: Tensor, lam: Tensor) -> _Prediction:
         """Prediction of intra frames from a reconstruction of themselves."""
@@ -401,7 +405,7 @@ class _Coder:
             y, c, fields, uses, names, is_intra = self._guided(now, source, self.decided)
         predicted = inter.unblocks(y, 8)
         predicted_c = inter.unblocks(c.movedim(3, 1).flatten(0, 1), 4).view(chroma.shape)
-        bits, moved = decide.motion_bits(fields, uses, lam)
+        bits, moved = decide.motion_bits(fields, uses, lam) if self.rate else (torch.zeros_like(lam), is_intra)
         use8 = decide.transform8(source.detach() - predicted.detach(), self.habits)
         large = torch.zeros_like(is_intra)
         if not bidirectional or is_intra.any():
@@ -475,8 +479,8 @@ class _Coder:
         planes.append(half_up((planes[0] + planes[1]) / 2))
         chromas.append(half_up((chromas[0] + chromas[1]) / 2))
         which = decide.direction(source.detach(), [p.detach() for p in planes], fields, lam, self.habits)
-        y = torch.stack(planes).gather(0, which[None, ..., None].expand(1, *planes[0].shape))[0]
-        c = torch.stack(chromas).gather(0, which[None, ..., None, None].expand(1, *chromas[0].shape))[0]
+        y = inter.pick(torch.stack(planes, 3), which)
+        c = inter.pick(torch.stack([v.flatten(3) for v in chromas], 3), which).view(chromas[0].shape)
         return y, c, fields, [which != 1, which != 0], names
 
     def _guided(
