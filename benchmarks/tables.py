@@ -251,7 +251,7 @@ def learning(result: str, steps: tuple[int, ...], names: dict[str, str]) -> Tabl
         found = load(result)["runs"][run]
         at = {s["step"]: f"{100 * s['accuracy']:.1f}" for s in found["steps"]}
         real = list(found["validation"].values())[-1]
-        rows.append([name, *(at.get(s, "") for s in steps), *(f"{100 * real[f'x264_{crf}']:.1f}" for crf in (22, 27))])
+        rows.append([name, *(at.get(s, "") for s in steps), *(f"{100 * real[f'validation/x264_{crf}']:.1f}" for crf in (22, 27))])
     return ["", *(f"step {s}" for s in steps), "libx264 CRF 22, at the end", "CRF 27"], rows
 
 

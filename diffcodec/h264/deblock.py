@@ -70,11 +70,11 @@ _CHANGE_CHROMA = Constant([[0.125, -0.5, 0.5, -0.125]])
 
 
 class _Luma(torch.autograd.Function):
-    """Samples across edges ``[..., 8]``, filtered; the floors of the standard's arithmetic pass the gradient."""
+    """Samples across edges ``[..., 8, W]``, filtered; the floors of the standard's arithmetic pass the gradient."""
 
     @staticmethod
     def forward(ctx, s, bs, qp):  # type: ignore[no-untyped-def]
-        _p3, p2, p1, p0, q0, q1, q2, _q3 = s.unbind(-1)
+        p3, p2, p1, p0, q0, q1, q2, q3 = s.unbind(-2)
         gap, alpha, beta, tc0, strong, normal = _masks(p1, p0, q0, q1, bs, qp)
         ap, aq = ((p2 - p0).abs() < beta).to(s), ((q2 - q0).abs() < beta).to(s)
         raw = torch.floor(((q0 - p0) * 4 + (p1 - q1) + 4) / 8)
@@ -86,52 +86,54 @@ class _Luma(torch.autograd.Function):
         much = strong * (gap < torch.floor(alpha / 4) + 2)
         mp, mq = much * ap, much * aq
         np, nq = normal * ap, normal * aq
-        f = torch.floor((s @ _STRONG.like(s).mT + 4) / 8).unbind(-1)
-        out = s.clone()
-        out[..., 1] += mp * (f[0] - p2)
-        out[..., 2] += mp * (f[1] - p1) + np * delta_p
-        out[..., 3] += mp * (f[2] - p0) + (strong - mp) * (f[6] - p0) + normal * ((p0 + delta).clamp_(0, 255) - p0)
-        out[..., 4] += mq * (f[3] - q0) + (strong - mq) * (f[7] - q0) + normal * ((q0 - delta).clamp_(0, 255) - q0)
-        out[..., 5] += mq * (f[4] - q1) + nq * delta_q
-        out[..., 6] += mq * (f[5] - q2)
+        f = torch.floor((_STRONG.like(s) @ s + 4) / 8).unbind(-2)
+        rows = [
+            p3,
+            p2 + mp * (f[0] - p2),
+            p1 + mp * (f[1] - p1) + np * delta_p,
+            p0 + mp * (f[2] - p0) + (strong - mp) * (f[6] - p0) + normal * ((p0 + delta).clamp_(0, 255) - p0),
+            q0 + mq * (f[3] - q0) + (strong - mq) * (f[7] - q0) + normal * ((q0 - delta).clamp_(0, 255) - q0),
+            q1 + mq * (f[4] - q1) + nq * delta_q,
+            q2 + mq * (f[5] - q2),
+            q3,
+        ]
         free = [m * (r == d) for m, r, d in ((normal, raw, delta), (np, raw_p, delta_p), (nq, raw_q, delta_q))]
         ctx.save_for_backward(strong, mp, mq, *free)
-        return out
+        return torch.stack(rows, -2)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         strong, mp, mq, free, free_p, free_q = ctx.saved_tensors
-        _3, p2, p1, p0, q0, q1, q2, _3 = grad.unbind(-1)
-        of_strong = torch.stack([mp * p2, mp * p1, mp * p0, mq * q0, mq * q1, mq * q2, (strong - mp) * p0, (strong - mq) * q0], -1)
-        of_changes = torch.stack([free * (p0 - q0), free_p * p1, free_q * q1], -1)
+        _3, p2, p1, p0, q0, q1, q2, _3 = grad.unbind(-2)
+        of_strong = torch.stack([mp * p2, mp * p1, mp * p0, mq * q0, mq * q1, mq * q2, (strong - mp) * p0, (strong - mq) * q0], -2)
+        of_changes = torch.stack([free * (p0 - q0), free_p * p1, free_q * q1], -2)
         one = torch.ones_like(mp)
-        kept = torch.stack([one, 1 - mp, 1 - mp, 1 - strong, 1 - strong, 1 - mq, 1 - mq, one], -1)
-        return grad * kept + of_strong @ (_STRONG.like(grad) / 8) + of_changes @ _CHANGES.like(grad), None, None
+        kept = torch.stack([one, 1 - mp, 1 - mp, 1 - strong, 1 - strong, 1 - mq, 1 - mq, one], -2)
+        return grad * kept + (_STRONG.like(grad) / 8).mT @ of_strong + _CHANGES.like(grad).mT @ of_changes, None, None
 
 
 class _Chroma(torch.autograd.Function):
-    """The same for chroma ``[..., 4]``."""
+    """The same for chroma ``[..., 4, W]``."""
 
     @staticmethod
     def forward(ctx, s, bs, qp):  # type: ignore[no-untyped-def]
-        p1, p0, q0, q1 = s.unbind(-1)
+        p1, p0, q0, q1 = s.unbind(-2)
         _, _, _, tc0, strong, normal = _masks(p1, p0, q0, q1, bs, qp)
         raw = torch.floor(((q0 - p0) * 4 + (p1 - q1) + 4) / 8)
         delta = torch.clamp(raw, -tc0 - 1, tc0 + 1)
-        f = torch.floor(s @ _STRONG_CHROMA.like(s).mT + 0.5)
-        out = s.clone()
-        out[..., 1] += strong * (f[..., 0] - p0) + normal * ((p0 + delta).clamp_(0, 255) - p0)
-        out[..., 2] += strong * (f[..., 1] - q0) + normal * ((q0 - delta).clamp_(0, 255) - q0)
+        f = torch.floor(_STRONG_CHROMA.like(s) @ s + 0.5).unbind(-2)
         ctx.save_for_backward(strong, normal * (raw == delta))
-        return out
+        p = p0 + strong * (f[0] - p0) + normal * ((p0 + delta).clamp_(0, 255) - p0)
+        q = q0 + strong * (f[1] - q0) + normal * ((q0 - delta).clamp_(0, 255) - q0)
+        return torch.stack([p1, p, q, q1], -2)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         strong, free = ctx.saved_tensors
-        inner = grad[..., 1:3]
-        kept = torch.cat([grad[..., :1], inner * (1 - strong)[..., None], grad[..., 3:]], -1)
-        change = (free * (inner[..., 0] - inner[..., 1]))[..., None]
-        return kept + (strong[..., None] * inner) @ _STRONG_CHROMA.like(grad) + change * _CHANGE_CHROMA.like(grad), None, None
+        inner = grad[..., 1:3, :]
+        kept = torch.cat([grad[..., :1, :], inner * (1 - strong)[..., None, :], grad[..., 3:, :]], -2)
+        change = (free * (inner[..., 0, :] - inner[..., 1, :]))[..., None, :]
+        return kept + _STRONG_CHROMA.like(grad).mT @ (strong[..., None, :] * inner) + _CHANGE_CHROMA.like(grad).mT @ change, None, None
 
 
 def _masks(p1: Tensor, p0: Tensor, q0: Tensor, q1: Tensor, bs: Tensor, qp: Tensor) -> tuple[Tensor, ...]:
@@ -145,42 +147,42 @@ def _masks(p1: Tensor, p0: Tensor, q0: Tensor, q1: Tensor, bs: Tensor, qp: Tenso
     return gap, alpha, beta, tc0, strong, on.to(p0) - strong
 
 
-def _columns(x: Tensor, bs: Tensor, qp: Tensor, edge: int, period: int, chroma: bool) -> Tensor:
-    """Filter the vertical edges at columns ``edge`` of every ``period``.
+def _rows(x: Tensor, bs: Tensor, qp: Tensor, edge: int, period: int, chroma: bool) -> Tensor:
+    """Filter the horizontal edges above rows ``edge`` of every ``period``.
 
     Args:
         x: ``[N, H, W]``.
-        bs: strength of each row of each of these edges ``[N, H, E]``.
+        bs: strength at each column of each of these edges ``[N, E, W]``.
         qp: mean QP of both sides, same shape.
     """
     n, h, w = x.shape
     reach = 2 if chroma else 4
-    count = bs.shape[-1]
+    count = bs.shape[1]
     first = (edge if edge else period) - reach
-    cells = x[..., first : first + period * count]
-    if cells.shape[-1] < period * count:
-        cells = torch.nn.functional.pad(cells, (0, period * count - cells.shape[-1]))
-    cells = cells.reshape(n, h, count, period)
-    filtered = (_Chroma if chroma else _Luma).apply(cells[..., : 2 * reach], bs, qp)
-    done = torch.cat([filtered, cells[..., 2 * reach :]], -1).reshape(n, h, count * period)
-    keep = min(period * count, w - first)
-    return torch.cat([x[..., :first], done[..., :keep], x[..., first + keep :]], -1)
+    cells = x[:, first : first + period * count]
+    if cells.shape[1] < period * count:
+        cells = torch.nn.functional.pad(cells, (0, 0, 0, period * count - cells.shape[1]))
+    cells = cells.reshape(n, count, period, w)
+    filtered = (_Chroma if chroma else _Luma).apply(cells[:, :, : 2 * reach], bs, qp)
+    done = torch.cat([filtered, cells[:, :, 2 * reach :]], 2).reshape(n, count * period, w)
+    keep = min(period * count, h - first)
+    return torch.cat([x[:, :first], done[:, :keep], x[:, first + keep :]], 1)
 
 
-def _vertical(x: Tensor, bs: Tensor, qp: Tensor, chroma: bool) -> Tensor:
-    """All vertical edges of planes ``[N, H, W]``; bs per 4x4 luma block, qp per macroblock."""
-    rows = 2 if chroma else 4  # samples of the plane that a 4x4 luma block is high
+def _horizontal(x: Tensor, bs: Tensor, qp: Tensor, chroma: bool) -> Tensor:
+    """All horizontal edges of planes ``[N, H, W]``, samples of a row side by side; bs per 4x4 luma block, qp per macroblock."""
+    columns = 2 if chroma else 4  # samples of the plane that a 4x4 luma block is wide
     period = 8 if chroma else 16
-    left = qp.roll(1, 2)
+    above = qp.roll(1, 1)
     for i in range(0, 4, 2 if chroma else 1):
-        b = bs[..., i::4]
-        mean = torch.floor((qp + left + 1) / 2) if i == 0 else qp
+        b = bs[:, i::4]
+        mean = torch.floor((qp + above + 1) / 2) if i == 0 else qp
         if i == 0:
-            b, mean = b[..., 1:], mean[..., 1:]
-            if not b.shape[-1]:
+            b, mean = b[:, 1:], mean[:, 1:]
+            if not b.shape[1]:
                 continue
-        mean = mean.repeat_interleave(4, 1)
-        x = _columns(x, b.repeat_interleave(rows, 1), mean.repeat_interleave(rows, 1), i * (period // 4), period, chroma)
+        mean = mean.repeat_interleave(4 * columns, 2)
+        x = _rows(x, b.repeat_interleave(columns, 2), mean, i * (period // 4), period, chroma)
     return x
 
 
@@ -197,13 +199,13 @@ def deblock(luma: Tensor, chroma: Tensor, bs: tuple[Tensor, Tensor], qp: Tensor,
         Filtered luma and chroma.
     """
     left, upper = bs
-    luma = _vertical(luma, left, qp, False)
-    luma = _vertical(luma.mT, upper.mT, qp.mT, False).mT
+    luma = _horizontal(luma.mT.contiguous(), left.mT, qp.mT, False).mT.contiguous()
+    luma = _horizontal(luma, upper, qp, False)
     flat = chroma.flatten(0, 1)
 
     def twice(v: Tensor) -> Tensor:
         return v.repeat_interleave(2, 0)
 
-    flat = _vertical(flat, twice(left), twice(qpc), True)
-    flat = _vertical(flat.mT, twice(upper).mT, twice(qpc).mT, True).mT
+    flat = _horizontal(flat.mT.contiguous(), twice(left).mT, twice(qpc).mT, True).mT.contiguous()
+    flat = _horizontal(flat, twice(upper), twice(qpc), True)
     return luma, flat.view(chroma.shape)
