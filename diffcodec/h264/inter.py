@@ -5,11 +5,14 @@ Vectors are whole numbers of quarter pixels, (y, x), one for each 8x8 block; a l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import half_up
+from ..constants import Constant
 from .intra import satd
 
 MARGIN = 24  # samples by which a reference is continued beyond its edges: a block further out sees nothing but edge
@@ -33,6 +36,11 @@ def quarter_pel(luma: Tensor) -> Tensor:
     Shape: ``[N, H, W]`` whole numbers -> ``[N, 16, H + 2 MARGIN, W + 2 MARGIN]``; phase ``4 y + x`` at a place is the sample (y, x) quarters
     below and to the right of it.
     """
+    return _sixteen(*_eight(luma))
+
+
+def _eight(luma: Tensor) -> tuple[Tensor, ...]:
+    """Whole and half samples that the sixteen phases are means of, named as in 8.4.2.2.1: G b h j, and their neighbours H M s m."""
     x = edges(luma, MARGIN + 3)  # 2 samples before and 3 after for the taps
     m = 3
     h, w = x.shape[-2] - 2 * m, x.shape[-1] - 2 * m
@@ -50,8 +58,22 @@ def quarter_pel(luma: Tensor) -> Tensor:
     hh = half_h[:, m - 2 : m - 2 + h, m : m + w]
     mm = half_h[:, m - 2 : m - 2 + h, m + 1 : m + 1 + w]  # h one column to the right
     j = half_up(_six(raw_b, -2) / 1024).clamp(0, 255)[:, m - 2 : m - 2 + h, m - 2 : m - 2 + w]
+    return g, b, hh, j, right, below, s, mm
 
-    return _sixteen(g, b, hh, j, right, below, s, mm)
+
+# What each of the sixteen phases gets of each of the eight: adjoint of _sixteen
+_SHARES = Constant(
+    [
+        [2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [0, 1, 2, 1, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 0, 0, 2, 1, 0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 1, 0, 0, 1, 0],
+        [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1],
+        [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1],
+    ]
+)
 
 
 def _sixteen(g: Tensor, b: Tensor, h: Tensor, j: Tensor, right: Tensor, below: Tensor, s: Tensor, m: Tensor) -> Tensor:
@@ -95,9 +117,7 @@ class _Fetch(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         (start,) = ctx.saved_tensors
-        places = _rows(start, ctx.k, ctx.width)[..., None] + torch.arange(ctx.k[1], device=grad.device)
-        out = grad.new_zeros(ctx.size).index_add_(0, places.flatten(), grad.flatten())
-        return out, None, None, None
+        return _added(grad, start, ctx.k, ctx.width, ctx.size), None, None, None
 
 
 def _rows(start: Tensor, k: tuple[int, int], width: int) -> Tensor:
@@ -107,7 +127,14 @@ def _rows(start: Tensor, k: tuple[int, int], width: int) -> Tensor:
 
 def _windows(flat: Tensor, start: Tensor, k: tuple[int, int], width: int) -> Tensor:
     # a view of all rows there are: its index_select copies whole rows, 10 times as fast as an index a sample
-    return flat.unfold(0, k[1], 1).index_select(0, _rows(start, k, width).flatten()).view(*start.shape, k[0] * k[1])
+    found = flat.unfold(0, k[1], 1).index_select(0, _rows(start, k, width).flatten()).view(*start.shape, k[0] * k[1])
+    return found.float() if found.dtype == torch.uint8 else found
+
+
+def _added(grad: Tensor, start: Tensor, k: tuple[int, int], width: int, size: int) -> Tensor:
+    """Adjoint of :func:`_windows`."""
+    places = _rows(start, k, width)[..., None] + torch.arange(k[1], device=grad.device)
+    return grad.new_zeros(size).index_add_(0, places.flatten(), grad.flatten())
 
 
 def _fetch(flat: Tensor, start: Tensor, k: tuple[int, int], width: int) -> Tensor:
@@ -123,26 +150,71 @@ def pick(options: Tensor, which: Tensor) -> Tensor:
     return options.reshape(-1, n).index_select(0, rows).view(*which.shape, n)
 
 
-def fetch_luma(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
-    """Blocks that vectors point at.
-
-    Args:
-        phases: :func:`quarter_pel` of the reference planes, ``[R, 16, Hp, Wp]``.
-        reference: which plane, broadcastable to ``[..., bh, bw]``.
-        vectors: ``[..., bh, bw, 2]`` quarter pixels (y, x), whole numbers.
-        k: block side.
-
-    Returns:
-        ``[..., bh, bw, k*k]``.
-    """
-    hp, wp = phases.shape[-2:]
+def _starts(size: torch.Size, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
+    """First sample of the blocks that vectors point at, in :func:`quarter_pel` planes of this size laid out flat."""
+    hp, wp = size[-2:]
     bh, bw = vectors.shape[-3:-1]
     y, x = vectors.unbind(-1)
     top = (k * torch.arange(bh, device=vectors.device) + MARGIN)[:, None]
     left = k * torch.arange(bw, device=vectors.device) + MARGIN
     phase = 4 * (y & 3) + (x & 3)
-    start = ((reference * 16 + phase) * hp + ((y >> 2) + top).clamp_(0, hp - k)) * wp + ((x >> 2) + left).clamp_(0, wp - k)
-    return _fetch(phases.reshape(-1), start, (k, k), wp)
+    return ((reference * 16 + phase) * hp + ((y >> 2) + top).clamp_(0, hp - k)) * wp + ((x >> 2) + left).clamp_(0, wp - k)
+
+
+def fetch_luma(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
+    """Blocks that vectors point at; no gradient.
+
+    Args:
+        phases: :func:`quarter_pel` of the reference planes, ``[R, 16, Hp, Wp]``, also as bytes.
+        reference: which plane, broadcastable to ``[..., bh, bw]``.
+        vectors: ``[..., bh, bw, 2]`` quarter pixels (y, x), whole numbers.
+        k: block side.
+
+    Returns:
+        ``[..., bh, bw, k*k]`` float.
+    """
+    return _windows(phases.view(-1), _starts(phases.shape, reference, vectors, k), (k, k), phases.shape[-1])
+
+
+class _Predict(torch.autograd.Function):
+    """Blocks from phases that are at hand; the gradient goes to the planes that they were made of, whose phases are made again for it."""
+
+    @staticmethod
+    def forward(ctx, phases, start, own, k, *planes):  # type: ignore[no-untyped-def]
+        ctx.k, ctx.size = (k, k), phases.shape[1:]
+        ctx.save_for_backward(own, *planes)
+        return _windows(phases.view(-1), start, ctx.k, phases.shape[-1])
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        own, *planes = ctx.saved_tensors
+        one = ctx.size.numel()
+        found = _added(grad, own, ctx.k, ctx.size[-1], one * len(planes)).view(-1, *ctx.size)  # [R, 16, Hp, Wp]
+        with torch.enable_grad():
+            x = torch.stack(planes).requires_grad_()
+            eight = _eight(x)
+        of_eight = ((_SHARES.like(grad) / 2) @ found.flatten(2)).view(len(planes), 8, *ctx.size[1:])
+        (out,) = torch.autograd.grad(eight, x, of_eight.unbind(1))
+        return None, None, None, None, *out
+
+
+def predict_luma(phases: Tensor, slots: Sequence[int], planes: Sequence[Tensor], which: Tensor, vectors: Tensor, k: int) -> Tensor:
+    """Blocks that vectors point at, differentiable in the reference planes.
+
+    Args:
+        phases: :func:`quarter_pel` of many planes, as bytes, ``[S, 16, Hp, Wp]``.
+        slots, planes: where the phases of each reference lie there, and the references ``[H, W]``.
+        which: reference of each block, broadcastable to ``[N, bh, bw]``.
+        vectors, k: as for :func:`fetch_luma`.
+
+    Returns:
+        ``[N, bh, bw, k*k]``.
+    """
+    place = torch.tensor(slots, device=which.device)[which]
+    if not (torch.is_grad_enabled() and any(p.requires_grad for p in planes)):
+        return fetch_luma(phases, place, vectors, k)
+    start, own = (_starts(phases.shape, w, vectors, k) for w in (place, which))
+    return _Predict.apply(phases, start, own, k, *planes)  # type: ignore[no-any-return]
 
 
 def fetch_chroma(planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:

@@ -47,7 +47,8 @@ class Lookahead:
     @torch.no_grad()
     def __init__(self, luma: Tensor, quick: bool = False, reach: int = 16) -> None:
         self.quick, self.reach = quick, reach
-        self.small, self.phases = half_resolution(luma)
+        self.small, phases = half_resolution(luma)
+        self.phases = phases.to(torch.uint8)
         n, h, w = self.small.shape
         self.target = blocks(self.small, 8)  # [S, bh, bw, 64]
         p, usable = predict_all(self.small, 8)  # [S, M, 9, 64]

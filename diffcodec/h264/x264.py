@@ -340,7 +340,10 @@ class _Coder:
         n = len(luma)
         self.done_luma: list[Any] = [None] * n
         self.done_chroma: list[Any] = [None] * n
-        self.phases: dict[int, Tensor] = {}
+        used = sorted({r for i in range(n) for r in (*frames.past[i], *frames.future[i])})
+        self.slots = {r: k for k, r in enumerate(used)}  # places of references among the phases
+        margin = 2 * MARGIN
+        self.phases = luma.new_empty(len(used), 16, luma.shape[1] + margin, luma.shape[2] + margin, dtype=torch.uint8)
         self.wide_chroma: dict[int, Tensor] = {}
         self.counted: list[Any] = [None] * n  # features of the rate
 
@@ -432,16 +435,20 @@ class _Coder:
                 motion += [torch.zeros_like(motion[0]), torch.full_like(motion[1], -1.0)]
         return _Prediction(predicted, predicted_c, is_intra, use8, large, torch.cat(motion, -1), bits, moved)
 
-    def _reference(self, ids: list[int]) -> tuple[Tensor, Tensor]:
-        """Quarter-pel luma and widened chroma of references."""
-        new = [i for i in dict.fromkeys(ids) if i not in self.phases]
-        if new:
-            planes = inter.quarter_pel(torch.stack([self.done_luma[i] for i in new]))
-            c = torch.stack([self.done_chroma[i] for i in new])
-            c = inter.edges(c.flatten(0, 1), MARGIN).unflatten(0, (-1, 2))
-            for i, p, v in zip(new, planes, c):
-                self.phases[i], self.wide_chroma[i] = p, v
-        return torch.stack([self.phases[i] for i in ids]), torch.stack([self.wide_chroma[i] for i in ids])
+    def _reference(self, ids: list[int]) -> Tensor:
+        """Have the quarter-pel luma of references at hand; their widened chroma, ``[R, 2, h, w]``."""
+        new = [i for i in dict.fromkeys(ids) if i not in self.wide_chroma]
+        for i in new:
+            with torch.no_grad():
+                self.phases[self.slots[i]] = inter.quarter_pel(self.done_luma[i][None])[0]
+            self.wide_chroma[i] = inter.edges(self.done_chroma[i], MARGIN)
+        return torch.stack([self.wide_chroma[i] for i in ids])
+
+    def _predicted(self, ids: list[int], place: Tensor, field: Tensor) -> Tensor:
+        """8x8 blocks of references. Shape: ``[N, H/8, W/8], [N, H/8, W/8, 2] -> [N, H/8, W/8, 64]``."""
+        own = list(dict.fromkeys(ids))
+        which = torch.tensor([own.index(i) for i in ids], device=place.device)[place]
+        return inter.predict_luma(self.phases, [self.slots[i] for i in own], [self.done_luma[i] for i in own], which, field, 8)
 
     def _searched(
         self, now: list[int], source: Tensor, lam: Tensor, bidirectional: bool
@@ -459,7 +466,8 @@ class _Coder:
             options = [f.future[i] if j else f.past[i] for i in now]
             most = max(map(len, options))
             ids = [o[min(k, len(o) - 1)] for o in options for k in range(most)]  # frame by frame
-            phases, wide = self._reference(ids)
+            wide = self._reference(ids)
+            slots = torch.tensor([self.slots[i] for i in ids], device=source.device)
             coarse, best = [], []
             for i, o in zip(now, options):  # the reference that the lookahead finds cheapest for each macroblock
                 first = len(f.past[i]) if j else 0
@@ -468,9 +476,9 @@ class _Coder:
                 v = torch.stack([self.search.vectors[i][first + k] for k in range(len(o))])
                 coarse.append(v.gather(0, best[-1][None, ..., None].expand(1, *v.shape[1:]))[0])
             place = most * torch.arange(n, device=source.device)[:, None, None] + torch.stack(best)  # [N, bh, bw]
-            field = decide.vectors(source.detach(), phases.detach(), place, torch.stack(coarse), lam, self.habits)
+            field = decide.vectors(source.detach(), self.phases, slots[place], torch.stack(coarse), lam, self.habits)
             place = decide.widened(place)
-            planes.append(inter.fetch_luma(phases, place, field, 8))
+            planes.append(self._predicted(ids, place, field))
             chromas.append(inter.fetch_chroma(wide, place, field, 4))
             fields.append(field)
             names.append(torch.tensor(ids, device=source.device)[place])
@@ -498,13 +506,14 @@ class _Coder:
             if not most:
                 continue
             ids = [o[min(k, len(o) - 1)] for o in options for k in range(most)]  # frame by frame
-            phases, wide = self._reference(ids)
+            wide = self._reference(ids)
+            slots = torch.tensor([self.slots[i] for i in ids], device=source.device)
             field = vectors[:, j]
             first = most * torch.arange(n, device=source.device)[:, None, None]
             with torch.no_grad():
-                cost = torch.stack([intra.satd(target - inter.fetch_luma(phases, first + k, field, 8), 8) for k in range(most)])
+                cost = torch.stack([intra.satd(target - inter.fetch_luma(self.phases, slots[first + k], field, 8), 8) for k in range(most)])
                 place = first + decide.widened(inter.macroblocks(cost).argmin(0))
-            planes.append(inter.fetch_luma(phases, place, field, 8))
+            planes.append(self._predicted(ids, place, field))
             chromas.append(inter.fetch_chroma(wide, place, field, 4))
             names.append(torch.tensor(ids, device=source.device)[place])
         uses = [used[:, j] for j in range(len(planes))]
