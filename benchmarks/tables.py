@@ -166,8 +166,7 @@ def motion() -> Table:
 def speed() -> Table:
     head = ["layer", "input", "threads", "forward", "forward + backward", "median ms", "peak memory x input"]
     rows = []
-    clips = load("speed_clips")["tables"]  # measured again since: another run, in which ratios are its own
-    for t in [t for t in load("speed")["tables"] if "clips" not in t["input"]] + clips:
+    for t in load("speed")["tables"]:
         for name, r in t["rows"].items():
             both = r["forward_backward"]
             rows.append(

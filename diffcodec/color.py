@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import pad_to_multiple
-from .checks import require
+from .checks import replace_value, require
 from .constants import Constant
 
 # K_R, K_B of ITU-R BT.601-7 and BT.709-6
@@ -139,6 +139,16 @@ def rgb_to_yuv420(rgb: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Luma ``[N, H, W]``, chroma ``[N, 2, H/2, W/2]`` (Cb, Cr), 0..255.
     """
+    parts = [_rgb_to_yuv420(x) for x in rgb.split(_at_once(rgb))]
+    return parts[0] if len(parts) == 1 else (torch.cat([y for y, _ in parts]), torch.cat([c for _, c in parts]))
+
+
+def _at_once(x: Tensor) -> int:
+    """How many frames are converted at a time: between input and output lies several times as much."""
+    return max(1, 2**21 // (x.shape[-2] * x.shape[-1]))
+
+
+def _rgb_to_yuv420(rgb: Tensor) -> tuple[Tensor, Tensor]:
     x = rgb * 255
     y_real = (_SWS_LUMA.like(rgb) @ x.flatten(-2)).view(-1, *x.shape[-2:]) / 32768 + 16
     pairs = x[..., ::2] + x[..., 1::2]  # [N, 3, H, W/2]
@@ -161,7 +171,7 @@ def rgb_to_yuv420(rgb: Tensor) -> tuple[Tensor, Tensor]:
         c = (_SWS_CHROMA.like(rgb) @ padded_whole.flatten(2)).unflatten(2, padded.shape[2:])
         c = 2 * torch.floor((c + (2**23 + 2**9)) / 1024)
         c = torch.floor((vertical(c, True) + 5) / 8)
-    return y_real + (y - y_real).detach(), c_real + (c - c_real).detach()
+    return replace_value(y_real, y), replace_value(c_real, c)
 
 
 def yuv420_to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
@@ -169,6 +179,12 @@ def yuv420_to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
 
     Shape: ``[N, H, W], [N, 2, H/2, W/2] -> [N, 3, H, W]`` on the [0, 1] scale, clamped; the gradient passes floors and clamp.
     """
+    k = _at_once(luma)
+    parts = [_yuv420_to_rgb(y, c) for y, c in zip(luma.split(k), chroma.split(k))]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _yuv420_to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
     u, v = (c.repeat_interleave(2, -1).repeat_interleave(2, -2) for c in chroma.unbind(1))
     y, u, v = luma - 16, u - 128, v - 128
     gain = 8 / 65536
@@ -183,4 +199,4 @@ def yuv420_to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
         hard = torch.stack([base + product(v, 13075), base + product(u, -3209) + product(v, -6660), base + product(u, 16525)], 1).clamp_(
             0, 255
         )
-    return (real + (hard - real).detach()) / 255
+    return replace_value(real, hard) / 255
