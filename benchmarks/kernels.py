@@ -57,8 +57,9 @@ def variants() -> dict[str, Variant]:
             base = {**how, "EVEN": even, "R": 128}
             end = f"{kind}{'' if even else ', odd size'}"
 
-            def add(name: str, *args: Any, end: str = end, even: bool = even, lean: bool = even) -> None:
-                out[f"{name}, {end}"] = Variant(*args, aligned=even, warps=jpeg._warps(128, lean))
+            def add(name: str, kernel: Any, options: Any, *args: Any, end: str = end, even: bool = even, lean: bool = even) -> None:
+                warps = jpeg._warps(options["R"], lean)
+                out[f"{name}, {end}"] = Variant(kernel, options, *args, aligned=even, warps=warps)
 
             add("JPEG 4:4:4 forward", jpeg._code, {**base, "COLOR": True}, pointers("x out tables"))
             p = pointers("x luma chroma tables", luma=plane, chroma=plane)
@@ -73,7 +74,8 @@ def variants() -> dict[str, Variant]:
                     add(f"JPEG {kind_of}{steps}", jpeg._backward, {**more, "V": u, "U": u}, pointers(names), ("WIDTH",), lean=lean)
                 p = pointers("x grad tables by_tables", x=plane)
                 lean = jpeg._lean(even, how["WHOLE"], tables)
-                add(f"JPEG 4:2:0 backward, chroma{steps}", jpeg._chroma_backward, {**base, "TABLES": tables}, p, ("WIDTH",), lean=lean)
+                options = {**base, "TABLES": tables, "R": jpeg._MOST_CHROMA if tables else 128}
+                add(f"JPEG 4:2:0 backward, chroma{steps}", jpeg._chroma_backward, options, p, ("WIDTH",), lean=lean)
         p = pointers("luma chroma out", luma=plane, chroma=plane)
         out[f"JPEG 4:2:0 forward, RGB, {kind}"] = Variant(jpeg._to_rgb, {"V": 2, "WHOLE": how["WHOLE"], "SIZE": 1024}, p, ("NEAR",))
         p = pointers("x grad boxed out", boxed=plane)

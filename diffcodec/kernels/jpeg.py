@@ -795,10 +795,13 @@ def _unboxed(chroma, y, x, there, H, W, WIDE, plane, V: tl.constexpr, EVEN: tl.c
 # Operations
 
 
-def _tiles(blocks: int) -> tuple[int, int]:
+def _tiles(blocks: int, most: int = 128) -> tuple[int, int]:
     """Programs for so many blocks, and blocks of each."""
-    r = 128 if blocks >= 128 else 64 if blocks >= 64 else 32
+    r = min(most, 128 if blocks >= 128 else 64 if blocks >= 64 else 32)
     return -(-blocks // r), r
+
+
+_MOST_CHROMA = 64  # blocks of a program for chroma's gradient by the tables: with more its threads get fewer registers than they need
 
 
 def _warps(r: int, lean: bool) -> int:
@@ -808,7 +811,7 @@ def _warps(r: int, lean: bool) -> int:
 
 def _lean(even: bool, whole: bool, tables: bool, u: int = 2) -> bool:
     """Whether a thread has registers for a block in the backward pass."""
-    return even and not (whole and (tables or u == 1))
+    return even and whole + tables + (u == 1) < 2
 
 
 def _even(h: int, w: int, v: int, u: int) -> bool:
@@ -879,7 +882,7 @@ def _jpeg_backward(
         size = 512
         spans = -(-hc * wide // size)
         _chroma_gradient[(n * spans,)](x, grad, boxed, chroma, h, w, hc, wc, wide, _near(wc, whole), spans, v, whole, size)
-        tiles_c, rc = _tiles(bxc * byc)
+        tiles_c, rc = _tiles(bxc * byc, _MOST_CHROMA if wrt_tables else 128)
         of_chroma = x.new_empty((n, 2, tiles_c, 64) if wrt_tables else (1,))
         _chroma_backward[(2 * n * tiles_c,)](
             boxed, chroma, tables, of_chroma, stride, width, hc, wc, wide, bxc * byc, bxc, tiles_c,
