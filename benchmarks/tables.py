@@ -189,6 +189,47 @@ def speed_short() -> Table:
     return [head[0], head[1], head[4], head[6]], [[r[0], r[1], r[4], r[6]] for r in rows if r[2] == "2"]
 
 
+def binaries() -> Table:
+    """Kernels compiled ahead of time, by GPU."""
+    rows = load("kernels")["rows"]
+    out = []
+    for target in dict.fromkeys(r["target"] for r in rows):
+        mine = [r for r in rows if r["target"] == target]
+        most, few = max(r["registers"] for r in mine), min(r["threads_per_multiprocessor"] for r in mine)
+        spilt = sum(r["spills"] > 0 or r["stack_bytes"] > 0 for r in mine)
+        out.append([target, str(len(mine)), str(spilt), str(most), str(few), f"{max(r['shared_bytes'] for r in mine)}"])
+    return ["GPU", "binaries", "with spills", "most registers", "fewest threads a multiprocessor", "most shared memory, bytes"], out
+
+
+GPU_ROWS = ("DiffJPEG 4:4:4, cubic", "DiffJPEG 4:2:0, exact", "BlockMotion and warp, from the first frame", "DiffH264, medium")
+
+
+def gpu() -> Table:
+    """Kernels on a GPU, or that they have not been measured on one."""
+    head = ["layer", "forward, share of copy bandwidth", "forward + backward", "against its torch.compile", "extra memory x input"]
+    if not (RESULTS / "gpu.json").exists():
+        return head, [[name, *["not measured"] * 4] for name in GPU_ROWS]
+    out = []
+    for name, r in load("gpu")["rows"].items():
+        if "fault" in r:
+            out.append([name, "failed its check", "", "", ""])
+            continue
+        shares = [f"{100 * r['fused'][w]['share_of_copy']:.0f} %" if "share_of_copy" in r["fused"][w] else "" for w in BOTH]
+        faster = r["faster_than"].get("torch.compile(twin)")
+        out.append([name, *shares, "" if faster is None else f"{faster:.1f} x", f"{r['fused']['extra_memory_x_input']:.1f}"])
+    return head, out
+
+
+BOTH = ("forward", "forward_backward")
+
+
+def full_hd() -> Table:
+    rows = load("speed")["full_hd"]
+    return ["8 x 3 x 1080 x 1920, forward + backward", "seconds", "peak memory, GiB, input included"], [
+        [n, f"{r['seconds']:.1f}", f"{r['peak_gib']:.2f}"] for n, r in rows.items()
+    ]
+
+
 def jpeg_exact() -> Table:
     """Identical samples by subsampling and quality."""
     rows = load("jpeg")["exactness"]
@@ -289,6 +330,9 @@ TABLES = {
     "motion": motion,
     "speed": speed,
     "speed-short": speed_short,
+    "full-hd": full_hd,
+    "kernels": binaries,
+    "gpu": gpu,
     **{f"revmark-{n}": partial(revmark, "robustness", n) for n in (1, 2, 3, 8, 9, 10)},
     "revmark-4": partial(revmark, "robustness_payload", 4),
     "revmark-5": partial(revmark, "robustness_tas", 5),
