@@ -70,119 +70,144 @@ _CHANGE_CHROMA = Constant([[0.125, -0.5, 0.5, -0.125]])
 
 
 class _Luma(torch.autograd.Function):
-    """Samples across edges ``[..., 8, W]``, filtered; the floors of the standard's arithmetic pass the gradient."""
+    """Samples across edges ``[..., 8, W]``, filtered; the floors of the standard's arithmetic pass the gradient. No ``strong``: bS < 4 everywhere."""
 
     @staticmethod
-    def forward(ctx, s, bs, qp):  # type: ignore[no-untyped-def]
+    def forward(ctx, s, alpha, beta, tc0, strong):  # type: ignore[no-untyped-def]
         p3, p2, p1, p0, q0, q1, q2, q3 = s.unbind(-2)
-        gap, alpha, beta, tc0, strong, normal = _masks(p1, p0, q0, q1, bs, qp)
+        step, gap, on = _acts(p1, p0, q0, q1, alpha, beta)
         ap, aq = ((p2 - p0).abs() < beta).to(s), ((q2 - q0).abs() < beta).to(s)
-        raw = torch.floor(((q0 - p0) * 4 + (p1 - q1) + 4) / 8)
+        normal = on if strong is None else on * (1 - strong)
+        raw = torch.floor((step * 4 + (p1 - q1) + 4) / 8)
         tc = tc0 + ap + aq
         delta = torch.clamp(raw, -tc, tc)
         average = torch.floor((p0 + q0 + 1) / 2)
         raw_p, raw_q = (torch.floor((a2 + average - 2 * a1) / 2) for a2, a1 in ((p2, p1), (q2, q1)))
         delta_p, delta_q = (torch.clamp(r, -tc0, tc0) for r in (raw_p, raw_q))
-        much = strong * (gap < torch.floor(alpha / 4) + 2)
-        mp, mq = much * ap, much * aq
         np, nq = normal * ap, normal * aq
-        f = torch.floor((_STRONG.like(s) @ s + 4) / 8).unbind(-2)
-        rows = [
-            p3,
-            p2 + mp * (f[0] - p2),
-            p1 + mp * (f[1] - p1) + np * delta_p,
-            p0 + mp * (f[2] - p0) + (strong - mp) * (f[6] - p0) + normal * ((p0 + delta).clamp_(0, 255) - p0),
-            q0 + mq * (f[3] - q0) + (strong - mq) * (f[7] - q0) + normal * ((q0 - delta).clamp_(0, 255) - q0),
-            q1 + mq * (f[4] - q1) + nq * delta_q,
-            q2 + mq * (f[5] - q2),
-            q3,
-        ]
         free = [m * (r == d) for m, r, d in ((normal, raw, delta), (np, raw_p, delta_p), (nq, raw_q, delta_q))]
-        ctx.save_for_backward(strong, mp, mq, *free)
-        return torch.stack(rows, -2)
+        o1, o0 = p1 + np * delta_p, p0 + normal * ((p0 + delta).clamp_(0, 255) - p0)
+        i0, i1 = q0 + normal * ((q0 - delta).clamp_(0, 255) - q0), q1 + nq * delta_q
+        if strong is None:
+            ctx.save_for_backward(*free)
+            return torch.stack([p3, p2, o1, o0, i0, i1, q2, q3], -2)
+        hard = on * strong
+        much = hard * (gap < torch.floor(alpha / 4) + 2)
+        mp, mq = much * ap, much * aq
+        f = torch.floor((_STRONG.like(s) @ s + 4) / 8).unbind(-2)
+        ctx.save_for_backward(*free, hard, mp, mq)
+        return torch.stack(
+            [
+                p3,
+                p2 + mp * (f[0] - p2),
+                o1 + mp * (f[1] - p1),
+                o0 + mp * (f[2] - p0) + (hard - mp) * (f[6] - p0),
+                i0 + mq * (f[3] - q0) + (hard - mq) * (f[7] - q0),
+                i1 + mq * (f[4] - q1),
+                q2 + mq * (f[5] - q2),
+                q3,
+            ],
+            -2,
+        )
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        strong, mp, mq, free, free_p, free_q = ctx.saved_tensors
+        free, free_p, free_q, *strong = ctx.saved_tensors
         _3, p2, p1, p0, q0, q1, q2, _3 = grad.unbind(-2)
-        of_strong = torch.stack([mp * p2, mp * p1, mp * p0, mq * q0, mq * q1, mq * q2, (strong - mp) * p0, (strong - mq) * q0], -2)
-        of_changes = torch.stack([free * (p0 - q0), free_p * p1, free_q * q1], -2)
+        of_changes = _CHANGES.like(grad).mT @ torch.stack([free * (p0 - q0), free_p * p1, free_q * q1], -2)
+        if not strong:
+            return grad + of_changes, None, None, None, None
+        hard, mp, mq = strong
+        of_strong = torch.stack([mp * p2, mp * p1, mp * p0, mq * q0, mq * q1, mq * q2, (hard - mp) * p0, (hard - mq) * q0], -2)
         one = torch.ones_like(mp)
-        kept = torch.stack([one, 1 - mp, 1 - mp, 1 - strong, 1 - strong, 1 - mq, 1 - mq, one], -2)
-        return grad * kept + (_STRONG.like(grad) / 8).mT @ of_strong + _CHANGES.like(grad).mT @ of_changes, None, None
+        kept = torch.stack([one, 1 - mp, 1 - mp, 1 - hard, 1 - hard, 1 - mq, 1 - mq, one], -2)
+        return grad * kept + (_STRONG.like(grad) / 8).mT @ of_strong + of_changes, None, None, None, None
 
 
 class _Chroma(torch.autograd.Function):
     """The same for chroma ``[..., 4, W]``."""
 
     @staticmethod
-    def forward(ctx, s, bs, qp):  # type: ignore[no-untyped-def]
+    def forward(ctx, s, alpha, beta, tc0, strong):  # type: ignore[no-untyped-def]
         p1, p0, q0, q1 = s.unbind(-2)
-        _, _, _, tc0, strong, normal = _masks(p1, p0, q0, q1, bs, qp)
-        raw = torch.floor(((q0 - p0) * 4 + (p1 - q1) + 4) / 8)
+        step, _, on = _acts(p1, p0, q0, q1, alpha, beta)
+        normal = on if strong is None else on * (1 - strong)
+        raw = torch.floor((step * 4 + (p1 - q1) + 4) / 8)
         delta = torch.clamp(raw, -tc0 - 1, tc0 + 1)
+        free = normal * (raw == delta)
+        p, q = p0 + normal * ((p0 + delta).clamp_(0, 255) - p0), q0 + normal * ((q0 - delta).clamp_(0, 255) - q0)
+        if strong is None:
+            ctx.save_for_backward(free)
+            return torch.stack([p1, p, q, q1], -2)
+        hard = on * strong
         f = torch.floor(_STRONG_CHROMA.like(s) @ s + 0.5).unbind(-2)
-        ctx.save_for_backward(strong, normal * (raw == delta))
-        p = p0 + strong * (f[0] - p0) + normal * ((p0 + delta).clamp_(0, 255) - p0)
-        q = q0 + strong * (f[1] - q0) + normal * ((q0 - delta).clamp_(0, 255) - q0)
-        return torch.stack([p1, p, q, q1], -2)
+        ctx.save_for_backward(free, hard)
+        return torch.stack([p1, p + hard * (f[0] - p0), q + hard * (f[1] - q0), q1], -2)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        strong, free = ctx.saved_tensors
+        free, *strong = ctx.saved_tensors
         inner = grad[..., 1:3, :]
-        kept = torch.cat([grad[..., :1, :], inner * (1 - strong)[..., None, :], grad[..., 3:, :]], -2)
-        change = (free * (inner[..., 0, :] - inner[..., 1, :]))[..., None, :]
-        return kept + _STRONG_CHROMA.like(grad).mT @ (strong[..., None, :] * inner) + _CHANGE_CHROMA.like(grad).mT @ change, None, None
+        out = grad + _CHANGE_CHROMA.like(grad).mT @ (free * (inner[..., 0, :] - inner[..., 1, :]))[..., None, :]
+        if strong:
+            lost = strong[0][..., None, :] * inner
+            out[..., 1:3, :] -= lost
+            out = out + _STRONG_CHROMA.like(grad).mT @ lost
+        return out, None, None, None, None
 
 
-def _masks(p1: Tensor, p0: Tensor, q0: Tensor, q1: Tensor, bs: Tensor, qp: Tensor) -> tuple[Tensor, ...]:
-    """Step at the edge; alpha, beta, tc0; where the strong and where the normal filter acts, as numbers."""
-    index = qp.clamp(0, 51).long()
-    alpha, beta = ALPHA.like(p0)[index], BETA.like(p0)[index]
-    gap = (p0 - q0).abs()
-    on = (bs > 0) & (gap < alpha) & ((p1 - p0).abs() < beta) & ((q1 - q0).abs() < beta)
-    tc0 = TC0.like(p0)[(bs.long() - 1).clamp(0, 2), index]
-    strong = (on & (bs == 4)).to(p0)
-    return gap, alpha, beta, tc0, strong, on.to(p0) - strong
+def _acts(p1: Tensor, p0: Tensor, q0: Tensor, q1: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Step at the edge, its size, and where a filter acts, as numbers."""
+    step = q0 - p0
+    gap = step.abs()
+    return step, gap, ((gap < alpha) & ((p1 - p0).abs() < beta) & ((q1 - q0).abs() < beta)).to(p0)
 
 
-def _rows(x: Tensor, bs: Tensor, qp: Tensor, edge: int, period: int, chroma: bool) -> Tensor:
+def _parameters(bs: Tensor, qp: Tensor) -> Tensor:
+    """Alpha (0 where nothing is filtered), beta, tc0 and whether bS is 4, of the upper edges of all 4x4 blocks.
+
+    Shape: ``[N, H/4, W/4], [N, H/16, W/16] -> [4, N, H/4, W/4]``.
+    """
+    qp = qp.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    index = torch.floor((qp + qp.roll(1, 1) + 1) / 2).clamp_(0, 51).long()  # mean of both sides
+    tc0 = TC0.like(qp)[(bs.long() - 1).clamp_(0, 2), index]
+    return torch.stack([ALPHA.like(qp)[index] * (bs > 0), BETA.like(qp)[index], tc0, (bs == 4).to(qp)])
+
+
+def _rows(x: Tensor, of_edges: Tensor, edge: int, period: int, chroma: bool) -> Tensor:
     """Filter the horizontal edges above rows ``edge`` of every ``period``.
 
     Args:
         x: ``[N, H, W]``.
-        bs: strength at each column of each of these edges ``[N, E, W]``.
-        qp: mean QP of both sides, same shape.
+        of_edges: their parameters at each column ``[4, N, E, W]``.
     """
     n, h, w = x.shape
     reach = 2 if chroma else 4
-    count = bs.shape[1]
+    count = of_edges.shape[2]
     first = (edge if edge else period) - reach
     cells = x[:, first : first + period * count]
     if cells.shape[1] < period * count:
         cells = torch.nn.functional.pad(cells, (0, 0, 0, period * count - cells.shape[1]))
     cells = cells.reshape(n, count, period, w)
-    filtered = (_Chroma if chroma else _Luma).apply(cells[:, :, : 2 * reach], bs, qp)
+    alpha, beta, tc0, strong = of_edges.unbind(0)
+    inner = cells[:, :, : 2 * reach]
+    filtered = (_Chroma if chroma else _Luma).apply(inner, alpha, beta, tc0, None if edge else strong)  # 4 is for macroblocks' edges
     done = torch.cat([filtered, cells[:, :, 2 * reach :]], 2).reshape(n, count * period, w)
     keep = min(period * count, h - first)
     return torch.cat([x[:, :first], done[:, :keep], x[:, first + keep :]], 1)
 
 
-def _horizontal(x: Tensor, bs: Tensor, qp: Tensor, chroma: bool) -> Tensor:
-    """All horizontal edges of planes ``[N, H, W]``, samples of a row side by side; bs per 4x4 luma block, qp per macroblock."""
+def _horizontal(x: Tensor, of_blocks: Tensor, chroma: bool) -> Tensor:
+    """All horizontal edges of planes ``[N, H, W]``, samples of a row side by side; parameters per 4x4 luma block."""
     columns = 2 if chroma else 4  # samples of the plane that a 4x4 luma block is wide
     period = 8 if chroma else 16
-    above = qp.roll(1, 1)
+    of_columns = of_blocks.repeat_interleave(columns, 3)
     for i in range(0, 4, 2 if chroma else 1):
-        b = bs[:, i::4]
-        mean = torch.floor((qp + above + 1) / 2) if i == 0 else qp
+        of_edges = of_columns[:, :, i::4]
         if i == 0:
-            b, mean = b[:, 1:], mean[:, 1:]
-            if not b.shape[1]:
-                continue
-        mean = mean.repeat_interleave(4 * columns, 2)
-        x = _rows(x, b.repeat_interleave(columns, 2), mean, i * (period // 4), period, chroma)
+            of_edges = of_edges[:, :, 1:]  # not the picture's own edge
+        if of_edges.shape[2]:
+            x = _rows(x, of_edges, i * (period // 4), period, chroma)
     return x
 
 
@@ -192,20 +217,16 @@ def deblock(luma: Tensor, chroma: Tensor, bs: tuple[Tensor, Tensor], qp: Tensor,
     Args:
         luma: ``[N, H, W]`` 0..255.
         chroma: ``[N, 2, H/2, W/2]``.
-        bs: from :func:`strengths`.
+        bs: from :func:`strengths`: 4 at edges of macroblocks only.
         qp, qpc: luma and chroma QP ``[N, H/16, W/16]``.
 
     Returns:
         Filtered luma and chroma.
     """
     left, upper = bs
-    luma = _horizontal(luma.mT.contiguous(), left.mT, qp.mT, False).mT.contiguous()
-    luma = _horizontal(luma, upper, qp, False)
-    flat = chroma.flatten(0, 1)
-
-    def twice(v: Tensor) -> Tensor:
-        return v.repeat_interleave(2, 0)
-
-    flat = _horizontal(flat.mT.contiguous(), twice(left).mT, twice(qpc).mT, True).mT.contiguous()
-    flat = _horizontal(flat, twice(upper), twice(qpc), True)
-    return luma, flat.view(chroma.shape)
+    luma = _horizontal(luma.mT.contiguous(), _parameters(left.mT, qp.mT), False).mT.contiguous()
+    luma = _horizontal(luma, _parameters(upper, qp), False)
+    flat = chroma.flatten(0, 1)  # Cb and Cr of each frame
+    left_c, upper_c = (p.repeat_interleave(2, 1) for p in (_parameters(left.mT, qpc.mT), _parameters(upper, qpc)))
+    flat = _horizontal(flat.mT.contiguous(), left_c, True).mT.contiguous()
+    return luma, _horizontal(flat, upper_c, True).view(chroma.shape)
