@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import diffcodec as dc
 from benchmarks.common import RESULTS, record
+from benchmarks.speed import compiled, one_draw
 
 ROOT = Path(__file__).parent.parent
 FLUSH = 2**29  # bytes, ten times the second-level cache of an H100
@@ -130,38 +131,12 @@ def natural(shape: tuple[int, ...], device: torch.device, seed: int) -> Tensor:
     return torch.stack([still[..., i % 16 : i % 16 + h, 2 * i % 16 : 2 * i % 16 + w] for i in range(lead[1])], 1)
 
 
-def fixed(make: Callable[[str], dc.Layer], backend: str) -> Callable[[Tensor], Tensor]:
-    """A layer with one draw for each shape: what is timed is the layer, not its random numbers."""
-    layer = make(backend)
-    draws: dict[tuple[torch.Size, torch.device], Any] = {}
-
-    def call(x: Tensor) -> Tensor:
-        key = (x.shape, x.device)
-        if key not in draws:
-            draws[key] = layer.sample(x.shape, torch.Generator().manual_seed(1), device=x.device)
-        return layer(x, draws[key])  # type: ignore[no-any-return]
-
-    return call
-
-
-def compiled(make: Callable[[str], dc.Layer]) -> Callable[[Tensor], Tensor]:
-    layer = torch.compile(make("reference"), fullgraph=True, dynamic=False)
-    draws: dict[torch.Size, Any] = {}
-
-    def call(x: Tensor) -> Tensor:
-        if x.shape not in draws:
-            draws[x.shape] = make("reference").sample(x.shape, torch.Generator().manual_seed(1), device=x.device)
-        return layer(x, draws[x.shape])  # type: ignore[no-any-return]
-
-    return call
-
-
 def job(make: Callable[[str], dc.Layer], shape: tuple[int, ...], rehearse: bool, **more: Any) -> Job:
     """A layer that takes ``backend``, its twin and the compiled twin beside it."""
     peers = dict(more.pop("peers", {}))
     if not rehearse:
-        peers["torch.compile(twin)"] = compiled(make)
-    return Job(fixed(make, "triton"), shape, fixed(make, "reference"), peers=peers, **more)
+        peers["torch.compile(twin)"] = compiled(make("reference"))
+    return Job(one_draw(make("triton")), shape, one_draw(make("reference")), peers=peers, **more)
 
 
 def predicted(backend: str) -> Callable[[Tensor], Tensor]:
@@ -209,11 +184,9 @@ def jobs(rehearse: bool) -> dict[str, Job]:
     torch.manual_seed(0)
     spynet = dc.motion.SPyNet(4).requires_grad_(False)  # random weights: as fast as trained ones
     paper = dc.DiffH264(model="revmark", motion=spynet, flow_gradient=True)
-    out["DiffH264, medium"] = Job(
-        fixed(lambda b: dc.DiffH264(22), ""), clip, peers={} if rehearse else {"the paper's model, SPyNet": paper}
-    )
-    out["DiffH264, ultrafast"] = Job(fixed(lambda b: dc.DiffH264(22, "ultrafast"), ""), clip)
-    out["DiffH264 revmark, block motion"] = Job(fixed(lambda b: dc.DiffH264(model="revmark"), ""), clip)
+    out["DiffH264, medium"] = Job(one_draw(dc.DiffH264(22)), clip, peers={} if rehearse else {"the paper's model, SPyNet": paper})
+    out["DiffH264, ultrafast"] = Job(one_draw(dc.DiffH264(22, "ultrafast")), clip)
+    out["DiffH264 revmark, block motion"] = Job(one_draw(dc.DiffH264(model="revmark")), clip)
     return out
 
 

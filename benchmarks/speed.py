@@ -42,17 +42,22 @@ def torch_dct_pass(x: Tensor) -> Tensor:
     return dc.blocks.join(torch_dct.idct_2d(dc.rounding.cubic(torch_dct.dct_2d(blocks, norm="ortho") * 16) / 16, norm="ortho"))
 
 
-def compiled(layer: dc.Layer) -> Job:
-    """A layer under torch.compile, with a draw of its own for every shape."""
-    call = torch.compile(layer, fullgraph=True, dynamic=False)
-    draws: dict[torch.Size, Any] = {}
+def one_draw(layer: dc.Layer, call: Callable[..., Any] | None = None) -> Job:
+    """A layer (or ``call``, a compiled form of it) with one draw for each shape: what is timed is the layer, not its random numbers."""
+    draws: dict[tuple[torch.Size, torch.device], Any] = {}
 
     def job(x: Tensor) -> Tensor:
-        if x.shape not in draws:
-            draws[x.shape] = layer.sample(x.shape)
-        return call(x, draws[x.shape])  # type: ignore[no-any-return]
+        key = (x.shape, x.device)
+        if key not in draws:
+            draws[key] = layer.sample(x.shape, torch.Generator().manual_seed(1), device=x.device)
+        return (call or layer)(x, draws[key])  # type: ignore[no-any-return]
 
     return job
+
+
+def compiled(layer: dc.Layer) -> Job:
+    """A layer under torch.compile."""
+    return one_draw(layer, torch.compile(layer, fullgraph=True, dynamic=False))
 
 
 def still_jobs() -> dict[str, Job]:

@@ -243,7 +243,7 @@ def _unspread(even: Tensor, odd: Tensor, dim: int, near: float, far: float, firs
         first, last: whether the plane ends there: then the end is repeated.
     """
     n = even.shape[dim] - (not last)
-    before, after = (0 if first else 1), (0 if last else 1)
+    before = 0 if first else 1
     out = (even.narrow(dim, 0, n) + odd.narrow(dim, before, n)).mul_(near)
     if first:
         out.narrow(dim, 1, n - 1).add_(odd.narrow(dim, 0, n - 1), alpha=far)
@@ -254,7 +254,7 @@ def _unspread(even: Tensor, odd: Tensor, dim: int, near: float, far: float, firs
         out.narrow(dim, 0, n - 1).add_(even.narrow(dim, 1, n - 1), alpha=far)
         out.narrow(dim, n - 1, 1).add_(odd.narrow(dim, before + n - 1, 1), alpha=far)
     else:
-        out.add_(even.narrow(dim, after, n), alpha=far)
+        out.add_(even.narrow(dim, 1, n), alpha=far)
     return out
 
 
