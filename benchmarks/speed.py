@@ -44,13 +44,14 @@ def torch_dct_pass(x: Tensor) -> Tensor:
 
 def one_draw(layer: dc.Layer, call: Callable[..., Any] | None = None) -> Job:
     """A layer (or ``call``, a compiled form of it) with one draw for each shape: what is timed is the layer, not its random numbers."""
+    run = layer if call is None else call
     draws: dict[tuple[torch.Size, torch.device], Any] = {}
 
     def job(x: Tensor) -> Tensor:
         key = (x.shape, x.device)
         if key not in draws:
             draws[key] = layer.sample(x.shape, torch.Generator().manual_seed(1), device=x.device)
-        return (call or layer)(x, draws[key])  # type: ignore[no-any-return]
+        return run(x, draws[key])  # type: ignore[no-any-return]
 
     return job
 
