@@ -31,7 +31,7 @@ def photographs(n: int, side: int = 256) -> Tensor:
 
 def video(b: int, t: int, side: int) -> Tensor:
     """A moving window over photographs. ``[b, t, 3, side, side]``."""
-    still = photographs(b, side + 32)
+    still = photographs(b, side + max(32, 2 * t))
     return torch.stack([still[..., 2 * i : 2 * i + side, i : i + side] for i in range(t)], 1)
 
 
