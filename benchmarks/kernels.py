@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.common import record
-from diffcodec.kernels import attacks, jpeg, motion, warp
+from diffcodec.kernels import attacks, deblock, inter, jpeg, motion, warp
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 REGISTERS, THREADS = 65536, 2048  # of a multiprocessor
@@ -109,6 +109,38 @@ def variants() -> dict[str, Variant]:
         more = {"SIZE": warp._SIZE, "WRT_REFERENCE": True, "WRT_FLOW": True}
         out[f"warp, backward, {kind}"] = Variant(warp._warp_backward, more, p)
         out[f"noise, {kind}"] = Variant(attacks._noise, size, pointers("x noise sigma out", **x))
+    for what, side in (("luma", 16), ("chroma", 8)):
+        names, more = "x bs qp tables out", {"SIZE": deblock._LINES}
+        forward = {16: deblock._filter_luma, 8: deblock._filter_chroma}[side]
+        out[f"deblocking, {what}"] = Variant(forward, more, pointers(names))
+        backward = {"inner edges": deblock._luma_inner_backward, "outer edges": deblock._luma_outer_backward}
+        for name, kernel in (backward if side == 16 else {"": deblock._chroma_backward}).items():
+            out[f"deblocking, {what}, backward{', ' * bool(name)}{name}"] = Variant(kernel, more, pointers("grad " + names))
+    out |= inter_variants()
+    return out
+
+
+def inter_variants() -> dict[str, Variant]:
+    out: dict[str, Variant] = {}
+    whole = dict.fromkeys("reference which vectors start predictor whole four".split(), "i64")
+
+    def add(name: str, kernel: Any, options: dict[str, Any], names: str, warps: int = 4, **types: str) -> None:
+        known = {k: v for k, v in (whole | {"phases": "u8"} | types).items() if k in names.split()}
+        out[f"H.264 {name}"] = Variant(kernel, options, pointers(names, **known), warps=warps)
+
+    add("quarter-pel planes", inter._quarter_pel, {"SIZE": inter._SIZE}, "luma out", out="u8")
+    add("luma, fetch", inter._fetch, {"K": 8, "R": inter._ROWS}, "phases reference vectors out")
+    add("luma, prediction backward", inter._predict_backward, {"K": 8}, "grad planes which vectors shares out", 2)
+    more = {"K": 4, "R": 2 * inter._ROWS}
+    add("chroma, prediction", inter._fetch_chroma, more, "planes reference vectors out")
+    add("chroma, prediction backward", inter._fetch_chroma_backward, more, "grad reference vectors out")
+    names = "phases reference target start predictor lam hadamard vectors costs"
+    for k in (8, 16):
+        more = {"K": k, "P": inter._ROWS * 64 // k**2}
+        for name, fine, subpel, rounds in (("SATD, quarter pixels", True, 4, 1), ("SAD, half pixels", False, 2, 2), ("SAD", False, 1, 1)):
+            add(f"search {k} x {k}, {name}", inter._refine, {**more, "FINE": fine, "SUBPEL": subpel, "ROUNDS": rounds}, names)
+    names = "phases reference target whole four predictor lam hadamard out"
+    add("partitions", inter._partition, {"FINE": True, "P": inter._ROWS // 4}, names, out="i64")
     return out
 
 

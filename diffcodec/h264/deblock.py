@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..constants import Constant
 from .tables import ALPHA, BETA, TC0
 
@@ -223,6 +224,10 @@ def deblock(luma: Tensor, chroma: Tensor, bs: tuple[Tensor, Tensor], qp: Tensor,
     Returns:
         Filtered luma and chroma.
     """
+    if kernels.here(luma):
+        from ..kernels import deblock as fused
+
+        return fused.deblock(luma, chroma, bs, qp, qpc)
     left, upper = bs
     luma = _horizontal(luma.mT.contiguous(), _parameters(left.mT, qp.mT), False).mT.contiguous()
     luma = _horizontal(luma, _parameters(upper, qp), False)

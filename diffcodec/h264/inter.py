@@ -62,7 +62,7 @@ def _eight(luma: Tensor) -> tuple[Tensor, ...]:
 
 
 # What each of the sixteen phases gets of each of the eight: adjoint of _sixteen
-_SHARES = Constant(
+SHARES = Constant(
     [
         [2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         [0, 1, 2, 1, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -193,7 +193,7 @@ class _Predict(torch.autograd.Function):
         with torch.enable_grad():
             x = torch.stack(planes).requires_grad_()
             eight = _eight(x)
-        of_eight = ((_SHARES.like(grad) / 2) @ found.flatten(2)).view(len(planes), 8, *ctx.size[1:])
+        of_eight = ((SHARES.like(grad) / 2) @ found.flatten(2)).view(len(planes), 8, *ctx.size[1:])
         (out,) = torch.autograd.grad(eight, x, of_eight.unbind(1))
         return None, None, None, None, *out
 

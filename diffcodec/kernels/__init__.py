@@ -1,6 +1,7 @@
 """Fused CUDA kernels in Triton, one operation a file; the pure-torch twin of each lies in the room that it serves.
 
 Layers take ``backend``: "auto" (Triton where it can run, else torch), "reference" (torch) or "triton" (an error that says why where it cannot run).
+A codec of many parts names its backend once, with :func:`using`; the parts ask :func:`here`.
 Kernels are registered with ``torch.library``: compiler and autocast see one opaque operation with a gradient.
 """
 
@@ -8,6 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
@@ -65,3 +69,21 @@ def wanted(backend: str, x: torch.Tensor, missing: str | None = None) -> bool:
     if backend == "triton" and why:
         raise RuntimeError(f"backend='triton' cannot run: {why}")
     return why is None
+
+
+_of_parts: ContextVar[str] = ContextVar("backend", default="auto")
+
+
+@contextmanager
+def using(backend: str) -> Iterator[None]:
+    """Backend of all parts of a codec that run inside."""
+    token = _of_parts.set(checked(backend))
+    try:
+        yield
+    finally:
+        _of_parts.reset(token)
+
+
+def here(x: torch.Tensor) -> bool:
+    """Whether a part calls its kernel: :func:`wanted` by the backend of :func:`using`."""
+    return wanted(_of_parts.get(), x)

@@ -1,0 +1,608 @@
+"""H.264's inter prediction in Triton: quarter-pel planes, the search for vectors and partitions, prediction and its gradient.
+
+Twins of the same names lie in :mod:`diffcodec.h264.inter` and :mod:`diffcodec.h264.decide`. Costs are sums of whole numbers (and halves), exact
+in any order, so that vectors are those of the twin but where bits of vectors decide in the last place. A block of 8 x 8 samples is a row of a
+tile: its Hadamard transforms are one product with a matrix of 64 x 64, exact in tf32.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..h264.inter import MARGIN, SHARES
+from ..h264.tables import HADAMARD4_OF_8
+
+_SIZE = 256  # places of a plane in a program
+_ROWS = 32  # blocks of 8 x 8 in a program
+_MARGIN = tl.constexpr(MARGIN)
+
+
+# Quarter-pel planes
+
+
+@triton.jit
+def _half_up(x):
+    return tl.floor(x + 0.5)
+
+
+@triton.jit
+def _sample(x):
+    return tl.minimum(tl.maximum(x, 0.0), 255.0)
+
+
+@triton.jit
+def _tap(i: tl.constexpr):
+    """Of the six-tap filter (1, -5, 20, 20, -5, 1)."""
+    return (1 if i == 0 or i == 5 else -5) if i < 2 or i > 3 else 20
+
+
+@triton.jit
+def _at(plane, y, x, H, W):
+    """A sample; edges are repeated."""
+    return tl.load(plane + tl.minimum(tl.maximum(y, 0), H - 1) * W + tl.minimum(tl.maximum(x, 0), W - 1))
+
+
+@triton.jit
+def _quarter_pel(luma, out, H, W, SPANS, SIZE: tl.constexpr):
+    """``[N, H, W] -> [N, 16, H + 2 MARGIN, W + 2 MARGIN]`` bytes (8.4.2.2.1, whose names these are)."""
+    n = (tl.program_id(0) // SPANS).to(tl.int64)
+    wide, high = W + 2 * _MARGIN, H + 2 * _MARGIN
+    place = tl.program_id(0) % SPANS * SIZE + tl.arange(0, SIZE)
+    there = place < wide * high
+    y, x = place // wide - _MARGIN, place % wide - _MARGIN
+    plane = luma + n * H * W
+    raw_h, raw_m, raw_j = tl.zeros([SIZE], tl.float32), tl.zeros([SIZE], tl.float32), tl.zeros([SIZE], tl.float32)
+    g, right, below, b, s = raw_h, raw_h, raw_h, raw_h, raw_h
+    for i in tl.static_range(6):
+        raw_b = tl.zeros([SIZE], tl.float32)
+        for k in tl.static_range(6):
+            v = _at(plane, y + (i - 2), x + (k - 2), H, W)
+            raw_b += _tap(k) * v
+            if k == 2:
+                raw_h += _tap(i) * v
+                if i == 2:
+                    g = v
+                if i == 3:
+                    below = v
+            if k == 3:
+                raw_m += _tap(i) * v
+                if i == 2:
+                    right = v
+        raw_j += _tap(i) * raw_b
+        if i == 2:
+            b = _sample(_half_up(raw_b * 0.03125))
+        if i == 3:
+            s = _sample(_half_up(raw_b * 0.03125))
+    h, m = _sample(_half_up(raw_h * 0.03125)), _sample(_half_up(raw_m * 0.03125))
+    j = _sample(_half_up(raw_j * 0.0009765625))
+    phases = (
+        g, _mean(g, b), b, _mean(b, right),
+        _mean(g, h), _mean(b, h), _mean(b, j), _mean(b, m),
+        h, _mean(h, j), j, _mean(j, m),
+        _mean(h, below), _mean(h, s), _mean(j, s), _mean(m, s),
+    )  # fmt: skip
+    for i in tl.static_range(16):
+        tl.store(out + (n * 16 + i) * wide * high + place, phases[i].to(tl.uint8), there)
+
+
+@triton.jit
+def _mean(a, b):
+    return _half_up((a + b) * 0.5)
+
+
+# Blocks that vectors point at
+
+
+@triton.jit
+def _window(phases, reference, top, left, vy, vx, i, k, HP, WP, SIDE: tl.constexpr):
+    """Samples (i, k) of windows that vectors move from (top, left). Shape: rows ``[R]``, (i, k) ``[1, S] -> [R, S]``."""
+    plane = reference.to(tl.int64) * 16 + 4 * (vy & 3) + (vx & 3)
+    y = tl.minimum(tl.maximum(top + _MARGIN + (vy >> 2), 0), HP - SIDE)
+    x = tl.minimum(tl.maximum(left + _MARGIN + (vx >> 2), 0), WP - SIDE)
+    return tl.load(phases + ((plane * HP + y) * WP + x)[:, None] + i * WP + k).to(tl.float32)
+
+
+@triton.jit
+def _fetch(phases, reference, vectors, out, BLOCKS, BH, BW, HP, WP, K: tl.constexpr, R: tl.constexpr):
+    """``[M, bh, bw, 2] -> [M, bh, bw, K*K]``."""
+    b = tl.program_id(0) * R + tl.arange(0, R)
+    there = b < BLOCKS
+    by, bx = b // BW % BH, b % BW
+    vy, vx = tl.load(vectors + 2 * b, there, 0).to(tl.int32), tl.load(vectors + 2 * b + 1, there, 0).to(tl.int32)
+    s = tl.arange(0, K * K)[None, :]
+    v = _window(phases, tl.load(reference + b, there, 0), by * K, bx * K, vy, vx, s // K, s % K, HP, WP, K)
+    tl.store(out + b.to(tl.int64)[:, None] * (K * K) + s, v, there[:, None])
+
+
+@triton.jit
+def _put(out, y, x, value, H, W):
+    tl.atomic_add(out + tl.minimum(tl.maximum(y, 0), H - 1) * W + tl.minimum(tl.maximum(x, 0), W - 1), value)
+
+
+@triton.jit
+def _in_range(raw, scale):
+    """Where the clip of a filtered sample passes the gradient."""
+    v = _half_up(raw * scale)
+    return tl.where((v >= 0) & (v <= 255), scale, 0.0)
+
+
+@triton.jit
+def _predict_backward(grad, planes, which, vectors, shares, out, BH, BW, H, W, K: tl.constexpr):
+    """A block of K x K samples a program: its gradient, spread over the samples that its phase is made of."""
+    b = tl.program_id(0).to(tl.int64)
+    by, bx = (b // BW % BH).to(tl.int32), (b % BW).to(tl.int32)
+    vy, vx = tl.load(vectors + 2 * b).to(tl.int32), tl.load(vectors + 2 * b + 1).to(tl.int32)
+    phase = 4 * (vy & 3) + (vx & 3)
+    s = tl.arange(0, K * K)
+    y = tl.minimum(tl.maximum(by * K + (vy >> 2), -_MARGIN), H + _MARGIN - K) + s // K
+    x = tl.minimum(tl.maximum(bx * K + (vx >> 2), -_MARGIN), W + _MARGIN - K) + s % K
+    at = tl.load(which + b).to(tl.int64) * H * W
+    plane, to = planes + at, out + at
+    g = tl.load(grad + b * (K * K) + s)
+    for kind in tl.static_range(8):  # G b h j, right, below, s m
+        share = tl.load(shares + kind * 16 + phase)
+        if share > 0:
+            mine = g * share
+            if kind == 0:
+                _put(to, y, x, mine, H, W)
+            elif kind == 4:
+                _put(to, y, x + 1, mine, H, W)
+            elif kind == 5:
+                _put(to, y + 1, x, mine, H, W)
+            elif kind == 3:
+                raw = tl.zeros([K * K], tl.float32)
+                for i in range(36):
+                    raw += _weight(i // 6) * _weight(i % 6) * _at(plane, y + i // 6 - 2, x + i % 6 - 2, H, W)
+                mine *= _in_range(raw, 0.0009765625)
+                for i in range(36):
+                    _put(to, y + i // 6 - 2, x + i % 6 - 2, mine * (_weight(i // 6) * _weight(i % 6)), H, W)
+            elif kind == 1:
+                _spread(plane, to, mine, y, x, H, W, False)
+            elif kind == 2:
+                _spread(plane, to, mine, y, x, H, W, True)
+            elif kind == 6:  # b one row below
+                _spread(plane, to, mine, y + 1, x, H, W, False)
+            else:  # h one column to the right
+                _spread(plane, to, mine, y, x + 1, H, W, True)
+
+
+@triton.jit
+def _spread(plane, to, g, y, x, H, W, UPRIGHT: tl.constexpr):
+    """Gradient of the half samples to the right of samples or below them."""
+    raw = tl.zeros(g.shape, tl.float32)
+    for i in tl.static_range(6):
+        if UPRIGHT:
+            raw += _tap(i) * _at(plane, y + (i - 2), x, H, W)
+        else:
+            raw += _tap(i) * _at(plane, y, x + (i - 2), H, W)
+    g *= _in_range(raw, 0.03125)
+    for i in tl.static_range(6):
+        if UPRIGHT:
+            _put(to, y + (i - 2), x, g * _tap(i), H, W)
+        else:
+            _put(to, y, x + (i - 2), g * _tap(i), H, W)
+
+
+@triton.jit
+def _weight(i):
+    """:func:`_tap` of a number known at run time."""
+    return tl.where((i == 0) | (i == 5), 1.0, tl.where((i == 1) | (i == 4), -5.0, 20.0))
+
+
+@triton.jit
+def _chroma_place(reference, vectors, b, there, BH, BW, H, W, K: tl.constexpr):
+    """Where the samples of chroma blocks lie, and their fractions. Shape: blocks ``[R] -> [R, 2 K K]``: plane, y, x; ``[R, 1]``."""
+    by, bx = b // BW % BH, b % BW
+    vy, vx = tl.load(vectors + 2 * b, there, 0).to(tl.int32), tl.load(vectors + 2 * b + 1, there, 0).to(tl.int32)
+    s = tl.arange(0, 2 * K * K)[None, :]
+    plane = tl.load(reference + b, there, 0).to(tl.int64)[:, None] * 2 + s // (K * K)
+    top = tl.minimum(tl.maximum(by * K + (vy >> 3), -_MARGIN), H + _MARGIN - K - 1)
+    left = tl.minimum(tl.maximum(bx * K + (vx >> 3), -_MARGIN), W + _MARGIN - K - 1)
+    fy, fx = (vy & 7).to(tl.float32) * 0.125, (vx & 7).to(tl.float32) * 0.125
+    return plane * H * W, top[:, None] + s // K % K, left[:, None] + s % K, fy[:, None], fx[:, None], s
+
+
+@triton.jit
+def _fetch_chroma(planes, reference, vectors, out, BLOCKS, BH, BW, H, W, K: tl.constexpr, R: tl.constexpr):
+    """``[M, bh, bw, 2] -> [M, bh, bw, 2, K*K]`` (8.4.2.2.2)."""
+    b = tl.program_id(0) * R + tl.arange(0, R)
+    there = b < BLOCKS
+    plane, y, x, fy, fx, s = _chroma_place(reference, vectors, b, there, BH, BW, H, W, K)
+    left = _at(planes + plane, y, x, H, W) * (1 - fy) + _at(planes + plane, y + 1, x, H, W) * fy
+    right = _at(planes + plane, y, x + 1, H, W) * (1 - fy) + _at(planes + plane, y + 1, x + 1, H, W) * fy
+    tl.store(out + b.to(tl.int64)[:, None] * (2 * K * K) + s, _half_up(left * (1 - fx) + right * fx), there[:, None])
+
+
+@triton.jit
+def _fetch_chroma_backward(grad, reference, vectors, out, BLOCKS, BH, BW, H, W, K: tl.constexpr, R: tl.constexpr):
+    b = tl.program_id(0) * R + tl.arange(0, R)
+    there = b < BLOCKS
+    plane, y, x, fy, fx, s = _chroma_place(reference, vectors, b, there, BH, BW, H, W, K)
+    g = tl.load(grad + b.to(tl.int64)[:, None] * (2 * K * K) + s, there[:, None], 0.0)
+    _put(out + plane, y, x, g * (1 - fy) * (1 - fx), H, W)
+    _put(out + plane, y, x + 1, g * (1 - fy) * fx, H, W)
+    _put(out + plane, y + 1, x, g * fy * (1 - fx), H, W)
+    _put(out + plane, y + 1, x + 1, g * fy * fx, H, W)
+
+
+# The search for vectors
+
+
+@triton.jit
+def _component_bits(d):
+    """Bits of a component of a vector difference (:func:`diffcodec.h264.inter.vector_bits`)."""
+    return tl.where(d == 0, 0.72, 1.72 + 2 * tl.log2(tl.abs(d).to(tl.float32) + 1))
+
+
+@triton.jit
+def _of_rows(x, P: tl.constexpr, N: tl.constexpr):
+    """Each value N times. Shape: ``[P] -> [P N]``."""
+    return tl.reshape(tl.broadcast_to(x[:, None], (P, N)), (P * N,))
+
+
+@triton.jit
+def _satd(difference, hadamard):
+    """Shape: ``[R, 64], [64, 64] -> [R]``."""
+    return tl.sum(tl.abs(tl.dot(difference, hadamard, input_precision="tf32")), 1)
+
+
+@triton.jit
+def _hadamard(matrix):
+    i = tl.arange(0, 64)
+    return tl.load(matrix + i[:, None] * 64 + i[None, :])
+
+
+@triton.jit
+def _price(
+    phases, reference, target, hadamard, top, left, i, k, vy, vx, py, px, lam, HP, WP,
+    FINE: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    """Cost of a vector for each of P blocks of K x K samples: distortion + lambda bits.
+
+    Rows are blocks of 8 x 8: their place (top, left) ``[R]``, samples ``[R, 64]``; vectors ``[P]``.
+    """
+    n: tl.constexpr = K * K // 64
+    wy, wx = _of_rows(vy, P, n), _of_rows(vx, P, n)
+    if FINE or K == 8:
+        moved = _window(phases, reference, top, left, wy, wx, i, k, HP, WP, 8)
+    else:  # the window of 16 x 16 stays whole at the end of the plane
+        inner_y, inner_x = top % 16, left % 16
+        moved = _window(phases, reference, top - inner_y, left - inner_x, wy, wx, i + inner_y[:, None], k + inner_x[:, None], HP, WP, 16)
+    if FINE:
+        cost = _satd(moved - target, hadamard)
+    else:
+        cost = tl.sum(tl.abs(moved - target), 1)
+    if K == 16:
+        cost = tl.sum(tl.reshape(cost, (P, 4)), 1)
+    return cost + lam * (_component_bits(vy - py) + _component_bits(vx - px))
+
+
+@triton.jit
+def _ring(
+    phases, reference, target, hadamard, top, left, i, k, by, bx, best, py, px, lam, HP, WP,
+    STRIDE: tl.constexpr, FINE: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    """The best vectors so far, or those of the eight around them that cost less."""
+    cy, cx = by, bx
+    for c in range(8):
+        place = c + c // 4  # row by row, without the middle
+        vy, vx = cy + STRIDE * (place // 3 - 1), cx + STRIDE * (place % 3 - 1)
+        cost = _price(phases, reference, target, hadamard, top, left, i, k, vy, vx, py, px, lam, HP, WP, FINE, K, P)
+        by, bx = tl.where(cost < best, vy, by), tl.where(cost < best, vx, bx)
+        best = tl.minimum(cost, best)
+    return by, bx, best
+
+
+@triton.jit
+def _blocks(first, BLOCKS, BH, BW, K: tl.constexpr, P: tl.constexpr):
+    """P blocks from one on, and the blocks of 8 x 8 that they are made of.
+
+    Returns:
+        Number, which there are ``[P]``; number, place, sample numbers of the rows ``[R], [R], [1, 64]``.
+    """
+    n: tl.constexpr = K * K // 64
+    side: tl.constexpr = K // 8
+    b = first + tl.arange(0, P)
+    there = b < BLOCKS
+    b = tl.minimum(b, BLOCKS - 1)
+    r = tl.arange(0, P * n)
+    rb = tl.minimum(first + r // n, BLOCKS - 1)
+    top, left = rb // BW % BH * K + r % n // side * 8, rb % BW * K + r % side * 8
+    s = tl.arange(0, 64)[None, :]
+    return b, there, rb, top, left, s // 8, s % 8
+
+
+@triton.jit
+def _refine(
+    phases, reference, target, start, predictor, lam, hadamard, vectors, costs, BLOCKS, BH, BW, HP, WP, STARTS,
+    ROUNDS: tl.constexpr, SUBPEL: tl.constexpr, FINE: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    """:func:`diffcodec.h264.inter.refine` for P blocks."""
+    b, there, rb, top, left, i, k = _blocks(tl.program_id(0) * P, BLOCKS, BH, BW, K, P)
+    mine = tl.load(target + rb.to(tl.int64)[:, None] * (K * K) + (top[:, None] % K + i) * K + left[:, None] % K + k)
+    ref, weight = tl.load(reference + rb), tl.load(lam + b)
+    py, px = tl.load(predictor + 2 * b).to(tl.int32), tl.load(predictor + 2 * b + 1).to(tl.int32)
+    matrix = _hadamard(hadamard)
+    by, bx = py, px
+    best = tl.full([P], float("inf"), tl.float32)
+    for c in range(STARTS):
+        at = start + (c * BLOCKS + b) * 2
+        vy, vx = tl.load(at).to(tl.int32), tl.load(at + 1).to(tl.int32)
+        cost = _price(phases, ref, mine, matrix, top, left, i, k, vy, vx, py, px, weight, HP, WP, False, K, P)
+        by, bx = tl.where(cost < best, vy, by), tl.where(cost < best, vx, bx)
+        best = tl.minimum(cost, best)
+    for _ in tl.static_range(ROUNDS):
+        by, bx, best = _ring(phases, ref, mine, matrix, top, left, i, k, by, bx, best, py, px, weight, HP, WP, 4, False, K, P)
+    if SUBPEL > 1:
+        if FINE:
+            best = _price(phases, ref, mine, matrix, top, left, i, k, by, bx, py, px, weight, HP, WP, True, K, P)
+        by, bx, best = _ring(phases, ref, mine, matrix, top, left, i, k, by, bx, best, py, px, weight, HP, WP, 2, FINE, K, P)
+    if SUBPEL > 2:
+        by, bx, best = _ring(phases, ref, mine, matrix, top, left, i, k, by, bx, best, py, px, weight, HP, WP, 1, FINE, K, P)
+    tl.store(vectors + 2 * b, by.to(tl.int64), there)
+    tl.store(vectors + 2 * b + 1, bx.to(tl.int64), there)
+    tl.store(costs + b, best, there)
+
+
+@triton.jit
+def _four(x, P: tl.constexpr):
+    """Of the four blocks of each macroblock. Shape: ``[4 P] -> 4 x [P]``."""
+    a, b = tl.split(tl.reshape(x, (P, 2, 2)))  # left, right: [P, 2]
+    upper_left, lower_left = tl.split(a)
+    upper_right, lower_right = tl.split(b)
+    return upper_left, upper_right, lower_left, lower_right
+
+
+@triton.jit
+def _cheapest(costs, bits, ONE: tl.constexpr, TWO: tl.constexpr, FOUR: tl.constexpr, P: tl.constexpr):
+    """The best of five vectors for a partition of one, two (ONE, TWO) or four blocks: cost and number."""
+    best = tl.full([P], float("inf"), tl.float32)
+    which = tl.zeros([P], tl.int32)
+    for v in tl.static_range(5):
+        c = costs[v]
+        if FOUR:
+            cost = c[0] + c[1] + c[2] + c[3]
+        elif ONE == TWO:
+            cost = c[ONE]
+        else:
+            cost = c[ONE] + c[TWO]
+        cost += bits[v]
+        which = tl.where(cost < best, v, which)
+        best = tl.minimum(cost, best)
+    return best, which
+
+
+@triton.jit
+def _partition(
+    phases, reference, target, whole, four, predictor, lam, hadamard, out, BLOCKS, BH, BW, HP, WP, FINE: tl.constexpr, P: tl.constexpr
+):  # fmt: skip
+    """Of P macroblocks: 16x16, 16x8, 8x16 or 8x8, each part with the best of the vectors found for the whole and the four blocks.
+
+    ``target``: ``[N, 2 bh, 2 bw, 64]``; ``whole``: ``[N, bh, bw, 2]``; ``four``, ``out``: ``[N, 2 bh, 2 bw, 2]``.
+    """
+    b, there, rb, top, left, i, k = _blocks(tl.program_id(0) * P, BLOCKS, BH, BW, 16, P)
+    row = (rb // (BH * BW) * (2 * BH) + top // 8) * (2 * BW) + left // 8  # number of the block of 8 x 8
+    mine = tl.load(target + row.to(tl.int64)[:, None] * 64 + i * 8 + k)
+    ref, weight = tl.load(reference + rb), tl.load(lam + b)
+    py, px = tl.load(predictor + 2 * b).to(tl.int32), tl.load(predictor + 2 * b + 1).to(tl.int32)
+    matrix = _hadamard(hadamard)
+    fy = _four(tl.load(four + 2 * row).to(tl.int32), P)
+    fx = _four(tl.load(four + 2 * row + 1).to(tl.int32), P)
+    ys = (tl.load(whole + 2 * b).to(tl.int32), fy[0], fy[1], fy[2], fy[3])
+    xs = (tl.load(whole + 2 * b + 1).to(tl.int32), fx[0], fx[1], fx[2], fx[3])
+    costs, bits = (), ()
+    for v in tl.static_range(5):
+        moved = _window(phases, ref, top, left, _of_rows(ys[v], P, 4), _of_rows(xs[v], P, 4), i, k, HP, WP, 8)
+        if FINE:
+            cost = _satd(moved - mine, matrix)
+        else:
+            cost = tl.sum(tl.abs(moved - mine), 1)
+        costs = costs + (_four(cost, P),)
+        bits = bits + ((_component_bits(ys[v] - py) + _component_bits(xs[v] - px)) * weight,)
+    best, w = _cheapest(costs, bits, 0, 0, True, P)
+    best += weight
+    w0, w1, w2, w3 = w, w, w, w
+    a, wa = _cheapest(costs, bits, 0, 1, False, P)
+    c, wc = _cheapest(costs, bits, 2, 3, False, P)
+    total = 3.0 * weight + a + c
+    w0, w1, w2, w3 = (
+        tl.where(total < best, wa, w0), tl.where(total < best, wa, w1), tl.where(total < best, wc, w2), tl.where(total < best, wc, w3),
+    )  # fmt: skip
+    best = tl.minimum(best, total)
+    a, wa = _cheapest(costs, bits, 0, 2, False, P)
+    c, wc = _cheapest(costs, bits, 1, 3, False, P)
+    total = 3.0 * weight + a + c
+    w0, w1, w2, w3 = (
+        tl.where(total < best, wa, w0), tl.where(total < best, wc, w1), tl.where(total < best, wa, w2), tl.where(total < best, wc, w3),
+    )  # fmt: skip
+    best = tl.minimum(best, total)
+    a, wa = _cheapest(costs, bits, 0, 0, False, P)
+    c, wc = _cheapest(costs, bits, 1, 1, False, P)
+    d, wd = _cheapest(costs, bits, 2, 2, False, P)
+    e, we = _cheapest(costs, bits, 3, 3, False, P)
+    total = 6.0 * weight + a + c + d + e
+    picked = (
+        tl.where(total < best, wa, w0), tl.where(total < best, wc, w1), tl.where(total < best, wd, w2), tl.where(total < best, we, w3),
+    )  # fmt: skip
+    corner = (b // (BH * BW) * (2 * BH) + b // BW % BH * 2) * (2 * BW) + b % BW * 2
+    for q in tl.static_range(4):
+        vy, vx = ys[0], xs[0]
+        for v in tl.static_range(1, 5):
+            vy, vx = tl.where(picked[q] == v, ys[v], vy), tl.where(picked[q] == v, xs[v], vx)
+        at = out + 2 * (corner + q // 2 * 2 * BW + q % 2)
+        tl.store(at, vy.to(tl.int64), there)
+        tl.store(at + 1, vx.to(tl.int64), there)
+
+
+_LIBRARY = torch.library.Library("diffcodec", "FRAGMENT")
+_LIBRARY.define("quarter_pel(Tensor luma) -> Tensor")
+_LIBRARY.define("fetch_luma(Tensor phases, Tensor reference, Tensor vectors, int k) -> Tensor")
+_LIBRARY.define("predict_luma(Tensor planes, Tensor phases, Tensor place, Tensor which, Tensor vectors, int k) -> Tensor")
+_LIBRARY.define("predict_luma_backward(Tensor grad, Tensor planes, Tensor which, Tensor vectors, int k) -> Tensor")
+_LIBRARY.define("fetch_chroma(Tensor planes, Tensor reference, Tensor vectors, int k) -> Tensor")
+_LIBRARY.define("fetch_chroma_backward(Tensor grad, Tensor planes, Tensor reference, Tensor vectors, int k) -> Tensor")
+_LIBRARY.define(
+    "refine(Tensor phases, Tensor reference, Tensor target, Tensor start, Tensor predictor, Tensor lam,"
+    " int k, int subpel, bool fine, int rounds) -> (Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "partition(Tensor phases, Tensor reference, Tensor target, Tensor whole, Tensor four, Tensor predictor, Tensor lam, bool fine) -> Tensor"
+)
+
+
+@torch.library.impl(_LIBRARY, "quarter_pel", "CompositeExplicitAutograd")
+def _phases(luma: Tensor) -> Tensor:
+    n, h, w = luma.shape
+    out = _phases_shape(luma)
+    spans = -(-out[0, 0].numel() // _SIZE)
+    _quarter_pel[(n * spans,)](luma.contiguous(), out, h, w, spans, _SIZE)
+    return out
+
+
+@torch.library.register_fake("diffcodec::quarter_pel", lib=_LIBRARY)
+def _phases_shape(luma: Tensor) -> Tensor:
+    n, h, w = luma.shape
+    return luma.new_empty(n, 16, h + 2 * MARGIN, w + 2 * MARGIN, dtype=torch.uint8)
+
+
+def _laid_out(index: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the shape of the blocks, and vectors, one after the other in memory."""
+    return index.expand(vectors.shape[:-1]).contiguous(), vectors.contiguous()
+
+
+@torch.library.impl(_LIBRARY, "fetch_luma", "CompositeExplicitAutograd")
+def _fetched(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
+    reference, vectors = _laid_out(reference, vectors)
+    bh, bw = vectors.shape[-3:-1]
+    out = _fetched_shape(phases, reference, vectors, k)
+    n, r = reference.numel(), _ROWS * 64 // (k * k)
+    _fetch[(-(-n // r),)](phases, reference, vectors, out, n, bh, bw, phases.shape[-2], phases.shape[-1], k, r)
+    return out
+
+
+@torch.library.register_fake("diffcodec::fetch_luma", lib=_LIBRARY)
+def _fetched_shape(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
+    return vectors.new_empty(*vectors.shape[:-1], k * k, dtype=torch.float32)
+
+
+@torch.library.impl(_LIBRARY, "predict_luma", "CompositeExplicitAutograd")
+def _predicted(planes: Tensor, phases: Tensor, place: Tensor, which: Tensor, vectors: Tensor, k: int) -> Tensor:
+    return _fetched(phases, place, vectors, k)
+
+
+@torch.library.register_fake("diffcodec::predict_luma", lib=_LIBRARY)
+def _predicted_shape(planes: Tensor, phases: Tensor, place: Tensor, which: Tensor, vectors: Tensor, k: int) -> Tensor:
+    return vectors.new_empty(*vectors.shape[:-1], k * k, dtype=torch.float32)
+
+
+@torch.library.impl(_LIBRARY, "predict_luma_backward", "CompositeExplicitAutograd")
+def _predicted_backward(grad: Tensor, planes: Tensor, which: Tensor, vectors: Tensor, k: int) -> Tensor:
+    which, vectors = _laid_out(which, vectors)
+    planes = planes.contiguous()
+    out = torch.zeros_like(planes)
+    bh, bw = vectors.shape[-3:-1]
+    shares = SHARES.like(planes) / 2
+    _predict_backward[(which.numel(),)](grad.contiguous(), planes, which, vectors, shares, out, bh, bw, *planes.shape[1:], k, num_warps=2)
+    return out
+
+
+@torch.library.register_fake("diffcodec::predict_luma_backward", lib=_LIBRARY)
+def _predicted_backward_shape(grad: Tensor, planes: Tensor, which: Tensor, vectors: Tensor, k: int) -> Tensor:
+    return torch.empty_like(planes, memory_format=torch.contiguous_format)
+
+
+def _keep_planes(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    planes, _, _, which, vectors, ctx.k = inputs
+    ctx.save_for_backward(planes, which, vectors)
+
+
+def _of_planes(ctx, grad):  # type: ignore[no-untyped-def]
+    return torch.ops.diffcodec.predict_luma_backward(grad, *ctx.saved_tensors, ctx.k), None, None, None, None, None
+
+
+torch.library.register_autograd("diffcodec::predict_luma", _of_planes, setup_context=_keep_planes, lib=_LIBRARY)
+
+
+@torch.library.impl(_LIBRARY, "fetch_chroma", "CompositeExplicitAutograd")
+def _fetched_chroma(planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
+    reference, vectors = _laid_out(reference, vectors)
+    bh, bw = vectors.shape[-3:-1]
+    out = _fetched_chroma_shape(planes, reference, vectors, k)
+    n, r = reference.numel(), _ROWS * 32 // (k * k)
+    _fetch_chroma[(-(-n // r),)](planes.contiguous(), reference, vectors, out, n, bh, bw, *planes.shape[-2:], k, r)
+    return out
+
+
+@torch.library.register_fake("diffcodec::fetch_chroma", lib=_LIBRARY)
+def _fetched_chroma_shape(planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
+    return planes.new_empty(*vectors.shape[:-1], 2, k * k)
+
+
+@torch.library.impl(_LIBRARY, "fetch_chroma_backward", "CompositeExplicitAutograd")
+def _fetched_chroma_backward(grad: Tensor, planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
+    reference, vectors = _laid_out(reference, vectors)
+    out = planes.new_zeros(planes.shape)
+    n, r = reference.numel(), _ROWS * 32 // (k * k)
+    bh, bw = vectors.shape[-3:-1]
+    _fetch_chroma_backward[(-(-n // r),)](grad.contiguous(), reference, vectors, out, n, bh, bw, *planes.shape[-2:], k, r)
+    return out
+
+
+@torch.library.register_fake("diffcodec::fetch_chroma_backward", lib=_LIBRARY)
+def _fetched_chroma_backward_shape(grad: Tensor, planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
+    return planes.new_empty(planes.shape)
+
+
+def _keep_chroma(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    *tensors, ctx.k = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _of_chroma(ctx, grad):  # type: ignore[no-untyped-def]
+    return torch.ops.diffcodec.fetch_chroma_backward(grad, *ctx.saved_tensors, ctx.k), None, None, None
+
+
+torch.library.register_autograd("diffcodec::fetch_chroma", _of_chroma, setup_context=_keep_chroma, lib=_LIBRARY)
+
+
+@torch.library.impl(_LIBRARY, "refine", "CompositeExplicitAutograd")
+def _refined(
+    phases: Tensor, reference: Tensor, target: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool, rounds: int
+) -> tuple[Tensor, Tensor]:
+    reference, predictor = _laid_out(reference, predictor)
+    bh, bw = predictor.shape[-3:-1]
+    vectors, costs = _refined_shape(phases, reference, target, start, predictor, lam, k, subpel, fine, rounds)
+    n, p = reference.numel(), _ROWS * 64 // (k * k)
+    given = (phases, reference, target.contiguous(), start.contiguous(), predictor, lam.contiguous(), HADAMARD4_OF_8.like(target))
+    _refine[(-(-n // p),)](*given, vectors, costs, n, bh, bw, *phases.shape[-2:], len(start), rounds, subpel, fine, k, p)
+    return vectors, costs
+
+
+@torch.library.register_fake("diffcodec::refine", lib=_LIBRARY)
+def _refined_shape(
+    phases: Tensor, reference: Tensor, target: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool, rounds: int
+) -> tuple[Tensor, Tensor]:
+    return predictor.new_empty(predictor.shape), target.new_empty(predictor.shape[:-1])
+
+
+@torch.library.impl(_LIBRARY, "partition", "CompositeExplicitAutograd")
+def _partitioned(
+    phases: Tensor, reference: Tensor, target: Tensor, whole: Tensor, four: Tensor, predictor: Tensor, lam: Tensor, fine: bool
+) -> Tensor:
+    four = four.contiguous()
+    bh, bw = whole.shape[1:3]
+    out = torch.empty_like(four)
+    n, p = lam.numel(), _ROWS // 4
+    given = (phases, reference.contiguous(), target.contiguous(), whole.contiguous(), four, predictor.contiguous(), lam.contiguous())
+    _partition[(-(-n // p),)](*given, HADAMARD4_OF_8.like(target), out, n, bh, bw, *phases.shape[-2:], fine, p)
+    return out
+
+
+@torch.library.register_fake("diffcodec::partition", lib=_LIBRARY)
+def _partitioned_shape(
+    phases: Tensor, reference: Tensor, target: Tensor, whole: Tensor, four: Tensor, predictor: Tensor, lam: Tensor, fine: bool
+) -> Tensor:
+    return four.new_empty(four.shape)
