@@ -36,7 +36,8 @@ class DiffH264(Codec):
             ``Gop(pattern(8, bframes=3))``.
         model: "x264" (:class:`~diffcodec.h264.X264H264`), or "revmark", the simulator of the REVMark paper
             (:class:`~diffcodec.h264.REVMarkH264`), which has one fixed strength: crf, preset, fps and gop are errors.
-        **options: what else the model takes: ``constants=`` (:class:`~diffcodec.h264.Constants`) of a calibration of your own.
+        **options: what else the model takes. "x264": ``constants=`` (:class:`~diffcodec.h264.Constants`) of a calibration of your own,
+            ``backend=`` (see :mod:`diffcodec.kernels`).
 
     Shape:
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
@@ -69,6 +70,9 @@ class DiffH264(Codec):
             raise TypeError(f"DiffH264(model={model!r}) has no option {name}={value!r}; it takes {', '.join(allowed)}")
         self.model = model
         self.engine = MODELS[model](**given)
+
+    def fused(self, video: Tensor) -> bool:
+        return self.engine.fused(video)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         return self.engine.draw(shape, generator, step, device)

@@ -225,9 +225,11 @@ def deblock(luma: Tensor, chroma: Tensor, bs: tuple[Tensor, Tensor], qp: Tensor,
         Filtered luma and chroma.
     """
     if kernels.here(luma):
-        from ..kernels import deblock as fused
-
-        return fused.deblock(luma, chroma, bs, qp, qpc)
+        flat = chroma.flatten(0, 1)
+        for edges, vertical in zip(bs, (True, False)):
+            luma = kernels.ops().deblock(luma, edges, qp, vertical, False)
+            flat = kernels.ops().deblock(flat, edges, qpc, vertical, True)
+        return luma, flat.view(chroma.shape)
     left, upper = bs
     luma = _horizontal(luma.mT.contiguous(), _parameters(left.mT, qp.mT), False).mT.contiguous()
     luma = _horizontal(luma, _parameters(upper, qp), False)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import kernels
 from ..checks import half_up
 from ..constants import Constant
 from . import inter, intra, residual
@@ -201,8 +202,11 @@ def vectors(source: Tensor, phases: Tensor, reference: Tensor, coarse: Tensor, l
     if not habits.partitions:
         return widened(v16)
     predictor = inter.median_predictor(v16)
-    reference, target, lam8, whole = widened(reference), inter.blocks(source, 8), widened(lam), widened(v16)
+    of_macroblocks, reference = reference, widened(reference)
+    target, lam8, whole = inter.blocks(source, 8), widened(lam), widened(v16)
     v8, _ = inter.refine(phases, reference, target, [whole, *_around(v16)], whole, lam8, 8, subpel, fine, 0)
+    if kernels.here(source):
+        return kernels.ops().partition(phases, of_macroblocks, target, v16, v8, predictor, lam, fine)  # type: ignore[no-any-return]
     # each of five vectors on each of the four blocks of a macroblock
     four = v8.view(n, bh, 2, bw, 2, 2).permute(0, 1, 3, 2, 4, 5).reshape(n, bh, bw, 4, 2)
     candidates = torch.cat([v16[..., None, :], four], 3)  # [N, bh, bw, 5, 2]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import kernels
 from ..checks import half_up
 from ..constants import Constant
 from .intra import satd
@@ -33,10 +34,12 @@ def edges(planes: Tensor, margin: int) -> Tensor:
 def quarter_pel(luma: Tensor) -> Tensor:
     """All sixteen quarter-pel phases of reference planes (8.4.2.2.1).
 
-    Shape: ``[N, H, W]`` whole numbers -> ``[N, 16, H + 2 MARGIN, W + 2 MARGIN]``; phase ``4 y + x`` at a place is the sample (y, x) quarters
-    below and to the right of it.
+    Shape: ``[N, H, W]`` whole numbers -> ``[N, 16, H + 2 MARGIN, W + 2 MARGIN]`` bytes; phase ``4 y + x`` at a place is the sample (y, x)
+    quarters below and to the right of it. No gradient.
     """
-    return _sixteen(*_eight(luma))
+    if kernels.here(luma):
+        return kernels.ops().quarter_pel(luma)  # type: ignore[no-any-return]
+    return torch.stack([_sixteen(*_eight(plane[None]))[0].to(torch.uint8) for plane in luma])  # floats of all at once would be large
 
 
 def _eight(luma: Tensor) -> tuple[Tensor, ...]:
@@ -173,6 +176,8 @@ def fetch_luma(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Te
     Returns:
         ``[..., bh, bw, k*k]`` float.
     """
+    if kernels.here(phases):
+        return kernels.ops().fetch_luma(phases, reference, vectors, k)  # type: ignore[no-any-return]
     return _windows(phases.view(-1), _starts(phases.shape, reference, vectors, k), (k, k), phases.shape[-1])
 
 
@@ -213,6 +218,8 @@ def predict_luma(phases: Tensor, slots: Sequence[int], planes: Sequence[Tensor],
     place = torch.tensor(slots, device=which.device)[which]
     if not (torch.is_grad_enabled() and any(p.requires_grad for p in planes)):
         return fetch_luma(phases, place, vectors, k)
+    if kernels.here(phases):
+        return kernels.ops().predict_luma(torch.stack(list(planes)), phases, place, which, vectors, k)  # type: ignore[no-any-return]
     start, own = (_starts(phases.shape, w, vectors, k) for w in (place, which))
     return _Predict.apply(phases, start, own, k, *planes)  # type: ignore[no-any-return]
 
@@ -221,13 +228,16 @@ def fetch_chroma(planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> 
     """Chroma blocks, bilinear in eighths of a sample (8.4.2.2.2).
 
     Args:
-        planes: Cb and Cr with :func:`edges` of MARGIN, ``[R, 2, hp, wp]``.
+        planes: Cb and Cr ``[R, 2, H/2, W/2]``.
         reference, vectors: as for luma.
         k: block side in chroma samples.
 
     Returns:
         ``[N, bh, bw, 2, k*k]``.
     """
+    if kernels.here(planes):
+        return kernels.ops().fetch_chroma(planes, reference, vectors, k)  # type: ignore[no-any-return]
+    planes = edges(planes.flatten(0, 1), MARGIN)  # [2 R, hp, wp]
     hp, wp = planes.shape[-2:]
     bh, bw = vectors.shape[1:3]
     whole = vectors >> 3
@@ -342,6 +352,10 @@ def refine(
     Returns:
         Vectors and their cost (distortion + lambda bits).
     """
+    if kernels.here(target):
+        return kernels.ops().refine(  # type: ignore[no-any-return]
+            phases, reference, target, torch.stack(start), predictor, lam, k, subpel, fine, rounds
+        )
     ring = _RING.to(target.device)[:, None, None, None]  # [8, 1, 1, 1, 2]
 
     def price(vectors: Tensor, metric: bool) -> Tensor:

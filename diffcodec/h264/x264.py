@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..blocks import pad_to, pad_to_multiple
 from ..checks import half_up, replace_value, require
 from ..color import rgb_to_yuv420, yuv420_to_rgb
@@ -46,8 +47,10 @@ class X264H264(Codec):
         fps: float | Fraction = 25,
         gop: str | Gop = "start",
         constants: Constants | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
+        self.backend = kernels.checked(backend)
         self.crf = Strength(crf, "crf", 0, 51)
         if not isinstance(preset, Preset):
             require("preset", preset, list(PRESETS))
@@ -58,6 +61,10 @@ class X264H264(Codec):
         self.preset, self.fps, self.gop = preset, float(fps), gop
         self.habits = preset if isinstance(preset, Preset) else PRESETS[preset]
         self.constants = constants or constants_of(self.habits)
+
+    def fused(self, video: Tensor) -> bool:
+        kernels.wanted(self.backend, video)  # an error where it cannot be had
+        return False  # its parts call kernels, there is none of the whole
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
@@ -100,7 +107,7 @@ class X264H264(Codec):
         if "guide" in draw:
             return draw
         t = video.shape[1]
-        with torch.autocast(device_type=video.device.type, enabled=False):
+        with torch.autocast(device_type=video.device.type, enabled=False), kernels.using(self.backend):
             return {**draw, **self._look(_Source.of(video), list(draw["gop"]), t)}
 
     def _look(self, source: _Source, gops: list[Gop], t: int) -> dict[str, Any]:
@@ -123,6 +130,10 @@ class X264H264(Codec):
 
     def coded(self, video: Tensor, draw: Mapping[str, Any], rate: bool = True) -> tuple[Tensor, Tensor | None]:
         """Decoded video, and if wanted what the bits of each frame are counted from, ``[B, T, 6]``: see :mod:`diffcodec.h264.bits`."""
+        with kernels.using(self.backend):
+            return self._coded(video, draw, rate)
+
+    def _coded(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
         dtype, video = video.dtype, video.float()  # whole numbers inside: more precision would only let ties fall elsewhere
         b, t, _, h, w = video.shape
         if "guide" not in draw and "ahead" not in draw:  # inside a mixture nobody has prepared the draw
@@ -344,7 +355,7 @@ class _Coder:
         self.slots = {r: k for k, r in enumerate(used)}  # places of references among the phases
         margin = 2 * MARGIN
         self.phases = luma.new_empty(len(used), 16, luma.shape[1] + margin, luma.shape[2] + margin, dtype=torch.uint8)
-        self.wide_chroma: dict[int, Tensor] = {}
+        self.has_phases: set[int] = set()
         self.counted: list[Any] = [None] * n  # features of the rate
 
     def run(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -436,13 +447,13 @@ class _Coder:
         return _Prediction(predicted, predicted_c, is_intra, use8, large, torch.cat(motion, -1), bits, moved)
 
     def _reference(self, ids: list[int]) -> Tensor:
-        """Have the quarter-pel luma of references at hand; their widened chroma, ``[R, 2, h, w]``."""
-        new = [i for i in dict.fromkeys(ids) if i not in self.wide_chroma]
-        for i in new:
+        """Have the quarter-pel luma of references at hand; their chroma ``[R, 2, H/2, W/2]``."""
+        new = [i for i in dict.fromkeys(ids) if i not in self.has_phases]
+        if new:
             with torch.no_grad():
-                self.phases[self.slots[i]] = inter.quarter_pel(self.done_luma[i][None])[0]
-            self.wide_chroma[i] = inter.edges(self.done_chroma[i], MARGIN)
-        return torch.stack([self.wide_chroma[i] for i in ids])
+                self.phases[[self.slots[i] for i in new]] = inter.quarter_pel(torch.stack([self.done_luma[i] for i in new]))
+            self.has_phases.update(new)
+        return torch.stack([self.done_chroma[i] for i in ids])
 
     def _predicted(self, ids: list[int], place: Tensor, field: Tensor) -> Tensor:
         """8x8 blocks of references. Shape: ``[N, H/8, W/8], [N, H/8, W/8, 2] -> [N, H/8, W/8, 64]``."""
@@ -466,7 +477,7 @@ class _Coder:
             options = [f.future[i] if j else f.past[i] for i in now]
             most = max(map(len, options))
             ids = [o[min(k, len(o) - 1)] for o in options for k in range(most)]  # frame by frame
-            wide = self._reference(ids)
+            colour = self._reference(ids)
             slots = torch.tensor([self.slots[i] for i in ids], device=source.device)
             coarse, best = [], []
             for i, o in zip(now, options):  # the reference that the lookahead finds cheapest for each macroblock
@@ -479,7 +490,7 @@ class _Coder:
             field = decide.vectors(source.detach(), self.phases, slots[place], torch.stack(coarse), lam, self.habits)
             place = decide.widened(place)
             planes.append(self._predicted(ids, place, field))
-            chromas.append(inter.fetch_chroma(wide, place, field, 4))
+            chromas.append(inter.fetch_chroma(colour, place, field, 4))
             fields.append(field)
             names.append(torch.tensor(ids, device=source.device)[place])
         if not bidirectional:
@@ -506,7 +517,7 @@ class _Coder:
             if not most:
                 continue
             ids = [o[min(k, len(o) - 1)] for o in options for k in range(most)]  # frame by frame
-            wide = self._reference(ids)
+            colour = self._reference(ids)
             slots = torch.tensor([self.slots[i] for i in ids], device=source.device)
             field = vectors[:, j]
             first = most * torch.arange(n, device=source.device)[:, None, None]
@@ -514,7 +525,7 @@ class _Coder:
                 cost = torch.stack([intra.satd(target - inter.fetch_luma(self.phases, slots[first + k], field, 8), 8) for k in range(most)])
                 place = first + decide.widened(inter.macroblocks(cost).argmin(0))
             planes.append(self._predicted(ids, place, field))
-            chromas.append(inter.fetch_chroma(wide, place, field, 4))
+            chromas.append(inter.fetch_chroma(colour, place, field, 4))
             names.append(torch.tensor(ids, device=source.device)[place])
         uses = [used[:, j] for j in range(len(planes))]
         y, c = planes[0], chromas[0]

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 
@@ -87,3 +88,10 @@ def using(backend: str) -> Iterator[None]:
 def here(x: torch.Tensor) -> bool:
     """Whether a part calls its kernel: :func:`wanted` by the backend of :func:`using`."""
     return wanted(_of_parts.get(), x)
+
+
+def ops() -> Any:
+    """The operators of H.264's parts, registered."""
+    from . import deblock, inter  # noqa: F401
+
+    return torch.ops.diffcodec

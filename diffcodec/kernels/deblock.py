@@ -348,11 +348,3 @@ def _gradients(ctx, grad):  # type: ignore[no-untyped-def]
 
 torch.library.register_autograd("diffcodec::deblock", _gradients, setup_context=_keep, lib=_LIBRARY)
 
-
-def deblock(luma: Tensor, chroma: Tensor, bs: tuple[Tensor, Tensor], qp: Tensor, qpc: Tensor) -> tuple[Tensor, Tensor]:
-    """Shapes as in :func:`diffcodec.h264.deblock.deblock`."""
-    run = torch.ops.diffcodec.deblock
-    flat = chroma.flatten(0, 1)
-    for edges, vertical in zip(bs, (True, False)):
-        luma, flat = run(luma, edges, qp, vertical, False), run(flat, edges, qpc, vertical, True)
-    return luma, flat.view(chroma.shape)
