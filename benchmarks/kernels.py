@@ -122,7 +122,7 @@ def variants() -> dict[str, Variant]:
 
 def inter_variants() -> dict[str, Variant]:
     out: dict[str, Variant] = {}
-    whole = dict.fromkeys("reference which vectors start predictor whole four".split(), "i64")
+    whole = dict.fromkeys(["reference", "which", "vectors", "start", "predictor", "whole", "four"], "i64")
 
     def add(name: str, kernel: Any, options: dict[str, Any], names: str, warps: int = 4, **types: str) -> None:
         known = {k: v for k, v in (whole | {"phases": "u8"} | types).items() if k in names.split()}

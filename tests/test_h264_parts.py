@@ -124,11 +124,11 @@ def test_second_transform_of_large_intra_macroblocks() -> None:
     qp = torch.full((1, 1, 1), 28.0)
     means = torch.linspace(-40, 40, 4).repeat_interleave(4).expand(16, 16)[None]
     yes, no = torch.ones(1, 1, 1, dtype=torch.bool), torch.zeros(1, 1, 1, dtype=torch.bool)
-    with_it = residual.code_luma(means, qp, yes, no, yes, residual.Preference())
-    without = residual.code_luma(means, qp, yes, no, no, residual.Preference())
+    with_it = residual.code_luma(128 + means, torch.full_like(means, 128), qp, yes, no, yes, residual.Preference())
+    without = residual.code_luma(128 + means, torch.full_like(means, 128), qp, yes, no, no, residual.Preference())
     assert 0 < (with_it.four != 0).sum() <= 2
     assert (without.four != 0).sum() == 16
-    assert (with_it.residual - means).abs().max() < residual.step(qp).item() / 4 + 1
+    assert (with_it.decoded - 128 - means).abs().max() < residual.step(qp).item() / 4 + 1
     assert not with_it.eight.any()
 
 

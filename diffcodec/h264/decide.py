@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import kernels
-from ..checks import half_up
 from ..constants import Constant
 from . import inter, intra, residual
 from .habits import Preset
@@ -148,8 +147,8 @@ def price(source: Tensor, predicted: Tensor, qp: Tensor, lam: Tensor, kind: Tens
     """
     n, bh, bw = qp.shape
     every = torch.ones_like(kind, dtype=torch.bool)
-    found = residual.code_luma(source - predicted, qp, every, kind == 1, kind == 0, dataclasses.replace(prefer, trellis=None))
-    done = (predicted + half_up(found.residual)).clamp(0, 255)
+    found = residual.code_luma(source, predicted, qp, every, kind == 1, kind == 0, dataclasses.replace(prefer, trellis=None))
+    done = found.decoded
     bits = side
     for levels, k, used in ((found.four, 16, kind != 1), (found.eight, 64, kind == 1)):
         if used.any():

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import half_up, replace_value
 from .tables import CHROMA_QP, DECIMATE, FLAT, HADAMARD2, STEPS, WALSH4
 from .trellis import Trellis, choose
 
@@ -139,26 +140,33 @@ class CodedLuma:
     """Luma residual, coded.
 
     Attributes:
-        residual: reconstructed ``[N, H, W]``.
+        decoded: prediction and coded residual ``[N, H, W]``, whole numbers 0..255 if the prediction's are whole; rounding and clipping pass the
+            gradient.
         four, eight: levels of both transforms ``[N, H/16, W/16, 256]``, 0 where it is not in use.
         coded: 4x4 blocks that have coefficients ``[N, H/4, W/4]`` bool.
     """
 
-    residual: Tensor
+    decoded: Tensor
     four: Tensor
     eight: Tensor
     coded: Tensor
 
 
-def code_luma(residual: Tensor, qp: Tensor, intra: Tensor, use8: Tensor, large: Tensor, prefer: Preference) -> CodedLuma:
-    """Code a luma residual.
+def _decoded(predicted: Tensor, residual: Tensor) -> Tensor:
+    x = predicted + half_up(residual)
+    return replace_value(x, x.detach().clamp(0, 255))
+
+
+def code_luma(source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, use8: Tensor, large: Tensor, prefer: Preference) -> CodedLuma:
+    """Code what luma differs from its prediction by.
 
     Args:
-        residual: ``[N, H, W]`` in levels, multiples of 16.
+        source, predicted: ``[N, H, W]`` 0..255, multiples of 16.
         qp: ``[N, H/16, W/16]``, whole numbers.
         intra, use8, large: macroblocks that are intra, that take the 8x8 transform, and that are intra 16x16, whose sixteen DCs go through a
             second transform (8.5.10); bool, shape of ``qp``.
     """
+    residual = source - predicted
     n, bh, bw = qp.shape
     m = bh * bw
     is_intra, is8, is_large = (v.reshape(n, m, 1) for v in (intra, use8, large))
@@ -200,7 +208,7 @@ def code_luma(residual: Tensor, qp: Tensor, intra: Tensor, use8: Tensor, large: 
     four, eight = all_levels
     coded4 = (four.view(n, bh, bw, 16, 16) != 0).any(-1) | (eight.view(n, bh, bw, 4, 64) != 0).any(-1)[..., _EIGHT_OF_FOUR]
     coded = coded4.view(n, bh, bw, 4, 4).permute(0, 1, 3, 2, 4).reshape(n, bh * 4, bw * 4)
-    return CodedLuma(out[0] + out[1], four, eight, coded)
+    return CodedLuma(_decoded(predicted, out[0] + out[1]), four, eight, coded)
 
 
 _EIGHT_OF_FOUR = [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]  # the 8x8 block that each 4x4 block (raster order) lies in
@@ -212,17 +220,18 @@ def _regions(s: Tensor) -> Tensor:
     return region.flatten(-2)[..., _EIGHT_OF_FOUR]
 
 
-def code_chroma(residual: Tensor, qpc: Tensor, intra: Tensor, prefer: Preference) -> tuple[Tensor, Tensor]:
-    """Code a chroma residual: 4x4 transforms, their four DCs through a 2x2 Hadamard transform.
+def code_chroma(source: Tensor, predicted: Tensor, qpc: Tensor, intra: Tensor, prefer: Preference) -> tuple[Tensor, Tensor]:
+    """Code what chroma differs from its prediction by: 4x4 transforms, their four DCs through a 2x2 Hadamard transform.
 
     Args:
-        residual: ``[N, 2, H/2, W/2]``, Cb and Cr.
+        source, predicted: ``[N, 2, H/2, W/2]``, Cb and Cr.
         qpc: chroma QP ``[N, H/16, W/16]``.
         intra: bool, same shape.
 
     Returns:
-        Reconstructed residual, levels ``[N, 2, H/16, W/16, 64]`` (the four DCs at places 0, 16, 32, 48).
+        Decoded chroma as for luma, levels ``[N, 2, H/16, W/16, 64]`` (the four DCs at places 0, 16, 32, 48).
     """
+    residual = source - predicted
     n, _, h, w = residual.shape
     bh, bw = h // 8, w // 8
     m = 2 * bh * bw  # macroblocks of Cb, then of Cr
@@ -243,4 +252,4 @@ def code_chroma(residual: Tensor, qpc: Tensor, intra: Tensor, prefer: Preference
     back = torch.cat([((dc_levels * q_dc) @ hadamard)[..., None], ac_levels * q_ac], -1)
     y = back @ FLAT[4].like(x)
     out = y.view(n, 2, bh, bw, 2, 2, 4, 4).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(residual.shape)
-    return out, torch.cat([dc_levels[..., None], ac_levels], -1).view(n, 2, bh, bw, 64)
+    return _decoded(predicted, out), torch.cat([dc_levels[..., None], ac_levels], -1).view(n, 2, bh, bw, 64)

@@ -374,9 +374,9 @@ class _Coder:
         source, chroma = self.luma[index], self.chroma[index]  # [N, H, W], [N, 2, H/2, W/2]
         qp, qpc, lam = self.qp[index], self.qpc[index], self.lam[index]
         p = self._intra(source, chroma, qp, qpc, lam) if self.frames.types[now[0]] == "I" else self._inter(now, source, chroma, lam)
-        found = residual.code_luma(source - p.luma, qp, p.intra, p.use8, p.large, self.constants.prefer)
-        coded_c, levels_c = residual.code_chroma(chroma - p.chroma, qpc, p.intra, self.constants.prefer)
-        y, c = _clamped(p.luma + half_up(found.residual)), _clamped(p.chroma + half_up(coded_c))
+        found = residual.code_luma(source, p.luma, qp, p.intra, p.use8, p.large, self.constants.prefer)
+        c, levels_c = residual.code_chroma(chroma, p.chroma, qpc, p.intra, self.constants.prefer)
+        y = found.decoded
         if self.habits.deblock:
             y, c = loop.deblock(y, c, loop.strengths(p.intra, found.coded, p.motion, p.use8), qp.detach(), qpc.detach())
         for i, a, d in zip(now, y, c):
@@ -395,10 +395,10 @@ class _Coder:
             for _ in range(PASSES):
                 found = decide.choose_intra(source, around, lam, self.habits, found)
                 p = decide.predict_intra(around, found)
-                coded = residual.code_luma(source - p, qp, every, found.kind == 1, found.kind == 0, prefer)
+                coded = residual.code_luma(source, p, qp, every, found.kind == 1, found.kind == 0, prefer)
                 c = decide.predict_chroma(around_c, decide.choose_chroma(chroma, around_c, lam, self.habits))
-                around = _clamped(p + half_up(coded.residual))
-                around_c = _clamped(c + half_up(residual.code_chroma(chroma - c, qpc, every, prefer)[0]))
+                around = coded.decoded
+                around_c = residual.code_chroma(chroma, c, qpc, every, prefer)[0]
             found = decide.choose_intra(source, around, lam, self.habits, found, prefer, qp)
             mode = decide.choose_chroma(chroma, around_c, lam, self.habits)
         return _Prediction(
@@ -537,7 +537,3 @@ class _Coder:
         is_intra = ~used.any(1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).any(4).any(2)
         return y, c, [vectors[:, j] for j in range(len(planes))], uses, names, is_intra
 
-
-def _clamped(x: Tensor) -> Tensor:
-    """To 0..255, gradient passed through."""
-    return replace_value(x, x.detach().clamp(0, 255))

@@ -86,7 +86,7 @@ def _luma(p3, p2, p1, p0, q0, q1, q2, q3, edge, STRONG: tl.constexpr):
 @triton.jit
 def _luma_gradient(s, g, edge, STRONG: tl.constexpr):
     """Adjoint of :func:`_luma` at eight samples; the floors pass the gradient, the clips pass it where they do not act."""
-    p3, p2, p1, p0, q0, q1, q2, q3 = s
+    _p3, p2, p1, p0, q0, q1, q2, _q3 = s
     gp3, gp2, gp1, gp0, gq0, gq1, gq2, gq3 = g
     alpha, beta, tc0, bs = edge
     step = q0 - p0
