@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.common import record
-from diffcodec.kernels import attacks, deblock, inter, jpeg, motion, warp
+from diffcodec.kernels import attacks, deblock, inter, jpeg, motion, residual, warp
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 REGISTERS, THREADS = 65536, 2048  # of a multiprocessor
@@ -116,17 +116,20 @@ def variants() -> dict[str, Variant]:
         backward = {"inner edges": deblock._luma_inner_backward, "outer edges": deblock._luma_outer_backward}
         for name, kernel in (backward if side == 16 else {"": deblock._chroma_backward}).items():
             out[f"deblocking, {what}, backward{', ' * bool(name)}{name}"] = Variant(kernel, more, pointers("grad " + names))
-    out |= inter_variants()
+    out |= h264_variants()
     return out
 
 
-def inter_variants() -> dict[str, Variant]:
+WEIGHTS = ("lam_intra", "lam_inter", "dead_intra", "dead_inter", "block_bits", "spread", "memory")
+
+
+def h264_variants() -> dict[str, Variant]:
     out: dict[str, Variant] = {}
     whole = dict.fromkeys(["reference", "which", "vectors", "start", "predictor", "whole", "four"], "i64")
 
     def add(name: str, kernel: Any, options: dict[str, Any], names: str, warps: int = 4, **types: str) -> None:
         known = {k: v for k, v in (whole | {"phases": "u8"} | types).items() if k in names.split()}
-        out[f"H.264 {name}"] = Variant(kernel, options, pointers(names, **known), warps=warps)
+        out[f"H.264 {name}"] = Variant(kernel, options, pointers(names, **known), WEIGHTS, warps)
 
     add("quarter-pel planes", inter._quarter_pel, {"SIZE": inter._SIZE}, "luma out", out="u8")
     add("luma, fetch", inter._fetch, {"K": 8, "R": inter._ROWS}, "phases reference vectors out")
@@ -139,6 +142,19 @@ def inter_variants() -> dict[str, Variant]:
         more = {"K": k, "P": inter._ROWS * 64 // k**2}
         for name, fine, subpel, rounds in (("SATD, quarter pixels", True, 4, 1), ("SAD, half pixels", False, 2, 2), ("SAD", False, 1, 1)):
             add(f"search {k} x {k}, {name}", inter._refine, {**more, "FINE": fine, "SUBPEL": subpel, "ROUNDS": rounds}, names)
+    bits = dict.fromkeys(["intra", "use8", "large", "coded_out"], "u8")
+    coefficients = "flat steps second tables"
+    for kind, what in enumerate(("luma 8 x 8", "luma 4 x 4", "chroma")):
+        more = {"KIND": kind, "P": residual._P}
+        add(f"contexts counted, {what}", residual._count, more, "source predicted qp stats flat steps second", residual.WARPS[kind])
+        for trellis in (True, False):
+            flags = {**more, "TRELLIS": trellis, "DECIMATE": True, "LEVELS": False}
+            end = f"{what}, {'trellis' if trellis else 'dead zone'}"
+            names = f"source predicted qp intra use8 large out levels_out coded_out {coefficients}"
+            add(f"residual, {end}", residual._code, flags, names, residual.WARPS[kind], **bits)
+            names = f"grad of_levels source predicted qp intra use8 large by_source by_predicted by_qp {coefficients}"
+            add(f"residual, backward, {end}", residual._code_backward, flags, names, residual.WARPS[kind], **bits)
+    add("bits of contexts", residual._bits_of_contexts, {"KINDS": 2}, "stats contexts tables", contexts="i32")
     names = "phases reference target whole four predictor lam hadamard out"
     add("partitions", inter._partition, {"FINE": True, "P": inter._ROWS // 4}, names, out="i64")
     return out

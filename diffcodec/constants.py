@@ -18,7 +18,7 @@ class Constant:
     """
 
     def __init__(self, values: np.ndarray[Any, Any] | Sequence[Any] | float) -> None:
-        self.value = torch.as_tensor(np.asarray(values, dtype=np.float64))
+        self.value = torch.as_tensor(np.asarray(values, dtype=np.float64)).contiguous()  # kernels read it by address
         self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def like(self, x: Tensor) -> Tensor:

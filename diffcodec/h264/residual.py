@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import kernels
 from ..checks import half_up, replace_value
 from .tables import CHROMA_QP, DECIMATE, FLAT, HADAMARD2, STEPS, WALSH4
 from .trellis import Trellis, choose
@@ -33,6 +34,12 @@ class Preference:
     trellis: Trellis | None = None
     decimate: bool = True
     spread: float = 6.0
+
+    def numbers(self) -> list[float]:
+        """As operators take it: weights of the trellis behind whether there is one."""
+        t = self.trellis
+        weights = [0.0] * 6 if t is None else [1.0, t.intra, t.inter, t.small, t.block, t.memory]
+        return [self.intra, self.inter, self.spread, float(self.decimate), *weights]
 
 
 def step(qp: Tensor) -> Tensor:
@@ -152,12 +159,18 @@ class CodedLuma:
     coded: Tensor
 
 
+# Added before a residual is rounded: ties, which the standard's whole numbers round up, are a little off in floats. Much less than its 1/64.
+TIE = 1e-3
+
+
 def _decoded(predicted: Tensor, residual: Tensor) -> Tensor:
-    x = predicted + half_up(residual)
+    x = predicted + half_up(residual + TIE)
     return replace_value(x, x.detach().clamp(0, 255))
 
 
-def code_luma(source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, use8: Tensor, large: Tensor, prefer: Preference) -> CodedLuma:
+def code_luma(
+    source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, use8: Tensor, large: Tensor, prefer: Preference, levels: bool = True
+) -> CodedLuma:
     """Code what luma differs from its prediction by.
 
     Args:
@@ -165,7 +178,11 @@ def code_luma(source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, use8
         qp: ``[N, H/16, W/16]``, whole numbers.
         intra, use8, large: macroblocks that are intra, that take the 8x8 transform, and that are intra 16x16, whose sixteen DCs go through a
             second transform (8.5.10); bool, shape of ``qp``.
+        prefer: what the encoder keeps.
+        levels: whether levels are asked for: kernels write them only then.
     """
+    if kernels.here(source):
+        return CodedLuma(*kernels.ops().code_luma(source, predicted, qp, intra, use8, large, prefer.numbers(), levels)[:4])
     residual = source - predicted
     n, bh, bw = qp.shape
     m = bh * bw
@@ -220,17 +237,20 @@ def _regions(s: Tensor) -> Tensor:
     return region.flatten(-2)[..., _EIGHT_OF_FOUR]
 
 
-def code_chroma(source: Tensor, predicted: Tensor, qpc: Tensor, intra: Tensor, prefer: Preference) -> tuple[Tensor, Tensor]:
+def code_chroma(source: Tensor, predicted: Tensor, qpc: Tensor, intra: Tensor, prefer: Preference, levels: bool = True) -> tuple[Tensor, Tensor]:
     """Code what chroma differs from its prediction by: 4x4 transforms, their four DCs through a 2x2 Hadamard transform.
 
     Args:
         source, predicted: ``[N, 2, H/2, W/2]``, Cb and Cr.
         qpc: chroma QP ``[N, H/16, W/16]``.
         intra: bool, same shape.
+        prefer, levels: as for luma.
 
     Returns:
         Decoded chroma as for luma, levels ``[N, 2, H/16, W/16, 64]`` (the four DCs at places 0, 16, 32, 48).
     """
+    if kernels.here(source):
+        return kernels.ops().code_chroma(source, predicted, qpc, intra, prefer.numbers(), levels)[:2]  # type: ignore[no-any-return]
     residual = source - predicted
     n, _, h, w = residual.shape
     bh, bw = h // 8, w // 8

@@ -22,7 +22,7 @@ _SIGNIFICANT8 = [
 _LAST8 = [0] + [1] * 15 + [2] * 16 + [3] * 8 + [4] * 8 + [5] * 4 + [6] * 4 + [7] * 4 + [8] * 3
 
 
-def _contexts(n: int) -> tuple[list[int], list[int]]:
+def contexts_of_places(n: int) -> tuple[list[int], list[int]]:
     """Context of each place but the last one, of significance and of last flags."""
     if n == 64:
         return _SIGNIFICANT8, _LAST8
@@ -35,7 +35,7 @@ def _one_hot(places: list[int]) -> list[list[float]]:
 
 
 _AFTER = {n: Constant([[float(i > j) for j in range(n)] for i in range(n)]) for n in (4, 15, 16, 64)}  # x @ this: sum over what follows
-_MAPS = {n: tuple(Constant(_one_hot(c)) for c in _contexts(n)) for n in (4, 15, 16, 64)}  # [n - 1, contexts]
+_MAPS = {n: tuple(Constant(_one_hot(c)) for c in contexts_of_places(n)) for n in (4, 15, 16, 64)}  # [n - 1, contexts]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Trellis:
     memory: float = 8.0
 
 
-_LONGER = 0.86  # bits of a magnitude that goes on by one more
+LAMBDA = 0.066, 0.113  # x264's, of intra and inter blocks
+LONGER = 0.86  # bits of a magnitude that goes on by one more
 
 
 @torch.no_grad()
@@ -72,7 +73,7 @@ def choose(y: Tensor, intra: Tensor, by: Trellis) -> tuple[Tensor, Tensor]:
         Magnitudes of the levels, and the threshold in steps that each coefficient met, both ``[N, M, n]``.
     """
     n = y.shape[-1]
-    lam = torch.where(intra, 0.066 * by.intra, 0.113 * by.inter)[..., None].to(y)
+    lam = torch.where(intra, LAMBDA[0] * by.intra, LAMBDA[1] * by.inter)[..., None].to(y)
     if n < 64:
         lam = by.small * lam
     # Masks are floats: arithmetic on them is many times as fast as selection by bools
@@ -101,7 +102,7 @@ def choose(y: Tensor, intra: Tensor, by: Trellis) -> tuple[Tensor, Tensor]:
 def _bits(v: Tensor, s0: Tensor, coded: Tensor, one: Tensor, two: Tensor) -> Tensor:
     """Bits of magnitudes; ``coded``: of being significant, ``one``, ``two``: of being 1, 2."""
     beyond = (v - 1).clamp_(min=0)
-    size = torch.lerp(one, two, beyond.clamp(max=1)) + (beyond - 1).clamp_(min=0) * _LONGER
+    size = torch.lerp(one, two, beyond.clamp(max=1)) + (beyond - 1).clamp_(min=0) * LONGER
     return torch.lerp(s0.expand_as(v), coded + size, v.clamp(max=1))
 
 

@@ -374,8 +374,8 @@ class _Coder:
         source, chroma = self.luma[index], self.chroma[index]  # [N, H, W], [N, 2, H/2, W/2]
         qp, qpc, lam = self.qp[index], self.qpc[index], self.lam[index]
         p = self._intra(source, chroma, qp, qpc, lam) if self.frames.types[now[0]] == "I" else self._inter(now, source, chroma, lam)
-        found = residual.code_luma(source, p.luma, qp, p.intra, p.use8, p.large, self.constants.prefer)
-        c, levels_c = residual.code_chroma(chroma, p.chroma, qpc, p.intra, self.constants.prefer)
+        found = residual.code_luma(source, p.luma, qp, p.intra, p.use8, p.large, self.constants.prefer, self.rate)
+        c, levels_c = residual.code_chroma(chroma, p.chroma, qpc, p.intra, self.constants.prefer, self.rate)
         y = found.decoded
         if self.habits.deblock:
             y, c = loop.deblock(y, c, loop.strengths(p.intra, found.coded, p.motion, p.use8), qp.detach(), qpc.detach())
@@ -395,10 +395,10 @@ class _Coder:
             for _ in range(PASSES):
                 found = decide.choose_intra(source, around, lam, self.habits, found)
                 p = decide.predict_intra(around, found)
-                coded = residual.code_luma(source, p, qp, every, found.kind == 1, found.kind == 0, prefer)
+                coded = residual.code_luma(source, p, qp, every, found.kind == 1, found.kind == 0, prefer, False)
                 c = decide.predict_chroma(around_c, decide.choose_chroma(chroma, around_c, lam, self.habits))
                 around = coded.decoded
-                around_c = residual.code_chroma(chroma, c, qpc, every, prefer)[0]
+                around_c = residual.code_chroma(chroma, c, qpc, every, prefer, False)[0]
             found = decide.choose_intra(source, around, lam, self.habits, found, prefer, qp)
             mode = decide.choose_chroma(chroma, around_c, lam, self.habits)
         return _Prediction(

@@ -1,0 +1,638 @@
+"""H.264's residual coding in Triton: transform, levels by dead zone or by rate and distortion, decimation, and back; the twins are
+:func:`diffcodec.h264.residual.code_luma` and :func:`~diffcodec.h264.residual.code_chroma`.
+
+Four macroblocks a program, their blocks as rows of a tile, coefficients in scan order as its columns: transforms are products with matrices.
+Without trellis one pass does it all; with it a pass before counts what the contexts of each frame see. Backward codes the residual again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..constants import Constant
+from ..h264.residual import TIE
+from ..h264.tables import FLAT, HADAMARD2, STEPS, WALSH4
+from ..h264.trellis import LAMBDA, LONGER, contexts_of_places
+
+_P = 4  # macroblocks in a program
+_LONGER, _TIE = tl.constexpr(LONGER), tl.constexpr(TIE)
+EIGHT, FOUR, CHROMA = (tl.constexpr(i) for i in range(3))  # what is coded: luma by 8x8, by 4x4, chroma
+WARPS = (8, 4, 4)  # of their programs: matrices of 64 x 64 take many registers
+_SIZES = ((64,), (16, 16), (15, 4))  # coefficients of blocks, and of their DCs
+
+
+def _places(n: int) -> list[list[int]]:
+    """Contexts of the significance map and of last flags of each place, -1 where nothing is coded. ``[2, 64]``."""
+    return [[*c, *[-1] * (64 - len(c))] for c in contexts_of_places(n)]
+
+
+_CONTEXTS = [Constant([_places(n) for n in sizes]) for sizes in _SIZES]  # [kinds, 2, 64]
+
+
+@triton.jit
+def _after(x):
+    """Sum over what follows in the scan."""
+    return tl.cumsum(x, 1, reverse=True) - x
+
+
+@triton.jit
+def _clamped(x, low, high):
+    return tl.minimum(tl.maximum(x, low), high)
+
+
+@triton.jit
+def _blend(a, b, weight):
+    """``a`` where the weight is 0, ``b`` where it is 1."""
+    return a + weight * (b - a)
+
+
+# Levels by rate and distortion: diffcodec.h264.trellis
+
+
+@triton.jit
+def _flags(levels):
+    """Which coefficients have levels, which more than 1, how many and whether larger ones follow."""
+    hit, more = tl.minimum(levels, 1.0), _clamped(levels - 1, 0.0, 1.0)
+    return hit, more, _after(hit), tl.minimum(_after(more), 1.0)
+
+
+@triton.jit
+def _tally(y, there, stats, place, FIRST: tl.constexpr):
+    """Add what the contexts see in blocks of magnitudes y to ``stats`` [4, 64]: seen, found, ended; and of magnitudes."""
+    hit, more, after, large = _flags(tl.floor(y + 0.25))
+    valid = tl.where(there, 1.0, 0.0)[:, None]
+    is_last = hit * (1 - tl.minimum(after, 1.0)) * valid
+    at = stats + place - FIRST
+    inside = place >= FIRST
+    tl.atomic_add(at, tl.sum(tl.minimum(after + hit, 1.0) * valid, 0), inside)
+    tl.atomic_add(at + 64, tl.sum(hit * valid, 0), inside)
+    tl.atomic_add(at + 128, tl.sum(is_last, 0), inside)
+    after_large = large * hit * valid
+    after_one = hit * valid - is_last - after_large
+    tl.atomic_add(stats + 192, tl.sum(tl.sum(is_last, 1), 0))
+    tl.atomic_add(stats + 193, tl.sum(tl.sum(after_one, 1), 0))
+    tl.atomic_add(stats + 194, tl.sum(tl.sum(after_large, 1), 0))
+    tl.atomic_add(stats + 195, tl.sum(tl.sum(is_last * more, 1), 0))
+    tl.atomic_add(stats + 196, tl.sum(tl.sum(after_one * more, 1), 0))
+    tl.atomic_add(stats + 197, tl.sum(tl.sum(after_large * more, 1), 0))
+
+
+@triton.jit
+def _of_contexts(counts, same):
+    return tl.sum(counts[None, :] * same, 1)
+
+
+@triton.jit
+def _bits_of_contexts(stats, contexts, tables, memory, KINDS: tl.constexpr):
+    """From counts to bits, for one kind of block of one frame: ``[4, 64]`` -> not significant, significant, not last, last by place;
+    magnitudes: of 1 and of 2 where it is the last, after ones, after larger ones."""
+    i = tl.program_id(0).to(tl.int64)
+    stats += i * 256
+    tables += i * 256
+    place = tl.arange(0, 64)
+    map_ = tl.load(contexts + i % KINDS * 128 + place)
+    end_ = tl.load(contexts + i % KINDS * 128 + 64 + place)
+    coded = map_ >= 0
+    seen, found = tl.load(stats + place, coded, 0.0), tl.load(stats + 64 + place, coded, 0.0)
+    ended = tl.load(stats + 128 + place, coded, 0.0)
+    same = tl.where(coded[None, :] & (map_[:, None] == map_[None, :]), 1.0, 0.0)
+    p = (_of_contexts(found, same) + memory * 0.3) / (_of_contexts(seen, same) + memory)
+    tl.store(tables + place, tl.where(coded, -tl.log2(1 - p), 0.0))
+    tl.store(tables + 64 + place, tl.where(coded, -tl.log2(p), 0.0))
+    same = tl.where(coded[None, :] & (end_[:, None] == end_[None, :]), 1.0, 0.0)
+    q = (_of_contexts(ended, same) + memory * 0.15) / (_of_contexts(found, same) + memory)
+    # the last place's bits are none; what follows them in memory are the magnitudes'
+    tl.store(tables + 128 + place, tl.where(coded, -tl.log2(1 - q), 0.0))
+    tl.store(tables + 192 + place, tl.where(coded, -tl.log2(q), 0.0))
+    three = tl.arange(0, 4)
+    share = (tl.load(stats + 195 + three, three < 3, 0.0) + memory * 0.3) / (tl.load(stats + 192 + three, three < 3, 0.0) + memory)
+    out = tables + tl.num_programs(0) * 256 - i * 256 + i * 8
+    tl.store(out + three, -tl.log2(1 - share), three < 3)
+    tl.store(out + 4 + three, 1.15 - tl.log2(share), three < 3)
+
+
+@triton.jit
+def _magnitude_bits(v, s0, coded, one, two):
+    beyond = tl.maximum(v - 1, 0.0)
+    size = _blend(one, two, tl.minimum(beyond, 1.0)) + tl.maximum(beyond - 1, 0.0) * _LONGER
+    return _blend(s0 + tl.zeros_like(v), coded + size, tl.minimum(v, 1.0))
+
+
+@triton.jit
+def _levels(y, lam, dead, tables, magnitudes, place, block_bits, TRELLIS: tl.constexpr, FIRST: tl.constexpr):
+    """Levels of magnitudes y, and the threshold that each met. Shape: ``[R, n]``; lam, dead ``[R, 1]``."""
+    if TRELLIS:
+        inside = place >= FIRST
+        s0 = tl.load(tables + place - FIRST, inside, 0.0)[None, :]
+        s1 = tl.load(tables + 64 + place - FIRST, inside, 0.0)[None, :]
+        l0 = tl.load(tables + 128 + place - FIRST, inside, 0.0)[None, :]
+        l1 = tl.load(tables + 192 + place - FIRST, inside, 0.0)[None, :]
+        _hit, _more, after, large = _flags(tl.floor(y + 0.25))
+        last = 1 - tl.minimum(after, 1.0)
+        one = _blend(_blend(tl.load(magnitudes + 1), tl.load(magnitudes), last), tl.load(magnitudes + 2), large)
+        two = _blend(_blend(tl.load(magnitudes + 5), tl.load(magnitudes + 4), last), tl.load(magnitudes + 6), large)
+        coded = s1 + l0 + 1
+        near = tl.floor(y + 0.5)
+        below = tl.maximum(near - 1, 0.0)
+        distortion = y * y
+        cost_near = (y - near) * (y - near) + lam * _magnitude_bits(near, s0, coded, one, two)
+        cost_below = (y - below) * (y - below) + lam * _magnitude_bits(below, s0, coded, one, two)
+        chosen = tl.where(cost_below > cost_near, near, below)
+        total = tl.cumsum(tl.minimum(cost_near, cost_below), 1) + _after(distortion) + lam * (l1 - l0)
+        total += (1 - tl.minimum(chosen, 1.0)) * 1e9
+        best = tl.min(total, 1)[:, None]
+        end = tl.min(tl.where(total == best, place[None, :], 64), 1)[:, None]
+        worth = tl.sum(distortion, 1)[:, None] > best + lam * block_bits
+        levels = tl.where(worth & (place[None, :] <= end), chosen, 0.0)
+        first = _clamped(0.5 + 0.5 * lam * (coded + one - s0), 0.5, 1.5)
+        threshold = _blend(first, 0.5 + 0.75 * lam + tl.zeros_like(y), tl.minimum(below, 1.0))
+        cut = _clamped(near - 2 * below, 0.0, 1.0) * (1 - tl.minimum(levels, 1.0))
+        threshold += cut * tl.maximum(y + 0.1 - threshold, 0.0)
+    else:
+        threshold = dead + tl.zeros_like(y)
+        levels = tl.floor(y + (1 - threshold))
+    return levels, threshold
+
+
+@triton.jit
+def _slope(y, threshold, step, spread):
+    """:func:`diffcodec.h264.residual.mean_slope` at magnitudes y."""
+    rate = -2.0402788931935794 * step / spread  # log2(e) sqrt(2)
+    q = tl.exp2(rate)
+    over = y - threshold
+    m = tl.maximum(tl.floor(over), -1.0)
+    near = tl.maximum(tl.exp2(rate * (over - m)), 1e-30)
+    below = near * (1 - tl.exp2(rate * (m + 1)))
+    other_side = tl.exp2(rate * (over + 2 * threshold))
+    return (q / near + below + other_side) * (rate * -0.34657359027997264) / (1 - q)  # ln(2) / 2
+
+
+# Blocks of macroblocks
+
+
+@triton.jit
+def _blocks(first, MBS, BW, W, KIND: tl.constexpr, P: tl.constexpr):
+    """P macroblocks from one on, and their blocks; of chroma, those of Cb and then those of Cr.
+
+    Returns:
+        Macroblock, which there are ``[P]``; the same of the blocks ``[R]``; where the samples of the blocks lie ``[R, n]``; place in the scan ``[n]``.
+    """
+    k: tl.constexpr = 8 if KIND == EIGHT else 4
+    per: tl.constexpr = 16 if KIND == FOUR else 4
+    across: tl.constexpr = 4 if KIND == FOUR else 2
+    side: tl.constexpr = 8 if KIND == CHROMA else 16
+    total = 2 * MBS if KIND == CHROMA else MBS
+    mb = first + tl.arange(0, P)
+    r = tl.arange(0, P * per)
+    of_row = first + r // per
+    there, row_there = mb < total, of_row < total
+    mb, of_row = tl.minimum(mb, total - 1), tl.minimum(of_row, total - 1)
+    plane = of_row // MBS * (MBS * side * side)
+    y0 = of_row % MBS // BW * side + r % per // across * k
+    x0 = of_row % MBS % BW * side + r % across * k
+    s = tl.arange(0, k * k)
+    at = (plane + y0 * W + x0)[:, None] + (s // k * W + s % k)[None, :]
+    return mb, there, of_row, row_there, at, s
+
+
+@triton.jit
+def _product(x, matrix, n: tl.constexpr, TURNED: tl.constexpr):
+    """Shape: ``[R, n], [n, n] -> [R, n]``."""
+    i = tl.arange(0, n)
+    if TURNED:
+        m = tl.load(matrix + i[None, :] * n + i[:, None])
+    else:
+        m = tl.load(matrix + i[:, None] * n + i[None, :])
+    return tl.dot(x, m, input_precision="tf32x3")  # as exact as float32
+
+
+@triton.jit
+def _steps_of(qp, steps, place, n: tl.constexpr):
+    """Quantiser steps. Shape: ``[R], [n] -> [R, n]``."""
+    whole = _clamped(qp, 0.0, 51.0).to(tl.int32)
+    return tl.load(steps + (whole % 6)[:, None] * n + place) * (1 << (whole // 6)).to(tl.float32)[:, None]
+
+
+@triton.jit
+def _second(x, matrix, D: tl.constexpr, BACK: tl.constexpr):
+    """The second transform, of the DCs of each macroblock. Shape: ``[P, D], [D, D] -> [P, D]``."""
+    i = tl.arange(0, D)
+    if BACK:
+        m = tl.load(matrix + i[None, :] * D + i[:, None])  # [coefficients, places], its adjoint
+    else:
+        m = tl.load(matrix + i[:, None] * D + i[None, :])
+    return tl.sum(x[:, None, :] * m[None, :, :], 2)
+
+
+@triton.jit
+def _dcs(c, place, P: tl.constexpr, D: tl.constexpr):
+    """First coefficient of the blocks of each macroblock. Shape: ``[P D, n] -> [P, D]``."""
+    return tl.reshape(tl.sum(tl.where(place[None, :] == 0, c, 0.0), 1), (P, D))
+
+
+@triton.jit
+def _rows_of(x, P: tl.constexpr, D: tl.constexpr):
+    """Shape: ``[P, D] -> [P D, 1]``."""
+    return tl.reshape(x, (P * D,))[:, None]
+
+
+@triton.jit
+def _score(levels, place, reach: tl.constexpr, n: tl.constexpr, FIRST: tl.constexpr):
+    """1 for each level with fewer than ``reach`` zeros before it."""
+    i = tl.arange(0, n)
+    band = ((i[:, None] < i[None, :]) & (i[:, None] >= i[None, :] - reach)).to(tl.float16)
+    hit = tl.minimum(levels, 1.0)
+    near = (tl.dot(hit.to(tl.float16), band) > 0.5) | (place[None, :] - FIRST < reach)
+    return tl.sum(tl.where(near, hit, 0.0), 1)
+
+
+@triton.jit
+def _kept(levels, place, intra, KIND: tl.constexpr, TRELLIS: tl.constexpr, P: tl.constexpr):
+    """Which blocks decimation keeps, as 0 and 1. Shape: ``[R, n], [R] -> [R]``."""
+    n: tl.constexpr = 64 if KIND == EIGHT else 16
+    if KIND == EIGHT:
+        s = _score(levels, place, 4, n, 0) + _score(levels, place, 12, n, 0) + _score(levels, place, 24, n, 0)
+    else:
+        first: tl.constexpr = 1 if KIND == CHROMA else 0
+        s = _score(levels, place, 1, n, first) + _score(levels, place, 3, n, first) + _score(levels, place, 6, n, first)
+    s += tl.where(tl.max(levels, 1) > 1, 9.0, 0.0)
+    if KIND == FOUR:  # regions of four blocks
+        regions = tl.sum(tl.sum(tl.reshape(s, (P, 2, 2, 2, 2)), 4), 2)  # [P, 2, 2]
+        all_ = tl.sum(tl.sum(regions, 2), 1)
+        keep = (regions >= 4) & (all_ >= 6)[:, None, None]
+        keep = tl.reshape(tl.broadcast_to(keep[:, :, None, :, None], (P, 2, 2, 2, 2)), (16 * P,))
+    else:
+        four = tl.reshape(s, (P, 4))
+        if KIND == EIGHT:
+            four = tl.where(four >= 4, four, 0.0)
+            keep = (four >= 4) & (tl.sum(four, 1) >= 6)[:, None]
+        else:
+            keep = tl.broadcast_to((tl.sum(four, 1) >= 7)[:, None], (P, 4))
+        keep = tl.reshape(keep, (4 * P,))
+    return tl.where(keep | intra, 1.0, 0.0)
+
+
+@triton.jit
+def _lambdas(intra, lam_intra, lam_inter):
+    return tl.where(intra, lam_intra, lam_inter)[:, None]
+
+
+@triton.jit
+def _count(
+    source, predicted, qp, stats, flat, steps, second, MBS, BW, W, TILES, KIND: tl.constexpr, P: tl.constexpr
+):  # fmt: skip
+    """What the contexts of each frame see: ``stats`` ``[N, kinds, 4, 64]``, added to."""
+    n: tl.constexpr = 64 if KIND == EIGHT else 16
+    kinds: tl.constexpr = 1 if KIND == EIGHT else 2
+    frame = (tl.program_id(0) // TILES).to(tl.int64)
+    size = MBS * (128 if KIND == CHROMA else 256)
+    mb, there, of_row, row_there, at, place = _blocks(tl.program_id(0) % TILES * P, MBS, BW, W, KIND, P)
+    x = tl.load(source + frame * size + at) - tl.load(predicted + frame * size + at)
+    c = _product(x, flat, n, True)
+    q = _steps_of(tl.load(qp + frame * MBS + of_row % MBS), steps, place, n)
+    y = tl.abs(c / q)
+    stats += frame * kinds * 256
+    if KIND == CHROMA:
+        _tally(tl.where(place[None, :] > 0, y, 0.0), row_there, stats, place, 1)
+    else:
+        _tally(y, row_there, stats, place, 0)
+    if KIND != EIGHT:
+        d: tl.constexpr = 16 if KIND == FOUR else 4
+        dc = _second(_dcs(c, place, P, d), second, d, False)
+        q0 = _steps_of(tl.load(qp + frame * MBS + mb % MBS), steps, tl.zeros([1], tl.int32), n)
+        _tally(tl.abs(dc / q0), there, stats + 256, tl.arange(0, d), 0)
+
+
+@triton.jit
+def _code(
+    source, predicted, qp, intra, use8, large, out, levels_out, coded_out, flat, steps, second, tables, MBS, BW, W, TILES,
+    lam_intra, lam_inter, dead_intra, dead_inter, block_bits,
+    TRELLIS: tl.constexpr, DECIMATE: tl.constexpr, LEVELS: tl.constexpr, KIND: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    """Decoded samples, levels and which 4x4 blocks have any, of the macroblocks that are coded this way."""
+    n: tl.constexpr = 64 if KIND == EIGHT else 16
+    kinds: tl.constexpr = 1 if KIND == EIGHT else 2
+    frame = (tl.program_id(0) // TILES).to(tl.int64)
+    size = MBS * (128 if KIND == CHROMA else 256)
+    mb, there, of_row, row_there, at, place = _blocks(tl.program_id(0) % TILES * P, MBS, BW, W, KIND, P)
+    p = tl.load(predicted + frame * size + at)
+    c = _product(tl.load(source + frame * size + at) - p, flat, n, True)
+    info = frame * MBS + of_row % MBS
+    q = _steps_of(tl.load(qp + info), steps, place, n)
+    is_intra = tl.load(intra + info) != 0
+    magnitudes = tables + (tl.num_programs(0) // TILES) * kinds * 256 + frame * kinds * 8
+    mine = tables + frame * kinds * 256
+    first: tl.constexpr = 1 if KIND == CHROMA else 0
+    y = tl.where(place[None, :] >= first, c / q, 0.0)
+    lam, dead = _lambdas(is_intra, lam_intra, lam_inter), _lambdas(is_intra, dead_intra, dead_inter)
+    levels, _threshold = _levels(tl.abs(y), lam, dead, mine, magnitudes, place, block_bits, TRELLIS, first)
+    if DECIMATE and not (KIND == EIGHT and TRELLIS):
+        levels *= _kept(levels, place, is_intra, KIND, TRELLIS, P)[:, None]
+    levels = tl.where(y < 0, -levels, levels)
+    used = row_there
+    if KIND != CHROMA:
+        used &= (tl.load(use8 + info) != 0) == (KIND == EIGHT)
+    back = levels * q
+    if KIND != EIGHT:
+        d: tl.constexpr = 16 if KIND == FOUR else 4
+        of_mb = frame * MBS + mb % MBS
+        q0 = _steps_of(tl.load(qp + of_mb), steps, tl.zeros([1], tl.int32), n)
+        dc = _second(_dcs(c, place, P, d), second, d, False) / q0
+        mb_intra = tl.load(intra + of_mb) != 0
+        lam, dead = _lambdas(mb_intra, lam_intra, lam_inter), _lambdas(mb_intra, dead_intra, dead_inter)
+        dc_levels, _threshold = _levels(tl.abs(dc), lam, dead, mine + 256, magnitudes + 8, tl.arange(0, d), block_bits, TRELLIS, 0)
+        dc_levels = tl.where(dc < 0, -dc_levels, dc_levels)
+        replaced = place[None, :] == 0
+        if KIND == FOUR:
+            replaced &= (tl.load(large + info) != 0)[:, None]
+        levels = tl.where(replaced, _rows_of(dc_levels, P, d), levels)
+        back = tl.where(replaced, _rows_of(_second(dc_levels * q0, second, d, True), P, d), back)
+    decoded = _product(back, flat, n, False)
+    tl.store(out + frame * size + at, _clamped(p + tl.floor(decoded + _TIE + 0.5), 0.0, 255.0), used[:, None])
+    per: tl.constexpr = 16 if KIND == FOUR else 4
+    r = tl.arange(0, P * per) % per
+    if LEVELS:
+        total = MBS * (2 if KIND == CHROMA else 1)
+        row = (frame * total + of_row) * per + r
+        tl.store(levels_out + row[:, None] * n + place, tl.where(used[:, None], levels, 0.0), row_there[:, None])
+    if KIND != CHROMA:
+        some = tl.max(tl.abs(levels), 1) > 0
+        wide = 4 * BW
+        corner = coded_out + frame * MBS * 16 + of_row // BW * 4 * wide + of_row % BW * 4
+        if KIND == FOUR:
+            tl.store(corner + r // 4 * wide + r % 4, some.to(tl.uint8), used)
+        else:
+            for i in tl.static_range(4):
+                tl.store(corner + (r // 2 * 2 + i // 2) * wide + r % 2 * 2 + i % 2, some.to(tl.uint8), used)
+
+
+@triton.jit
+def _code_backward(
+    grad, of_levels, source, predicted, qp, intra, use8, large, by_source, by_predicted, by_qp, flat, steps, second, tables, MBS, BW, W, TILES,
+    lam_intra, lam_inter, dead_intra, dead_inter, block_bits, spread,
+    TRELLIS: tl.constexpr, DECIMATE: tl.constexpr, LEVELS: tl.constexpr, KIND: tl.constexpr, P: tl.constexpr,
+):  # fmt: skip
+    """Gradient by source, prediction and QP; what rounds and clips passes it, the quantiser has the slope of its mean."""
+    n: tl.constexpr = 64 if KIND == EIGHT else 16
+    kinds: tl.constexpr = 1 if KIND == EIGHT else 2
+    per: tl.constexpr = 16 if KIND == FOUR else 4
+    first: tl.constexpr = 1 if KIND == CHROMA else 0
+    frame = (tl.program_id(0) // TILES).to(tl.int64)
+    size = MBS * (128 if KIND == CHROMA else 256)
+    mb, there, of_row, row_there, at, place = _blocks(tl.program_id(0) % TILES * P, MBS, BW, W, KIND, P)
+    c = _product(tl.load(source + frame * size + at) - tl.load(predicted + frame * size + at), flat, n, True)
+    g = tl.load(grad + frame * size + at)
+    info = frame * MBS + of_row % MBS
+    q = _steps_of(tl.load(qp + info), steps, place, n)
+    is_intra = tl.load(intra + info) != 0
+    magnitudes = tables + (tl.num_programs(0) // TILES) * kinds * 256 + frame * kinds * 8
+    mine = tables + frame * kinds * 256
+    used = row_there
+    if KIND != CHROMA:
+        used &= (tl.load(use8 + info) != 0) == (KIND == EIGHT)
+    y = tl.where(place[None, :] >= first, c / q, 0.0)
+    lam, dead = _lambdas(is_intra, lam_intra, lam_inter), _lambdas(is_intra, dead_intra, dead_inter)
+    levels, threshold = _levels(tl.abs(y), lam, dead, mine, magnitudes, place, block_bits, TRELLIS, first)
+    slope = _slope(tl.abs(y), threshold, q, spread)
+    if DECIMATE and not (KIND == EIGHT and TRELLIS):
+        kept = _kept(levels, place, is_intra, KIND, TRELLIS, P)[:, None]
+        levels *= kept
+        slope *= kept
+    levels = tl.where(y < 0, -levels, levels)
+    of_c = _product(g, flat, n, True)
+    by_level = of_c * q
+    r = tl.arange(0, P * per) % per
+    more = tl.zeros_like(y)
+    if LEVELS:
+        total = MBS * (2 if KIND == CHROMA else 1)
+        row = (frame * total + of_row) * per + r
+        more = tl.load(of_levels + row[:, None] * n + place, row_there[:, None], 0.0)
+    by_y = (by_level + more) * slope
+    of_qp = by_level * levels - by_y * y
+    by_c = by_y / q
+    if KIND != EIGHT:
+        d: tl.constexpr = 16 if KIND == FOUR else 4
+        of_mb = frame * MBS + mb % MBS
+        q0 = _steps_of(tl.load(qp + of_mb), steps, tl.zeros([1], tl.int32), n)
+        dc = _second(_dcs(c, place, P, d), second, d, False) / q0
+        mb_intra = tl.load(intra + of_mb) != 0
+        lam, dead = _lambdas(mb_intra, lam_intra, lam_inter), _lambdas(mb_intra, dead_intra, dead_inter)
+        dc_levels, threshold = _levels(tl.abs(dc), lam, dead, mine + 256, magnitudes + 8, tl.arange(0, d), block_bits, TRELLIS, 0)
+        slope = _slope(tl.abs(dc), threshold, q0 + tl.zeros_like(dc), spread)
+        dc_levels = tl.where(dc < 0, -dc_levels, dc_levels)
+        by_level = _second(_dcs(of_c, place, P, d), second, d, False) * q0
+        by_y = (by_level + _dcs(more, place, P, d)) * slope
+        replaced = place[None, :] == 0
+        if KIND == FOUR:
+            replaced &= (tl.load(large + info) != 0)[:, None]
+        of_qp = tl.where(replaced, _rows_of(by_level * dc_levels - by_y * dc, P, d), of_qp)
+        by_c = tl.where(replaced, _rows_of(_second(by_y / q0, second, d, True), P, d), by_c)
+    mine_ = _product(by_c, flat, n, False)
+    tl.store(by_source + frame * size + at, mine_, used[:, None])
+    tl.store(by_predicted + frame * size + at, g - mine_, used[:, None])
+    of_qp = tl.sum(tl.reshape(tl.sum(of_qp, 1), (P, per)), 1) * 0.11552453009332421  # ln(2) / 6
+    if KIND == CHROMA:
+        tl.store(by_qp + frame * 2 * MBS + mb, of_qp, there)
+    else:
+        there &= (tl.load(use8 + frame * MBS + mb) != 0) == (KIND == EIGHT)
+        tl.store(by_qp + frame * MBS + mb, of_qp, there)
+
+
+class _Plan:
+    """Constants and launches for residuals of one kind."""
+
+    def __init__(self, kind: int, x: Tensor, macroblocks: int, wide: int, prefer: list[float]) -> None:
+        self.intra, self.inter, self.spread, decimate, trellis, *weights = prefer
+        self.decimate, self.trellis = bool(decimate), bool(trellis)
+        self.of_intra, self.of_inter, self.small, self.block, self.memory = weights
+        self.kind, self.n = kind, len(x)
+        k = 8 if kind == EIGHT.value else 4
+        second = x if kind == EIGHT.value else (WALSH4 if kind == FOUR.value else HADAMARD2).like(x)
+        self.constants = (FLAT[k].like(x), STEPS[k].like(x), second)
+        self.tiles = -(-macroblocks * (2 if kind == CHROMA.value else 1) // _P)
+        self.sizes = (macroblocks, wide, wide * (8 if kind == CHROMA.value else 16), self.tiles)
+
+    def tables(self, source: Tensor, predicted: Tensor, qp: Tensor) -> Tensor:
+        """Bits of what the contexts of each frame code; nothing where no trellis asks for them."""
+        if not self.trellis:
+            return source.new_empty(0)
+        kinds = len(_SIZES[self.kind])
+        stats = source.new_zeros(self.n, kinds, 4, 64)
+        out = source.new_empty(self.n * kinds * (256 + 8))
+        _count[(self.n * self.tiles,)](source, predicted, qp, stats, *self.constants, *self.sizes, self.kind, _P, num_warps=WARPS[self.kind])
+        contexts = _CONTEXTS[self.kind].like(source).int()
+        _bits_of_contexts[(self.n * kinds,)](stats, contexts, out, self.memory, kinds)
+        return out
+
+    def weights(self) -> tuple[float, ...]:
+        small = 1.0 if self.kind == EIGHT.value else self.small
+        lam = (LAMBDA[0] * self.of_intra * small, LAMBDA[1] * self.of_inter * small)
+        return (*lam, 1 - self.intra, 1 - self.inter, self.block)
+
+    def flags(self, levels: bool) -> dict[str, Any]:
+        what = {"TRELLIS": self.trellis, "DECIMATE": self.decimate, "LEVELS": levels}
+        return {**what, "KIND": self.kind, "P": _P, "num_warps": WARPS[self.kind]}
+
+
+def _bytes(*masks: Tensor) -> list[Tensor]:
+    return [m.contiguous().view(torch.uint8) for m in masks]
+
+
+_LIBRARY = torch.library.Library("diffcodec", "FRAGMENT")
+_LIBRARY.define(
+    "code_luma(Tensor source, Tensor predicted, Tensor qp, Tensor intra, Tensor use8, Tensor large, float[] prefer, bool levels)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "code_luma_backward(Tensor grad, Tensor? four, Tensor? eight, Tensor source, Tensor predicted, Tensor qp, Tensor intra, Tensor use8,"
+    " Tensor large, Tensor tables4, Tensor tables8, float[] prefer) -> (Tensor, Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "code_chroma(Tensor source, Tensor predicted, Tensor qp, Tensor intra, float[] prefer, bool levels) -> (Tensor, Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "code_chroma_backward(Tensor grad, Tensor? of_levels, Tensor source, Tensor predicted, Tensor qp, Tensor intra, Tensor tables,"
+    " float[] prefer) -> (Tensor, Tensor, Tensor)"
+)
+
+
+@torch.library.impl(_LIBRARY, "code_luma", "CompositeExplicitAutograd")
+def _luma(
+    source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, use8: Tensor, large: Tensor, prefer: list[float], levels: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    source, predicted, qp = source.contiguous(), predicted.contiguous(), qp.contiguous()
+    masks = _bytes(intra, use8, large)
+    out, four, eight, coded, *_ = _luma_shape(source, predicted, qp, intra, use8, large, prefer, levels)
+    tables = []
+    for kind, found in ((FOUR.value, four), (EIGHT.value, eight)):
+        plan = _Plan(kind, source, qp[0].numel(), qp.shape[2], prefer)
+        tables.append(plan.tables(source, predicted, qp))
+        _code[(plan.n * plan.tiles,)](
+            source, predicted, qp, *masks, out, found, coded.view(torch.uint8), *plan.constants, tables[-1], *plan.sizes,
+            *plan.weights(), **plan.flags(levels),
+        )  # fmt: skip
+    return out, four, eight, coded, *tables
+
+
+@torch.library.register_fake("diffcodec::code_luma", lib=_LIBRARY)
+def _luma_shape(
+    source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, use8: Tensor, large: Tensor, prefer: list[float], levels: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    n, bh, bw = qp.shape
+    of_levels = (n, bh, bw, 256) if levels else (0,)
+    context = [n * kinds * 264 if prefer[4] else 0 for kinds in (2, 1)]
+    new = source.new_empty
+    coded = new(n, 4 * bh, 4 * bw, dtype=torch.bool)
+    return new(source.shape), new(of_levels), new(of_levels), coded, new(context[0]), new(context[1])
+
+
+@torch.library.impl(_LIBRARY, "code_luma_backward", "CompositeExplicitAutograd")
+def _luma_backward(
+    grad: Tensor, four: Tensor | None, eight: Tensor | None, source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, use8: Tensor,
+    large: Tensor, tables4: Tensor, tables8: Tensor, prefer: list[float],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grad, source, predicted, qp = grad.contiguous(), source.contiguous(), predicted.contiguous(), qp.contiguous()
+    masks = _bytes(intra, use8, large)
+    out = [x.new_empty(x.shape) for x in (source, predicted, qp)]
+    for kind, levels, tables in ((FOUR.value, four, tables4), (EIGHT.value, eight, tables8)):
+        plan = _Plan(kind, source, qp[0].numel(), qp.shape[2], prefer)
+        more = grad if levels is None else levels.contiguous()
+        _code_backward[(plan.n * plan.tiles,)](
+            grad, more, source, predicted, qp, *masks, *out, *plan.constants, tables, *plan.sizes, *plan.weights(), plan.spread,
+            **plan.flags(levels is not None),
+        )  # fmt: skip
+    return out[0], out[1], out[2]
+
+
+@torch.library.register_fake("diffcodec::code_luma_backward", lib=_LIBRARY)
+def _luma_backward_shape(
+    grad: Tensor, four: Tensor | None, eight: Tensor | None, source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, use8: Tensor,
+    large: Tensor, tables4: Tensor, tables8: Tensor, prefer: list[float],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return source.new_empty(source.shape), source.new_empty(source.shape), qp.new_empty(qp.shape)
+
+
+def _keep_luma(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    *tensors, ctx.prefer, ctx.levels = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output[4:])
+
+
+def _of_luma(ctx, grad, four, eight, *_):  # type: ignore[no-untyped-def]
+    source = ctx.saved_tensors[0]
+    grad = torch.zeros_like(source) if grad is None else grad
+    if ctx.levels and (four is None) != (eight is None):
+        four, eight = (torch.zeros(*ctx.saved_tensors[2].shape, 256).to(source) if g is None else g for g in (four, eight))
+    found = torch.ops.diffcodec.code_luma_backward(grad, four, eight, *ctx.saved_tensors, ctx.prefer)
+    return (*found, None, None, None, None, None)
+
+
+torch.library.register_autograd("diffcodec::code_luma", _of_luma, setup_context=_keep_luma, lib=_LIBRARY)
+
+
+@torch.library.impl(_LIBRARY, "code_chroma", "CompositeExplicitAutograd")
+def _chroma(
+    source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, prefer: list[float], levels: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    source, predicted, qp = source.contiguous(), predicted.contiguous(), qp.contiguous()
+    (mask,) = _bytes(intra)
+    out, found, _ = _chroma_shape(source, predicted, qp, intra, prefer, levels)
+    plan = _Plan(CHROMA.value, source, qp[0].numel(), qp.shape[2], prefer)
+    tables = plan.tables(source, predicted, qp)
+    _code[(plan.n * plan.tiles,)](
+        source, predicted, qp, mask, mask, mask, out, found, mask, *plan.constants, tables, *plan.sizes, *plan.weights(), **plan.flags(levels)
+    )
+    return out, found, tables
+
+
+@torch.library.register_fake("diffcodec::code_chroma", lib=_LIBRARY)
+def _chroma_shape(
+    source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, prefer: list[float], levels: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    n, bh, bw = qp.shape
+    new = source.new_empty
+    return new(source.shape), new((n, 2, bh, bw, 64) if levels else (0,)), new(n * 2 * 264 if prefer[4] else 0)
+
+
+@torch.library.impl(_LIBRARY, "code_chroma_backward", "CompositeExplicitAutograd")
+def _chroma_backward(
+    grad: Tensor, of_levels: Tensor | None, source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, tables: Tensor, prefer: list[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad, source, predicted, qp = grad.contiguous(), source.contiguous(), predicted.contiguous(), qp.contiguous()
+    (mask,) = _bytes(intra)
+    n, bh, bw = qp.shape
+    out = [source.new_empty(source.shape), source.new_empty(source.shape), qp.new_empty(n, 2, bh, bw)]
+    plan = _Plan(CHROMA.value, source, bh * bw, bw, prefer)
+    more = grad if of_levels is None else of_levels.contiguous()
+    _code_backward[(plan.n * plan.tiles,)](
+        grad, more, source, predicted, qp, mask, mask, mask, *out, *plan.constants, tables, *plan.sizes, *plan.weights(), plan.spread,
+        **plan.flags(of_levels is not None),
+    )  # fmt: skip
+    return out[0], out[1], out[2].sum(1)
+
+
+@torch.library.register_fake("diffcodec::code_chroma_backward", lib=_LIBRARY)
+def _chroma_backward_shape(
+    grad: Tensor, of_levels: Tensor | None, source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, tables: Tensor, prefer: list[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    return source.new_empty(source.shape), source.new_empty(source.shape), qp.new_empty(qp.shape)
+
+
+def _keep_chroma(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    *tensors, ctx.prefer, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, output[2])
+
+
+def _of_chroma(ctx, grad, of_levels, _):  # type: ignore[no-untyped-def]
+    grad = torch.zeros_like(ctx.saved_tensors[0]) if grad is None else grad
+    found = torch.ops.diffcodec.code_chroma_backward(grad, of_levels, *ctx.saved_tensors, ctx.prefer)
+    return (*found, None, None, None)
+
+
+torch.library.register_autograd("diffcodec::code_chroma", _of_chroma, setup_context=_keep_chroma, lib=_LIBRARY)
