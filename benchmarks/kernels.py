@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.common import record
-from diffcodec.kernels import attacks, deblock, inter, jpeg, motion, residual, warp
+from diffcodec.kernels import attacks, deblock, inter, intra, jpeg, motion, residual, warp
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 REGISTERS, THREADS = 65536, 2048  # of a multiprocessor
@@ -155,6 +155,15 @@ def h264_variants() -> dict[str, Variant]:
             names = f"grad of_levels source predicted qp intra use8 large by_source by_predicted by_qp {coefficients}"
             add(f"residual, backward, {end}", residual._code_backward, flags, names, residual.WARPS[kind], **bits)
     add("bits of contexts", residual._bits_of_contexts, {"KINDS": 2}, "stats contexts tables", contexts="i32")
+    whole = {"places": "i64", "there_of": "u8", "needs": "i32", "expected": "i64", "found": "i64", "modes": "i64", "kind": "i64"}
+    for k, what in ((4, "4 x 4"), (8, "8 x 8"), (intra._LUMA, "16 x 16"), (intra._CHROMA, "chroma")):
+        shape = intra._shape(k)
+        names = "source around places there_of lam needs bits expected matrices smooth hadamard costs found"
+        add(f"intra {what}, choice of modes", intra._choose, {**shape, "EXPECTED": k in (4, 8), "SATD": True}, names, intra.warps(k), **whole)
+        want = {**shape, "WANT": 0 if k else -1}
+        add(f"intra {what}", intra._predict, want, "around places there_of modes kind matrices smooth out", intra.warps(k), **whole)
+        names = "grad around places there_of modes kind matrices smooth out"
+        add(f"intra {what}, backward", intra._predict_backward, {**want, "PLANE": intra._KINDS[k].plane}, names, intra.warps(k), **whole)
     names = "phases reference target whole four predictor lam hadamard out"
     add("partitions", inter._partition, {"FINE": True, "P": inter._ROWS // 4}, names, out="i64")
     return out

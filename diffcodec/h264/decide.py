@@ -17,9 +17,11 @@ from ..constants import Constant
 from . import inter, intra, residual
 from .habits import Preset
 from .residual import Preference
+from .tables import HADAMARD4, HADAMARD4_OF_8, HADAMARD8
 from .trellis import count
 
 _LARGE_BITS = Constant([1.0, 3.0, 3.0, 5.0])  # of the mode of an intra 16x16 macroblock, and of chroma's
+_SMALL_BITS = Constant([2.5] * 9)  # of a mode of a small block whose neighbours' modes are not known
 _NAMED, _UNNAMED = 0.7, 4.1  # bits of a small block's mode that its neighbours predict, and of another one, once contexts have adapted
 
 
@@ -43,9 +45,19 @@ class Intra:
 @torch.no_grad()
 def distance(difference: Tensor, k: int, habits: Preset) -> Tensor:
     """What decisions compare: SATD, SA8D of 8x8 blocks, or SAD where the preset is in a hurry. Shape: ``[..., k*k] -> [...]``."""
-    if not habits.satd:
+    transform = transform_of(k, habits)
+    if transform is None:
         return difference.abs().sum(-1)
-    return intra.sa8d(difference) if k == 8 and habits.transform8 else intra.satd(difference, k)
+    return intra.sa8d(difference) if transform is HADAMARD8 else intra.satd(difference, k)
+
+
+def transform_of(k: int, habits: Preset) -> Constant | None:
+    """What differences are transformed by before their absolute values are added up; of 16 x 16 samples the four blocks of 8 x 8."""
+    if not habits.satd:
+        return None
+    if k == 4:
+        return HADAMARD4
+    return HADAMARD8 if k == 8 and habits.transform8 else HADAMARD4_OF_8
 
 
 @torch.no_grad()
@@ -68,23 +80,14 @@ def choose_intra(
     """
     n, h, w = source.shape
     bh, bw = h // 16, w // 16
-    p, usable = intra.predict_large(around)
-    cost = distance(inter.blocks(source, 16).flatten(1, 2)[:, :, None] - p, 16, habits) + _forbidden(usable)
-    best, mode = (cost + lam.flatten(1)[..., None] * _LARGE_BITS.like(lam)).min(-1)
+    best, mode = _cheapest(source, around, lam, 16, habits, None)
     costs, modes, bits = [best.view(n, bh, bw)], [mode], [_LARGE_BITS.like(lam)[mode].view(n, bh, bw) + 3]
     if habits.small_intra:
         likely = intra.predicted_modes(before.kind, before.modes[1:]) if before is not None else (None, None)
         for (k, extra), expected in zip(((8, 4.0), (4, 40.0)), likely):
-            p, usable = intra.predict_all(around, k)
             m = 16 // k
-            cost = distance(inter.blocks(source, k).flatten(1, 2)[:, :, None] - p, k, habits) + _forbidden(usable)
-            wide = lam.repeat_interleave(m, 1).repeat_interleave(m, 2).flatten(1)[..., None]
-            if expected is None:
-                best, mode = (cost + 2.5 * wide).min(-1)
-                named = torch.full_like(best, 2.5)
-            else:
-                best, mode = (cost + 3 * wide * (1 - F.one_hot(expected, 9))).min(-1)
-                named = torch.where(mode == expected, _NAMED, _UNNAMED)
+            best, mode = _cheapest(source, around, lam, k, habits, expected)
+            named = torch.full_like(best, 2.5) if expected is None else torch.where(mode == expected, _NAMED, _UNNAMED)
             costs.append(best.view(n, bh, m, bw, m).sum((2, 4)) + extra * lam)
             modes.append(mode)
             bits.append(named.view(n, bh, m, bw, m).sum((2, 4)) + 4)
@@ -101,6 +104,38 @@ def choose_intra(
     return dataclasses.replace(found, kind=kind, bits=torch.stack(bits).gather(0, kind[None])[0])
 
 
+def _cheapest(source: Tensor, around: Tensor, lam: Tensor, k: int, habits: Preset, expected: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cost and number of the mode of least distance + lambda bits, for all blocks of k x k samples (of chroma: Cb and Cr together).
+
+    Args:
+        source, around: ``[N, H, W]`` or ``[N, 2, H/2, W/2]``.
+        expected: modes that cost nothing ``[N, M]``.
+
+    Returns:
+        Both ``[N, M]``.
+    """
+    chroma = source.dim() == 4
+    bits = _LARGE_BITS if k == 16 or chroma else _SMALL_BITS
+    if kernels.here(source):
+        transform = transform_of(k, habits)
+        kind = 0 if chroma else k
+        return kernels.ops().choose_intra(  # type: ignore[no-any-return]
+            source, around, lam, bits.like(lam), expected, None if transform is None else transform.like(source), kind
+        )
+    flat, near = (x.flatten(0, 1) if chroma else x for x in (source, around))
+    predict = intra.predict_chroma if chroma else intra.predict_large if k == 16 else lambda x: intra.predict_all(x, k)
+    p, usable = predict(near)
+    cost = distance(inter.blocks(flat, k).flatten(1, 2)[:, :, None] - p, k, habits)
+    if chroma:
+        cost = cost.unflatten(0, (-1, 2)).sum(1)
+    cost = cost + _forbidden(usable)
+    m = 1 if chroma else 16 // k
+    wide = lam.repeat_interleave(m, 1).repeat_interleave(m, 2).flatten(1)[..., None] if m > 1 else lam.flatten(1)[..., None]
+    found = cost + wide * bits.like(lam) if expected is None else cost + 3 * wide * (1 - F.one_hot(expected, 9))
+    best, mode = found.min(-1)
+    return best, mode
+
+
 def _forbidden(usable: Tensor) -> Tensor:
     """A cost for modes whose neighbours do not exist."""
     return 1e9 * (~usable).float()
@@ -108,6 +143,8 @@ def _forbidden(usable: Tensor) -> Tensor:
 
 def predict_intra(around: Tensor, found: Intra) -> Tensor:
     """Prediction of frames as decided; differentiable in the samples around. Shape: ``[N, H, W]`` -> same."""
+    if kernels.here(around):
+        return kernels.ops().predict_intra(around, list(found.modes), found.kind)  # type: ignore[no-any-return]
     _n, h, w = around.shape
     p, _ = intra.predict_large(around)
     out = inter.unblocks(inter.pick(p, found.modes[0]).unflatten(1, (h // 16, w // 16)), 16)
@@ -122,15 +159,13 @@ def predict_intra(around: Tensor, found: Intra) -> Tensor:
 @torch.no_grad()
 def choose_chroma(chroma: Tensor, around: Tensor, lam: Tensor, habits: Preset) -> Tensor:
     """Intra modes of chroma, Cb and Cr together. Shape: ``[N, 2, h, w] -> [N, H/16 * W/16]``."""
-    p, usable = intra.predict_chroma(around.flatten(0, 1))
-    p = p.unflatten(0, (-1, 2))  # [N, 2, M, 4, 64]
-    target = inter.blocks(chroma.flatten(0, 1), 8).flatten(1, 2).unflatten(0, (-1, 2))
-    cost = distance(target[..., None, :] - p, 8, habits).sum(1) + _forbidden(usable)
-    return (cost + lam.flatten(1)[..., None] * _LARGE_BITS.like(lam)).argmin(-1)
+    return _cheapest(chroma, around, lam, 8, habits, None)[1]
 
 
 def predict_chroma(around: Tensor, mode: Tensor) -> Tensor:
     """Prediction of chroma as decided; differentiable. Shape: ``[N, 2, h, w]`` -> same."""
+    if kernels.here(around):
+        return kernels.ops().predict_intra(around, [mode], None)  # type: ignore[no-any-return]
     n, _, h, w = around.shape
     p, _ = intra.predict_chroma(around.flatten(0, 1))
     chosen = inter.pick(p.unflatten(0, (n, 2)), mode[:, None].expand(-1, 2, -1))

@@ -108,10 +108,10 @@ def _smooth() -> dict[tuple[bool, bool, bool], np.ndarray]:
     return out
 
 
-_MODES = {k: Constant(_directional(k)) for k in (4, 8)}
-_SMOOTH = Constant(np.stack([_smooth()[bool(i & 1), bool(i & 2), bool(i & 4)] for i in range(8)]))  # [8, 25, 25]
+MODES = {k: Constant(_directional(k)) for k in (4, 8)}
+SMOOTH = Constant(np.stack([_smooth()[bool(i & 1), bool(i & 2), bool(i & 4)] for i in range(8)]))  # [8, 25, 25]
 # what each mode needs: top, left, corner
-_NEEDS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 0], [0, 1, 0]], dtype=bool)
+NEEDS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 0], [0, 1, 0]], dtype=bool)
 
 
 def _plane(k: int, slope: float, shift: float) -> np.ndarray:
@@ -128,11 +128,11 @@ def _plane(k: int, slope: float, shift: float) -> np.ndarray:
     return np.stack([a / 2 + (b * (x - half + 1) + c * (y - half + 1)) / 32 for y in range(k) for x in range(k)])
 
 
-_PLANE = {16: Constant(_plane(16, 5, 64)), 8: Constant(_plane(8, 34, 64))}
+PLANE = {16: Constant(_plane(16, 5, 64)), 8: Constant(_plane(8, 34, 64))}
 
 
 @lru_cache(maxsize=32)
-def _places(k: int, h: int, w: int) -> tuple[Tensor, Tensor]:
+def places(k: int, h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where the neighbours of every k x k block lie in a plane with one sample of border on top and left, and which there are.
 
     Returns:
@@ -159,16 +159,15 @@ def _places(k: int, h: int, w: int) -> tuple[Tensor, Tensor]:
     ys = np.concatenate([y - 1, np.repeat(y - 1, 2 * k, 1), y + inside], 1)
     xs = np.concatenate([x - 1, x + inside, more, np.repeat(x - 1, k, 1)], 1)
     there = np.concatenate([by > 0, bx > 0, (by > 0) & (bx > 0)], 1)
-    return torch.from_numpy(ys * (w + 1) + xs), torch.from_numpy(there)
+    return torch.from_numpy(ys * (w + 1) + xs).to(device), torch.from_numpy(there).to(device)
 
 
 def neighbours(plane: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Neighbours of every block. Shape: ``[N, H, W] -> [N, H/k * W/k, 3k+1]``, and which there are ``[H/k * W/k, 3]``."""
     _n, h, w = plane.shape
-    places, there = _places(k, h, w)
+    where, there = places(k, h, w, plane.device)
     padded = torch.nn.functional.pad(plane, (1, 0, 1, 0), value=128.0)
-    v = padded.flatten(1)[:, places.to(plane.device).flatten()].view(plane.shape[0], *places.shape)
-    return v, there.to(plane.device)
+    return padded.flatten(1)[:, where.flatten()].view(plane.shape[0], *where.shape), there
 
 
 def _dc(v: Tensor, there: Tensor, k: int) -> Tensor:
@@ -192,13 +191,13 @@ def predict_all(plane: Tensor, k: int) -> tuple[Tensor, Tensor]:
     v, there = neighbours(plane, k)
     if k == 8:
         kind = (there * torch.tensor([1, 2, 4], device=v.device)).sum(1)  # [B]
-        filters = _SMOOTH.like(v)
+        filters = SMOOTH.like(v)
         border = (kind != 7).nonzero()[:, 0]  # few blocks: the others have all their neighbours and share a filter
         special = (filters[kind[border]] @ v[:, border, :, None])[..., 0]
         v = half_up((v @ filters[7].mT).index_copy(1, border, special))
-    p = half_up((v @ _MODES[k].like(v).flatten(0, 1).mT).unflatten(-1, (9, k * k)))
+    p = half_up((v @ MODES[k].like(v).flatten(0, 1).mT).unflatten(-1, (9, k * k)))
     dc = _dc(v, there, k)[..., None, None].expand(*p.shape[:2], 1, k * k)
-    return torch.cat([p[..., :2, :], dc, p[..., 3:, :]], -2), (there[:, None] | ~torch.from_numpy(_NEEDS).to(v.device)).all(-1)
+    return torch.cat([p[..., :2, :], dc, p[..., 3:, :]], -2), (there[:, None] | ~torch.from_numpy(NEEDS).to(v.device)).all(-1)
 
 
 def predict_large(plane: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +207,7 @@ def predict_large(plane: Tensor) -> tuple[Tensor, Tensor]:
     vertical = v[..., None, 1:17].expand(n, b, 16, 16)
     horizontal = v[..., 33:, None].expand(n, b, 16, 16)
     dc = _dc(v, there, 16)[..., None, None].expand(n, b, 16, 16)
-    slant = half_up(v @ _PLANE[16].like(v).mT).clamp(0, 255).view(n, b, 16, 16)
+    slant = half_up(v @ PLANE[16].like(v).mT).clamp(0, 255).view(n, b, 16, 16)
     usable = torch.stack([there[:, 0], there[:, 1], torch.ones_like(there[:, 0]), there.all(1)], 1)
     return torch.stack([vertical, horizontal, dc, slant], 2).flatten(-2), usable
 
@@ -233,7 +232,7 @@ def predict_chroma(plane: Tensor) -> tuple[Tensor, Tensor]:
             quadrants.append(half_up(q))
     dc = torch.stack(quadrants, -1).view(n, b, 2, 1, 2, 1).expand(n, b, 2, 4, 2, 4).reshape(n, b, 8, 8)
     horizontal, vertical = left[..., None].expand(n, b, 8, 8), top[..., None, :].expand(n, b, 8, 8)
-    slant = half_up(v @ _PLANE[8].like(v).mT).clamp(0, 255).view(n, b, 8, 8)
+    slant = half_up(v @ PLANE[8].like(v).mT).clamp(0, 255).view(n, b, 8, 8)
     usable = torch.stack([torch.ones_like(has_top), has_left, has_top, there.all(1)], 1)
     return torch.stack([dc, horizontal, vertical, slant], 2).flatten(-2), usable
 

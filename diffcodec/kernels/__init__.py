@@ -92,6 +92,6 @@ def here(x: torch.Tensor) -> bool:
 
 def ops() -> Any:
     """The operators of H.264's parts, registered."""
-    from . import deblock, inter, residual  # noqa: F401
+    from . import deblock, inter, intra, residual  # noqa: F401
 
     return torch.ops.diffcodec

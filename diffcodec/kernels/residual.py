@@ -180,7 +180,7 @@ def _blocks(first, MBS, BW, W, KIND: tl.constexpr, P: tl.constexpr):
     """P macroblocks from one on, and their blocks; of chroma, those of Cb and then those of Cr.
 
     Returns:
-        Macroblock, which there are ``[P]``; the same of the blocks ``[R]``; where the samples of the blocks lie ``[R, n]``; place in the scan ``[n]``.
+        Macroblock, which there are ``[P]``; the same of the blocks ``[R]``; where their samples lie ``[R, n]``; scan places ``[n]``.
     """
     k: tl.constexpr = 8 if KIND == EIGHT else 4
     per: tl.constexpr = 16 if KIND == FOUR else 4
@@ -319,7 +319,7 @@ def _code(
     kinds: tl.constexpr = 1 if KIND == EIGHT else 2
     frame = (tl.program_id(0) // TILES).to(tl.int64)
     size = MBS * (128 if KIND == CHROMA else 256)
-    mb, there, of_row, row_there, at, place = _blocks(tl.program_id(0) % TILES * P, MBS, BW, W, KIND, P)
+    mb, _there, of_row, row_there, at, place = _blocks(tl.program_id(0) % TILES * P, MBS, BW, W, KIND, P)
     p = tl.load(predicted + frame * size + at)
     c = _product(tl.load(source + frame * size + at) - p, flat, n, True)
     info = frame * MBS + of_row % MBS
