@@ -6,9 +6,9 @@ A macroblock is an 8x8 block here. Costs are SATD (or SAD) plus a few bits, as x
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,14 +20,29 @@ from .intra import predict_all, satd
 B_SHARE = 100 / 120  # what the cost of a B frame counts against that of a P frame
 _CHUNK = 2**20  # samples fetched at a time
 _T = TypeVar("_T")
+_K = TypeVar("_K", bound=Hashable)
 
 
-@dataclass(frozen=True)
-class Use:
-    """How a B frame uses its references: cost, and the share of each macroblock that comes from the first, ``[H/16, W/16]`` each."""
+class Bank(Generic[_K]):
+    """Tensors of one shape by key; many are read in one go."""
 
-    cost: Tensor
-    first: Tensor
+    def __init__(self) -> None:
+        self._rows: dict[_K, int] = {}
+        self._parts: list[Tensor] = []
+
+    def __contains__(self, key: _K) -> bool:
+        return key in self._rows
+
+    def add(self, keys: Sequence[_K], values: Tensor) -> None:
+        """Shape: ``[len(keys), ...]``."""
+        first = len(self._rows)
+        self._rows.update((key, first + i) for i, key in enumerate(keys))
+        self._parts.append(values)
+
+    def of(self, keys: Sequence[_K]) -> Tensor:
+        """Shape: ``[len(keys), ...]``; at least one key."""
+        self._parts = [torch.cat(self._parts)] if len(self._parts) > 1 else self._parts
+        return self._parts[0][torch.tensor([self._rows[k] for k in keys], device=self._parts[0].device)]
 
 
 class Lookahead:
@@ -42,6 +57,8 @@ class Lookahead:
         intra: intra cost ``[S, H/16, W/16]``.
         cost: of coding frame i from frame j, by (i, j), without the choice of intra.
         vectors: quarter pixels at full resolution ``[H/16, W/16, 2]``, by (i, j).
+        both_cost: of coding B frame i from past j and future k, by (i, j, k).
+        first: the share of each macroblock of such a frame that comes from the past, ``[H/16, W/16]``.
     """
 
     @torch.no_grad()
@@ -56,9 +73,10 @@ class Lookahead:
             p, usable = p[:, :, :3], usable[:, :3]
         cost = self._distance(self.target.flatten(1, 2)[:, :, None] - p).masked_fill(~usable, math.inf)
         self.intra = cost.min(-1).values.view(n, h // 8, w // 8) + 9
-        self.cost: dict[tuple[int, int], Tensor] = {}
-        self.vectors: dict[tuple[int, int], Tensor] = {}
-        self.uses: dict[tuple[int, int, int], Use] = {}
+        self.cost: Bank[tuple[int, int]] = Bank()
+        self.vectors: Bank[tuple[int, int]] = Bank()
+        self.both_cost: Bank[tuple[int, int, int]] = Bank()
+        self.first: Bank[tuple[int, int, int]] = Bank()
 
     def _distance(self, difference: Tensor) -> Tensor:
         return difference.abs().sum(-1) if self.quick else satd(difference, 8)
@@ -92,13 +110,13 @@ class Lookahead:
                 2,
             )
             cost = self._distance(target - fetch_luma(self.phases, reference, found, 8)) + _motion_bits(found)
-            for pair, v, c in zip(some, found, cost):
-                self.vectors[pair], self.cost[pair] = 2 * v, c
+            self.vectors.add(some, 2 * found)
+            self.cost.add(some, cost)
 
     @torch.no_grad()
     def both(self, triples: Iterable[tuple[int, int, int]]) -> None:
         """Cost of B frames (frame, past, future) that are not known yet."""
-        new = [t for t in dict.fromkeys(triples) if t not in self.uses]
+        new = [t for t in dict.fromkeys(triples) if t not in self.both_cost]
         if not new:
             return
         self.search([p for b, past, future in new for p in ((b, past), (b, future))])
@@ -107,15 +125,15 @@ class Lookahead:
             predictions, costs = [], []
             for k in (1, 2):
                 reference = torch.tensor([t[k] for t in some], device=self.small.device)[:, None, None]
-                v = torch.stack([self.vectors[t[0], t[k]] for t in some])
-                predictions.append(fetch_luma(self.phases, reference, torch.div(v, 2, rounding_mode="floor"), 8))
-                costs.append(torch.stack([self.cost[t[0], t[k]] for t in some]))
+                pairs = [(t[0], t[k]) for t in some]
+                predictions.append(fetch_luma(self.phases, reference, self.vectors.of(pairs) >> 1, 8))
+                costs.append(self.cost.of(pairs))
             mean = self._distance(self.target[frame] - (predictions[0] + predictions[1]) / 2) + 9
-            still = sum(self.target[torch.tensor([t[k] for t in some])] for k in (1, 2)) / 2
+            still = sum(self.target[torch.tensor([t[k] for t in some], device=self.small.device)] for k in (1, 2)) / 2
             best, which = torch.stack([*costs, mean, self._distance(self.target[frame] - still) + 4]).min(0)
             first = (which == 0).to(best) + 0.5 * (which >= 2).to(best)
-            for triple, c, f in zip(some, best, first):
-                self.uses[triple] = Use(c, f)
+            self.both_cost.add(some, best)
+            self.first.add(some, first)
 
     def inner(self, cost: Tensor) -> Tensor:
         """Sum over the macroblocks inside the frame's border, as x264 sums. Shape: ``[..., H/16, W/16] -> [...]``."""
@@ -148,10 +166,10 @@ class Lookahead:
         p_cost: dict[tuple[int, int], float] = {}
         b_cost: dict[tuple[int, int, int], float] = {}
         if pairs:
-            of_pair = self.inner(torch.stack([torch.minimum(self.cost[p], self.intra[p[0]]) for p in pairs])).tolist()
-            p_cost = dict(zip(pairs, of_pair))
+            own = self.intra[torch.tensor([p[0] for p in pairs], device=self.intra.device)]
+            p_cost = dict(zip(pairs, self.inner(torch.minimum(self.cost.of(pairs), own)).tolist()))
         if triples:
-            b_cost = dict(zip(triples, (B_SHARE * self.inner(torch.stack([self.uses[t].cost for t in triples]))).tolist()))
+            b_cost = dict(zip(triples, (B_SHARE * self.inner(self.both_cost.of(triples))).tolist()))
         return [_MiniGops(c, p_cost, b_cost, intra).types(bframes) for c in frames]
 
 

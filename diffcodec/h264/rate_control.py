@@ -43,12 +43,16 @@ class Seen:
     Attributes:
         intra: intra cost of each macroblock ``[F, H/16, W/16]``.
         inter: cost as the frame is coded: the intra cost where that is lower, and in I frames.
-        uses: for every frame, its references as (frame, vectors ``[H/16, W/16, 2]`` in quarter pixels, share of each macroblock that comes from it).
+        frame, reference: which frame each use is of, and what it refers to.
+        vectors: of each use, quarter pixels ``[U, H/16, W/16, 2]``. share: of each macroblock that comes from it ``[U, H/16, W/16]``.
     """
 
     intra: Tensor
     inter: Tensor
-    uses: list[list[tuple[int, Tensor, Tensor]]]
+    frame: list[int]
+    reference: list[int]
+    vectors: Tensor
+    share: Tensor
 
 
 def tree_offset(seen: Seen, adaptive: Tensor, order: Sequence[Sequence[int]], types: Sequence[str], display: Sequence[int]) -> Tensor:
@@ -64,37 +68,41 @@ def tree_offset(seen: Seen, adaptive: Tensor, order: Sequence[Sequence[int]], ty
     Returns:
         ``[F, bh, bw]``, 0 or below.
     """
-    weight = torch.exp2(-adaptive / 6)
-    own = seen.intra * weight
+    own = seen.intra * torch.exp2(-adaptive / 6)
+    passed_on = (1 - seen.inter / seen.intra).clamp(0, 1)
     received = torch.zeros_like(own)
     for step in reversed(list(order)):
-        for i in step:
-            if not seen.uses[i]:
-                continue
-            arrived = received[i] if types[i] != "b" else torch.zeros_like(received[i])
-            amount = (arrived + own[i]) * (1 - seen.inter[i] / seen.intra[i]).clamp(0, 1)
-            for reference, vectors, share in seen.uses[i]:
-                if types[reference] in "IP" and display[i] < display[reference]:
-                    continue  # an anchor is coded before the B frames of its own group are looked at
-                received[reference] += _splat(amount * share, vectors)
+        now = set(step)
+        uses = [
+            u
+            for u, (i, r) in enumerate(zip(seen.frame, seen.reference))
+            if i in now and not (types[r] in "IP" and display[i] < display[r])  # an anchor is coded before the B frames of its group are looked at
+        ]
+        if not uses:
+            continue
+        at = torch.tensor([uses, [seen.frame[u] for u in uses], [seen.reference[u] for u in uses]], device=own.device)
+        refers = torch.tensor([float(types[seen.frame[u]] != "b") for u in uses], device=own.device)[:, None, None]
+        amount = (refers * received[at[1]] + own[at[1]]) * passed_on[at[1]] * seen.share[at[0]]
+        _splat(received, at[2], amount, seen.vectors[at[0]])
     return -5 * (1 - QCOMP) * torch.log2(1 + received / own.clamp(min=1e-6))
 
 
-def _splat(amount: Tensor, vectors: Tensor) -> Tensor:
-    """Spread what each macroblock passes on over the four macroblocks that its vector covers. Shape: ``[bh, bw], [bh, bw, 2]`` -> ``[bh, bw]``."""
-    bh, bw = amount.shape
+def _splat(total: Tensor, frame: Tensor, amount: Tensor, vectors: Tensor) -> None:
+    """Add what each macroblock passes on to the four macroblocks of its reference that its vector covers.
+
+    Args:
+        total: of all frames ``[F, bh, bw]``, added to.
+        frame: reference of each use ``[U]``.
+        amount: ``[U, bh, bw]``. vectors: ``[U, bh, bw, 2]``.
+    """
+    bh, bw = amount.shape[1:]
     y = torch.arange(bh, device=amount.device)[:, None] + vectors[..., 0] / 64
     x = torch.arange(bw, device=amount.device) + vectors[..., 1] / 64
-    y0, x0 = y.floor(), x.floor()
-    out = torch.zeros(bh * bw, dtype=amount.dtype, device=amount.device)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            share = (1 - (y - y0 - dy).abs()) * (1 - (x - x0 - dx).abs())
-            ys, xs = y0 + dy, x0 + dx
-            inside = (ys >= 0) & (ys < bh) & (xs >= 0) & (xs < bw)
-            place = (ys.clamp(0, bh - 1) * bw + xs.clamp(0, bw - 1)).long()
-            out.index_add_(0, place.flatten(), (amount * share * inside).flatten())
-    return out.view(bh, bw)
+    corner = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]], device=amount.device)[:, :, None, None, None]
+    ys, xs = y.floor() + corner[0], x.floor() + corner[1]  # [4, U, bh, bw]
+    share = (1 - (y - ys).abs()) * (1 - (x - xs).abs()) * ((ys >= 0) & (ys < bh) & (xs >= 0) & (xs < bw))
+    place = (frame[:, None, None] * bh + ys.clamp(0, bh - 1)) * bw + xs.clamp(0, bw - 1)
+    total.view(-1).index_add_(0, place.long().flatten(), (amount * share).flatten())
 
 
 def settled(qp: Tensor, frame: Tensor) -> Tensor:

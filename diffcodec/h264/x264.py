@@ -265,13 +265,12 @@ class _Search:
     """What the lookahead found for the frames to be coded.
 
     Attributes:
-        vectors: of each frame from each of its references (past ones, then future ones) ``[H/16, W/16, 2]``.
-        cost: of the same ``[H/16, W/16]``.
+        ahead: the lookahead. at: source frame of each.
         seen: costs and uses for rate control.
     """
 
-    vectors: list[list[Tensor]]
-    cost: list[list[Tensor]]
+    ahead: Lookahead
+    at: list[int]
     seen: rate_control.Seen
 
     @staticmethod
@@ -279,24 +278,39 @@ class _Search:
         at = frames.source.tolist()
         n = len(at)
         ahead.search([(at[i], at[r]) for i in range(n) for r in (*frames.past[i], *frames.future[i])])
-        ahead.both([(at[i], at[frames.past[i][0]], at[frames.future[i][0]]) for i in range(n) if frames.future[i]])
+        one = [i for i in range(n) if frames.past[i] and not frames.future[i]]
+        two = [i for i in range(n) if frames.future[i]]
+        triples = [(at[i], at[frames.past[i][0]], at[frames.future[i][0]]) for i in two]
+        ahead.both(triples)
         intra = ahead.intra[frames.source.to(ahead.intra.device)]
-        inter = intra.clone()
-        vectors, cost, uses = [], [], []
-        for i in range(n):
-            references = (*frames.past[i], *frames.future[i])
-            vectors.append([ahead.vectors[at[i], at[r]] for r in references])
-            cost.append([ahead.cost[at[i], at[r]] for r in references])
-            mine = []
-            if frames.future[i]:
-                use = ahead.uses[at[i], at[references[0]], at[references[1]]]
-                inter[i] = use.cost
-                mine = [(references[0], vectors[i][0], use.first), (references[1], vectors[i][1], 1 - use.first)]
-            elif references:
-                inter[i] = torch.minimum(cost[i][0], intra[i])
-                mine = [(references[0], vectors[i][0], torch.ones_like(intra[i]))]
-            uses.append(mine)
-        return _Search(vectors, cost, rate_control.Seen(intra, inter, uses))
+        inter, share = intra.clone(), []
+        frame, reference = one + two + two, [frames.past[i][0] for i in one + two] + [frames.future[i][0] for i in two]
+        pairs = [(at[i], at[r]) for i, r in zip(frame, reference)]
+        if one:
+            inter[one] = torch.minimum(ahead.cost.of(pairs[: len(one)]), intra[one])
+            share.append(torch.ones_like(intra[one]))
+        if two:
+            inter[two] = ahead.both_cost.of(triples)
+            first = ahead.first.of(triples)
+            share += [first, 1 - first]
+        if not frame:
+            nothing = intra.new_zeros(0, *intra.shape[1:])
+            return _Search(ahead, at, rate_control.Seen(intra, inter, [], [], nothing[..., None].expand(-1, -1, -1, 2), nothing))
+        return _Search(ahead, at, rate_control.Seen(intra, inter, frame, reference, ahead.vectors.of(pairs), torch.cat(share)))
+
+    def cheapest(self, frames: list[int], options: list[tuple[int, ...]], most: int) -> tuple[Tensor, Tensor]:
+        """For each macroblock the number of the reference that costs least, and the vector from it: ``[N, H/16, W/16]``, ``[N, H/16, W/16, 2]``.
+
+        Args:
+            frames: N frames. options: references of each. most: references that any has.
+        """
+        pairs = [(self.at[i], self.at[o[min(k, len(o) - 1)]]) for i, o in zip(frames, options) for k in range(most)]
+        cost = self.ahead.cost.of(pairs).unflatten(0, (-1, most))
+        further = torch.full((most, 1, 1), 2.0, device=cost.device)
+        further[0] = 0
+        best = (cost + further).argmin(1)
+        vectors = self.ahead.vectors.of(pairs).unflatten(0, (-1, most))
+        return best, vectors.gather(1, best[:, None, ..., None].expand(-1, -1, -1, -1, 2))[:, 0]
 
 
 @dataclass(frozen=True)
@@ -479,15 +493,9 @@ class _Coder:
             ids = [o[min(k, len(o) - 1)] for o in options for k in range(most)]  # frame by frame
             colour = self._reference(ids)
             slots = torch.tensor([self.slots[i] for i in ids], device=source.device)
-            coarse, best = [], []
-            for i, o in zip(now, options):  # the reference that the lookahead finds cheapest for each macroblock
-                first = len(f.past[i]) if j else 0
-                cost = torch.stack([self.search.cost[i][first + k] + 2.0 * min(k, 1) for k in range(len(o))])
-                best.append(cost.argmin(0))
-                v = torch.stack([self.search.vectors[i][first + k] for k in range(len(o))])
-                coarse.append(v.gather(0, best[-1][None, ..., None].expand(1, *v.shape[1:]))[0])
-            place = most * torch.arange(n, device=source.device)[:, None, None] + torch.stack(best)  # [N, bh, bw]
-            field = decide.vectors(source.detach(), self.phases, slots[place], torch.stack(coarse), lam, self.habits)
+            best, coarse = self.search.cheapest(now, options, most)
+            place = most * torch.arange(n, device=source.device)[:, None, None] + best  # [N, bh, bw]
+            field = decide.vectors(source.detach(), self.phases, slots[place], coarse, lam, self.habits)
             place = decide.widened(place)
             planes.append(self._predicted(ids, place, field))
             chromas.append(inter.fetch_chroma(colour, place, field, 4))
