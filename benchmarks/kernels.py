@@ -116,6 +116,8 @@ def variants() -> dict[str, Variant]:
         backward = {"inner edges": deblock._luma_inner_backward, "outer edges": deblock._luma_outer_backward}
         for name, kernel in (backward if side == 16 else {"": deblock._chroma_backward}).items():
             out[f"deblocking, {what}, backward{', ' * bool(name)}{name}"] = Variant(kernel, more, pointers("grad " + names))
+    p = pointers("intra coded motion use8 left upper", intra="u8", coded="u8", use8="u8")
+    out["deblocking, strengths"] = Variant(deblock._strengths, {"SIZE": deblock._LINES}, p)
     out |= h264_variants()
     return out
 
@@ -131,6 +133,7 @@ def h264_variants() -> dict[str, Variant]:
         known = {k: v for k, v in (whole | {"phases": "u8"} | types).items() if k in names.split()}
         out[f"H.264 {name}"] = Variant(kernel, options, pointers(names, **known), WEIGHTS, warps)
 
+    add("full search", inter._whole, {"K": 4, "R": inter._ROWS * 4}, "current reference out", out="i64")
     add("quarter-pel planes", inter._quarter_pel, {"SIZE": inter._SIZE}, "luma out", out="u8")
     add("luma, fetch", inter._fetch, {"K": 8, "R": inter._ROWS}, "phases reference vectors out")
     add("luma, prediction backward", inter._predict_backward, {"K": 8}, "grad planes which vectors shares out", 2)

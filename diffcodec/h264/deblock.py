@@ -26,6 +26,8 @@ def strengths(intra: Tensor, coded: Tensor, motion: Tensor, use8: Tensor) -> tup
     Returns:
         bS of left and of upper edges, ``[N, H/4, W/4]`` whole numbers 0..4; 0 at the picture's edge.
     """
+    if kernels.here(motion):
+        return kernels.ops().deblock_strengths(intra, coded, motion, use8)  # type: ignore[no-any-return]
     mb = intra.repeat_interleave(4, 1).repeat_interleave(4, 2)
     eight = use8.repeat_interleave(4, 1).repeat_interleave(4, 2)
     move = motion.repeat_interleave(2, 1).repeat_interleave(2, 2)

@@ -290,6 +290,8 @@ def whole_search(current: Tensor, reference: Tensor, reach: int, k: int) -> Tens
     Returns:
         Quarter samples ``[N, H/k, W/k, 2]``.
     """
+    if kernels.here(current):
+        return kernels.ops().whole_search(current, reference, reach, k)  # type: ignore[no-any-return]
     small, small_ref = (F.avg_pool2d(p[:, None], 2)[:, 0] for p in (current, reference))
     _n, h, w = small.shape
     r = -(-reach // 2)

@@ -295,6 +295,46 @@ def _chroma_backward(grad, x, bs, qp, tables, out, MBS, LINES, STEP, NEXT, ACROS
         tl.store(out + at + i * STEP, s[i], there)
 
 
+@triton.jit
+def _differ(motion, a, b, CROSSED: tl.constexpr):
+    """Whether blocks a and b are predicted from vectors a pixel apart or from other references; lists of a crossed."""
+    out = a < 0
+    for i in tl.static_range(6):
+        v = tl.load(motion + 6 * a + ((i + 3) % 6 if CROSSED else i))
+        w = tl.load(motion + 6 * b + i)
+        if i % 3 == 2:
+            out |= v != w
+        else:
+            out |= tl.abs(v - w) >= 4
+    return out
+
+
+@triton.jit
+def _bs(intra, coded, motion, use8, n, y, x, BH, BW, UPPER: tl.constexpr):
+    """Strength of the left or upper edge of 4x4 blocks (8.7.2.1)."""
+    place = y if UPPER else x
+    oy, ox = (tl.maximum(y - 1, 0), x) if UPPER else (y, tl.maximum(x - 1, 0))
+    mb, other_mb = (n * BH + y // 4) * BW + x // 4, (n * BH + oy // 4) * BW + ox // 4
+    b, other = (n * BH * 2 + y // 2) * BW * 2 + x // 2, (n * BH * 2 + oy // 2) * BW * 2 + ox // 2
+    at, other_at = (n * BH * 4 + y) * BW * 4 + x, (n * BH * 4 + oy) * BW * 4 + ox
+    bs = tl.where(_differ(motion, b, other, False) & _differ(motion, b, other, True), 1.0, 0.0)
+    bs = tl.where((tl.load(coded + at) != 0) | (tl.load(coded + other_at) != 0), 2.0, bs)
+    either = (tl.load(intra + mb) != 0) | (tl.load(intra + other_mb) != 0)
+    bs = tl.where(either, tl.where(place % 4 == 0, 4.0, 3.0), bs)
+    bs = tl.where((tl.load(use8 + mb) != 0) & (place % 2 == 1), 0.0, bs)
+    return tl.where(place == 0, 0.0, bs)
+
+
+@triton.jit
+def _strengths(intra, coded, motion, use8, left, upper, BLOCKS, BH, BW, SIZE: tl.constexpr):
+    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    there = at < BLOCKS
+    i = tl.minimum(at, BLOCKS - 1)
+    x, y, n = i % (4 * BW), i // (4 * BW) % (4 * BH), i // (16 * BH * BW)
+    tl.store(left + i, _bs(intra, coded, motion, use8, n, y, x, BH, BW, False), there)
+    tl.store(upper + i, _bs(intra, coded, motion, use8, n, y, x, BH, BW, True), there)
+
+
 def _launch(kernel, tensors: list[Tensor], out: Tensor, vertical: bool, side: int) -> Tensor:  # type: ignore[no-untyped-def]
     n, h, w = out.shape
     mbs, lines = (w // side, h) if vertical else (h // side, w)
@@ -306,8 +346,23 @@ def _launch(kernel, tensors: list[Tensor], out: Tensor, vertical: bool, side: in
 
 
 _LIBRARY = torch.library.Library("diffcodec", "FRAGMENT")
+_LIBRARY.define("deblock_strengths(Tensor intra, Tensor coded, Tensor motion, Tensor use8) -> (Tensor, Tensor)")
 _LIBRARY.define("deblock(Tensor x, Tensor bs, Tensor qp, bool vertical, bool chroma) -> Tensor")
 _LIBRARY.define("deblock_backward(Tensor grad, Tensor x, Tensor bs, Tensor qp, bool vertical, bool chroma) -> Tensor")
+
+
+@torch.library.impl(_LIBRARY, "deblock_strengths", "CompositeExplicitAutograd")
+def _of_blocks(intra: Tensor, coded: Tensor, motion: Tensor, use8: Tensor) -> tuple[Tensor, Tensor]:
+    left, upper = _of_blocks_shape(intra, coded, motion, use8)
+    masks = [m.contiguous().view(torch.uint8) for m in (intra, coded, use8)]
+    size = (left.numel(), *intra.shape[1:])
+    _strengths[(-(-left.numel() // _LINES),)](masks[0], masks[1], motion.contiguous(), masks[2], left, upper, *size, _LINES)
+    return left, upper
+
+
+@torch.library.register_fake("diffcodec::deblock_strengths", lib=_LIBRARY)
+def _of_blocks_shape(intra: Tensor, coded: Tensor, motion: Tensor, use8: Tensor) -> tuple[Tensor, Tensor]:
+    return motion.new_empty(coded.shape), motion.new_empty(coded.shape)
 
 
 @torch.library.impl(_LIBRARY, "deblock", "CompositeExplicitAutograd")

@@ -8,6 +8,7 @@ tile: its Hadamard transforms are one product with a matrix of 64 x 64, exact in
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -232,6 +233,29 @@ def _fetch_chroma_backward(grad, reference, vectors, out, BLOCKS, BH, BW, H, W, 
 
 
 @triton.jit
+def _whole(current, reference, out, BLOCKS, BH, BW, H, W, REACH, K: tl.constexpr, R: tl.constexpr):
+    """Full search: the best whole displacement of blocks of K x K samples. Shape: ``[N, H, W] -> [N, bh, bw, 2]``, in eighths."""
+    b = tl.program_id(0) * R + tl.arange(0, R)
+    there = b < BLOCKS
+    b = tl.minimum(b, BLOCKS - 1)
+    s = tl.arange(0, K * K)[None, :]
+    plane = (b // (BH * BW)).to(tl.int64)[:, None] * (H * W)
+    y, x = (b // BW % BH * K)[:, None] + s // K, (b % BW * K)[:, None] + s % K
+    mine = tl.load(current + plane + y * W + x)
+    best = tl.full([R], float("inf"), tl.float32)
+    by, bx = tl.zeros([R], tl.int32), tl.zeros([R], tl.int32)
+    span = 2 * REACH + 1
+    for i in range(span * span):
+        dy, dx = i // span - REACH, i % span - REACH
+        cost = tl.sum(tl.abs(_at(reference + plane, y + dy, x + dx, H, W) - mine), 1) / (K * K)
+        cost += 0.1 * tl.log2(1 + 2 * (tl.abs(dy) + tl.abs(dx)).to(tl.float32))
+        by, bx = tl.where(cost < best, dy, by), tl.where(cost < best, dx, bx)
+        best = tl.minimum(cost, best)
+    tl.store(out + 2 * b, 8 * by.to(tl.int64), there)
+    tl.store(out + 2 * b + 1, 8 * bx.to(tl.int64), there)
+
+
+@triton.jit
 def _component_bits(d):
     """Bits of a component of a vector difference (:func:`diffcodec.h264.inter.vector_bits`)."""
     return tl.where(d == 0, 0.72, 1.72 + 2 * tl.log2(tl.abs(d).to(tl.float32) + 1))
@@ -444,6 +468,7 @@ _LIBRARY.define("predict_luma(Tensor planes, Tensor phases, Tensor place, Tensor
 _LIBRARY.define("predict_luma_backward(Tensor grad, Tensor planes, Tensor which, Tensor vectors, int k) -> Tensor")
 _LIBRARY.define("fetch_chroma(Tensor planes, Tensor reference, Tensor vectors, int k) -> Tensor")
 _LIBRARY.define("fetch_chroma_backward(Tensor grad, Tensor planes, Tensor reference, Tensor vectors, int k) -> Tensor")
+_LIBRARY.define("whole_search(Tensor current, Tensor reference, int reach, int k) -> Tensor")
 _LIBRARY.define(
     "refine(Tensor phases, Tensor reference, Tensor target, Tensor start, Tensor predictor, Tensor lam,"
     " int k, int subpel, bool fine, int rounds) -> (Tensor, Tensor)"
@@ -566,6 +591,23 @@ def _of_chroma(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 torch.library.register_autograd("diffcodec::fetch_chroma", _of_chroma, setup_context=_keep_chroma, lib=_LIBRARY)
+
+
+@torch.library.impl(_LIBRARY, "whole_search", "CompositeExplicitAutograd")
+def _found(current: Tensor, reference: Tensor, reach: int, k: int) -> Tensor:
+    small, small_ref = (F.avg_pool2d(p[:, None], 2)[:, 0].contiguous() for p in (current, reference))
+    out = _found_shape(current, reference, reach, k)
+    _, bh, bw, _ = out.shape
+    blocks, half = out.numel() // 2, k // 2
+    r = _ROWS * 64 // (half * half)
+    _whole[(-(-blocks // r),)](small, small_ref, out, blocks, bh, bw, *small.shape[1:], -(-reach // 2), half, r)
+    return out
+
+
+@torch.library.register_fake("diffcodec::whole_search", lib=_LIBRARY)
+def _found_shape(current: Tensor, reference: Tensor, reach: int, k: int) -> Tensor:
+    n, h, w = current.shape
+    return current.new_empty(n, h // k, w // k, 2, dtype=torch.int64)
 
 
 @torch.library.impl(_LIBRARY, "refine", "CompositeExplicitAutograd")
