@@ -41,3 +41,9 @@ def join(blocks: Tensor) -> Tensor:
 def crop(x: Tensor, height: int, width: int) -> Tensor:
     """Undo the padding. Shape: ``[..., H, W] -> [..., height, width]``."""
     return x if x.shape[-2:] == (height, width) else x[..., :height, :width]
+
+
+def spread(x: Tensor, k: int) -> Tensor:
+    """Each value k x k times. Shape: ``[N, bh, bw, ...] -> [N, k bh, k bw, ...]``."""
+    n, bh, bw, *rest = x.shape
+    return x[:, :, None, :, None].expand(n, bh, k, bw, k, *rest).reshape(n, bh * k, bw * k, *rest)

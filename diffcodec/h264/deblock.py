@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..blocks import spread
 from ..constants import Constant
 from .tables import ALPHA, BETA, TC0
 
@@ -28,9 +29,9 @@ def strengths(intra: Tensor, coded: Tensor, motion: Tensor, use8: Tensor) -> tup
     """
     if kernels.here(motion):
         return kernels.ops().deblock_strengths(intra, coded, motion, use8)  # type: ignore[no-any-return]
-    mb = intra.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    eight = use8.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    move = motion.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    mb = spread(intra, 4)
+    eight = spread(use8, 4)
+    move = spread(motion, 2)
     out = []
     for dim in (2, 1):
         n = mb.shape[dim]
@@ -171,7 +172,7 @@ def _parameters(bs: Tensor, qp: Tensor) -> Tensor:
 
     Shape: ``[N, H/4, W/4], [N, H/16, W/16] -> [4, N, H/4, W/4]``.
     """
-    qp = qp.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    qp = spread(qp, 4)
     index = torch.floor((qp + qp.roll(1, 1) + 1) / 2).clamp_(0, 51).long()  # mean of both sides
     tc0 = TC0.like(qp)[(bs.long() - 1).clamp_(0, 2), index]
     return torch.stack([ALPHA.like(qp)[index] * (bs > 0), BETA.like(qp)[index], tc0, (bs == 4).to(qp)])

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import kernels
+from ..blocks import spread
 from ..constants import Constant
 from . import inter, intra, residual
 from .habits import Preset
@@ -130,7 +131,7 @@ def _cheapest(source: Tensor, around: Tensor, lam: Tensor, k: int, habits: Prese
         cost = cost.unflatten(0, (-1, 2)).sum(1)
     cost = cost + _forbidden(usable)
     m = 1 if chroma else 16 // k
-    wide = lam.repeat_interleave(m, 1).repeat_interleave(m, 2).flatten(1)[..., None] if m > 1 else lam.flatten(1)[..., None]
+    wide = spread(lam, m).flatten(1)[..., None]
     found = cost + wide * bits.like(lam) if expected is None else cost + 3 * wide * (1 - F.one_hot(expected, 9))
     best, mode = found.min(-1)
     return best, mode
@@ -149,7 +150,7 @@ def predict_intra(around: Tensor, found: Intra) -> Tensor:
     p, _ = intra.predict_large(around)
     out = inter.unblocks(inter.pick(p, found.modes[0]).unflatten(1, (h // 16, w // 16)), 16)
     if len(found.modes) > 1:
-        wide = found.kind.repeat_interleave(16, 1).repeat_interleave(16, 2)
+        wide = spread(found.kind, 16)
         for which, k in ((1, 8), (2, 4)):
             p, _ = intra.predict_all(around, k)
             out = torch.where(wide == which, inter.unblocks(inter.pick(p, found.modes[which]).unflatten(1, (h // k, w // k)), k), out)
@@ -201,11 +202,6 @@ def _texture(planes: Tensor) -> tuple[Tensor, Tensor]:
     return inter.macroblocks(intra.satd(x, 8) - dc4), inter.macroblocks(intra.sa8d(x) - dc8)
 
 
-def widened(x: Tensor) -> Tensor:
-    """Each macroblock's value at its four 8x8 blocks. Shape: ``[N, bh, bw, ...] -> [N, 2 bh, 2 bw, ...]``."""
-    return x.repeat_interleave(2, 1).repeat_interleave(2, 2)
-
-
 @torch.no_grad()
 def transform8(difference: Tensor, habits: Preset) -> Tensor:
     """Which macroblocks take the 8x8 transform: those whose residual it concentrates more. Shape: ``[N, H, W] -> [N, H/16, W/16]`` bool."""
@@ -234,17 +230,17 @@ def vectors(source: Tensor, phases: Tensor, reference: Tensor, coarse: Tensor, l
     start = [predictor, torch.zeros_like(coarse), coarse]
     v16, _ = inter.refine(phases, reference, inter.blocks(source, 16), start, predictor, lam, 16, subpel, fine, 1)
     if not habits.partitions:
-        return widened(v16)
+        return spread(v16, 2)
     predictor = inter.median_predictor(v16)
-    of_macroblocks, reference = reference, widened(reference)
-    target, lam8, whole = inter.blocks(source, 8), widened(lam), widened(v16)
+    of_macroblocks, reference = reference, spread(reference, 2)
+    target, lam8, whole = inter.blocks(source, 8), spread(lam, 2), spread(v16, 2)
     v8, _ = inter.refine(phases, reference, target, [whole, *_around(v16)], whole, lam8, 8, subpel, fine, 0)
     if kernels.here(source):
         return kernels.ops().partition(phases, of_macroblocks, target, v16, v8, predictor, lam, fine)  # type: ignore[no-any-return]
     # each of five vectors on each of the four blocks of a macroblock
     four = v8.view(n, bh, 2, bw, 2, 2).permute(0, 1, 3, 2, 4, 5).reshape(n, bh, bw, 4, 2)
     candidates = torch.cat([v16[..., None, :], four], 3)  # [N, bh, bw, 5, 2]
-    every = candidates.movedim(3, 0).repeat_interleave(2, 2).repeat_interleave(2, 3)  # [5, N, H/8, W/8, 2]
+    every = spread(candidates.movedim(3, 0).flatten(0, 1), 2).unflatten(0, (5, n))  # [5, N, H/8, W/8, 2]
     cost = inter.costs(phases, reference, target, every, 8, fine)
     cost = cost.view(5, n, bh, 2, bw, 2).permute(1, 2, 4, 0, 3, 5).reshape(n, bh, bw, 5, 4)  # vectors, blocks
     bits = inter.vector_bits(candidates, predictor[..., None, :]) * lam[..., None]  # [N, bh, bw, 5]
@@ -271,7 +267,7 @@ _PARTITIONS = [([[0, 1, 2, 3]], 1.0), ([[0, 1], [2, 3]], 3.0), ([[0, 2], [1, 3]]
 def _around(v: Tensor) -> list[Tensor]:
     """Vectors of the four neighbours of each macroblock, for its 8x8 blocks. Shape: ``[N, bh, bw, 2] -> 4 x [N, 2 bh, 2 bw, 2]``."""
     p = F.pad(v.permute(0, 3, 1, 2).float(), (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1).to(v.dtype)
-    return [widened(c) for c in (p[:, 1:-1, :-2], p[:, 1:-1, 2:], p[:, :-2, 1:-1], p[:, 2:, 1:-1])]
+    return [spread(c, 2) for c in (p[:, 1:-1, :-2], p[:, 1:-1, 2:], p[:, :-2, 1:-1], p[:, 2:, 1:-1])]
 
 
 @torch.no_grad()
@@ -287,11 +283,11 @@ def direction(source: Tensor, predictions: list[Tensor], fields: list[Tensor], l
     target = inter.blocks(source, 8)
     costs = torch.stack([intra.satd(target - p, 8) if habits.satd else (target - p).abs().sum(-1) for p in predictions])
     bits = [inter.vector_bits(v, inter.median_predictor(v)) for v in fields]
-    costs = costs + widened(lam) / 4 * torch.stack([bits[0] + 2, bits[1] + 2, bits[0] + bits[1] + 3])
+    costs = costs + spread(lam, 2) / 4 * torch.stack([bits[0] + 2, bits[1] + 2, bits[0] + bits[1] + 3])
     whole, of_whole = torch.stack([inter.macroblocks(c) for c in costs]).min(0)
     divided, of_block = costs.min(0)
     split = inter.macroblocks(divided) + 6 * lam < whole
-    return torch.where(widened(split), of_block, widened(of_whole))
+    return torch.where(spread(split, 2), of_block, spread(of_whole, 2))
 
 
 @torch.no_grad()

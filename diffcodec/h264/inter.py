@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import kernels
+from ..blocks import spread
 from ..checks import half_up
 from ..constants import Constant
 from .intra import satd
@@ -311,11 +312,9 @@ def whole_search(current: Tensor, reference: Tensor, reach: int, k: int) -> Tens
 def costs(phases: Tensor, reference: Tensor, target: Tensor, vectors: Tensor, k: int, fine: bool) -> Tensor:
     """SATD (or SAD) of blocks against what several vectors each point at. Shape: ``[C, N, bh, bw, 2] -> [C, N, bh, bw]``."""
     if fine and k == 16:  # as four blocks of 8: their Hadamard transforms are one product
-        vectors = vectors.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        vectors = spread(vectors.flatten(0, 1), 2).unflatten(0, vectors.shape[:2])
         target = blocks(unblocks(target, 16), 8)
-        reference = (
-            reference.expand(target.shape[0], target.shape[1] // 2, target.shape[2] // 2).repeat_interleave(2, 1).repeat_interleave(2, 2)
-        )
+        reference = spread(reference.expand(target.shape[0], target.shape[1] // 2, target.shape[2] // 2), 2)
     window = 8 if fine else k
     difference = fetch_luma(phases, reference, vectors, window).sub_(target)
     if not fine:
@@ -385,6 +384,6 @@ def refine(
 
 def median_predictor(vectors: Tensor) -> Tensor:
     """Median of the left, upper and upper right neighbours' vectors (8.4.1.3), all blocks at once. Shape: ``[N, bh, bw, 2]`` -> same."""
-    p = F.pad(vectors.permute(0, 3, 1, 2).float(), (1, 1, 1, 0), value=0.0)
-    left, up, right = p[:, :, 1:, :-2], p[:, :, :-1, 1:-1], p[:, :, :-1, 2:]
-    return torch.stack([left, up, right]).median(0).values.permute(0, 2, 3, 1).round().to(vectors.dtype)
+    p = F.pad(vectors, (0, 0, 1, 1, 1, 0))  # zeros to the left, to the right and above
+    left, up, right = p[:, 1:, :-2], p[:, :-1, 1:-1], p[:, :-1, 2:]
+    return torch.maximum(torch.minimum(left, up), torch.minimum(torch.maximum(left, up), right))

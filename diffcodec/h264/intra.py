@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..blocks import spread
 from ..checks import half_up
 from ..constants import Constant
 from .tables import HADAMARD4, HADAMARD4_OF_8, HADAMARD8
@@ -262,9 +263,9 @@ def predicted_modes(kind: Tensor, modes: Sequence[Tensor]) -> tuple[Tensor, Tens
         For blocks of 8x8 and of 4x4, shape of ``modes``.
     """
     n, bh, bw = kind.shape
-    eight = modes[0].view(n, bh * 2, bw * 2).repeat_interleave(2, 1).repeat_interleave(2, 2)  # [N, H/4, W/4]
+    eight = spread(modes[0].view(n, bh * 2, bw * 2), 2)  # [N, H/4, W/4]
     four = modes[1].view(n, bh * 4, bw * 4)
-    wide = kind.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    wide = spread(kind, 4)
     actual = torch.where(wide == 2, four, torch.where(wide == 1, eight, 2))
     out = []
     for own, stride in ((eight, 2), (four, 1)):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..blocks import pad_to, pad_to_multiple
+from ..blocks import pad_to, pad_to_multiple, spread
 from ..checks import half_up, replace_value, require
 from ..color import rgb_to_yuv420, yuv420_to_rgb
 from ..layer import Codec, Draw
@@ -442,7 +442,7 @@ class _Coder:
                 cost = decide.distance(inter.blocks(source - predicted, 16).detach(), 16, self.habits)
                 is_intra = found.cost * self.constants.intra_bias < cost
             if is_intra.any():
-                wide = is_intra.repeat_interleave(16, 1).repeat_interleave(16, 2)
+                wide = spread(is_intra, 16)
                 mode = decide.choose_chroma(chroma.detach(), chroma.detach(), lam, self.habits)
                 predicted = torch.where(wide, decide.predict_intra(source, found), predicted)
                 predicted_c = torch.where(wide[:, None, ::2, ::2], decide.predict_chroma(chroma, mode), predicted_c)
@@ -496,7 +496,7 @@ class _Coder:
             best, coarse = self.search.cheapest(now, options, most)
             place = most * torch.arange(n, device=source.device)[:, None, None] + best  # [N, bh, bw]
             field = decide.vectors(source.detach(), self.phases, slots[place], coarse, lam, self.habits)
-            place = decide.widened(place)
+            place = spread(place, 2)
             planes.append(self._predicted(ids, place, field))
             chromas.append(inter.fetch_chroma(colour, place, field, 4))
             fields.append(field)
@@ -531,7 +531,7 @@ class _Coder:
             first = most * torch.arange(n, device=source.device)[:, None, None]
             with torch.no_grad():
                 cost = torch.stack([intra.satd(target - inter.fetch_luma(self.phases, slots[first + k], field, 8), 8) for k in range(most)])
-                place = first + decide.widened(inter.macroblocks(cost).argmin(0))
+                place = first + spread(inter.macroblocks(cost).argmin(0), 2)
             planes.append(self._predicted(ids, place, field))
             chromas.append(inter.fetch_chroma(colour, place, field, 4))
             names.append(torch.tensor(ids, device=source.device)[place])
