@@ -162,7 +162,14 @@ def h264_variants() -> dict[str, Variant]:
     for k, what in ((4, "4 x 4"), (8, "8 x 8"), (intra._LUMA, "16 x 16"), (intra._CHROMA, "chroma")):
         shape = intra._shape(k)
         names = "source around places there_of lam needs bits expected matrices smooth hadamard costs found"
-        add(f"intra {what}, choice of modes", intra._choose, {**shape, "EXPECTED": k in (4, 8), "SATD": True}, names, intra.warps(k), **whole)
+        add(
+            f"intra {what}, choice of modes",
+            intra._choose,
+            {**shape, "EXPECTED": k in (4, 8), "SATD": True},
+            names,
+            intra.warps(k),
+            **whole,
+        )
         want = {**shape, "WANT": 0 if k else -1}
         add(f"intra {what}", intra._predict, want, "around places there_of modes kind matrices smooth out", intra.warps(k), **whole)
         names = "grad around places there_of modes kind matrices smooth out"

@@ -42,6 +42,18 @@ def natural(b: int = 1, t: int = 4, h: int = 48, w: int = 64, seed: int = 0) -> 
 
 
 @pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that a kernel forgets to write is NaN, or 255."""
+    new_empty, empty_like = Tensor.new_empty, torch.empty_like
+
+    def spoilt(x: Tensor) -> Tensor:
+        return x.fill_(float("nan") if x.is_floating_point() else 255)
+
+    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: spoilt(new_empty(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: spoilt(empty_like(*a, **k)))
+
+
+@pytest.fixture
 def video() -> Tensor:
     return natural(2)
 

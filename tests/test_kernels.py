@@ -17,18 +17,6 @@ pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that a kernel forgets to write is NaN, or 255."""
-    new_empty, empty_like = Tensor.new_empty, torch.empty_like
-
-    def spoilt(x: Tensor) -> Tensor:
-        return x.fill_(float("nan") if x.is_floating_point() else 255)
-
-    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: spoilt(new_empty(*a, **k)))
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: spoilt(empty_like(*a, **k)))
-
-
 def pictures(n: int, c: int, h: int, w: int) -> Tensor:
     """Some samples lie outside [0, 1]."""
     return (natural(n, 1, h, w)[:, 0, :c] * 1.1 - 0.05).to(DEVICE)

@@ -73,11 +73,9 @@ def tree_offset(seen: Seen, adaptive: Tensor, order: Sequence[Sequence[int]], ty
     received = torch.zeros_like(own)
     for step in reversed(list(order)):
         now = set(step)
-        uses = [
-            u
-            for u, (i, r) in enumerate(zip(seen.frame, seen.reference))
-            if i in now and not (types[r] in "IP" and display[i] < display[r])  # an anchor is coded before the B frames of its group are looked at
-        ]
+        # an anchor is coded before the B frames of its own group are looked at
+        counts = [i in now and (types[r] not in "IP" or display[i] >= display[r]) for i, r in zip(seen.frame, seen.reference)]
+        uses = [u for u, yes in enumerate(counts) if yes]
         if not uses:
             continue
         at = torch.tensor([uses, [seen.frame[u] for u in uses], [seen.reference[u] for u in uses]], device=own.device)

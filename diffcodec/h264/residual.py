@@ -199,29 +199,29 @@ def code_luma(
         wide = q.expand(n, m, per, k * k).reshape(n, m * per, k * k)
         c = x @ FLAT[k].like(x).mT
         of_block = is_intra.expand(n, m, per).reshape(n, m * per)
-        levels = quantise(c, wide, of_block, prefer)
-        levels = levels.view(n, m, per, k * k)
+        level = quantise(c, wide, of_block, prefer)
+        level = level.view(n, m, per, k * k)
         if prefer.decimate and not (k == 8 and prefer.trellis is not None):
-            s = scores(levels)  # [N, MB, per]
+            s = scores(level)  # [N, MB, per]
             if k == 4:  # 8x8 regions of four blocks
                 keep = _regions(s) >= 4
                 total = s.sum(-1, keepdim=True)
             else:
                 keep = s >= 4
                 total = (s * keep).sum(-1, keepdim=True)
-            levels = levels * ((keep & (total >= 6)) | is_intra)[..., None]
-        back = levels * q
+            level = level * ((keep & (total >= 6)) | is_intra)[..., None]
+        back = level * q
         if k == 4 and large.any():
             second = WALSH4.like(x)
             dc = quantise(c.view(n, m, 16, 16)[..., 0] @ second.mT, q[..., 0], is_intra[..., 0], prefer)  # [N, MB, 16]
             dc_back = (dc * q[..., 0]) @ second
             select = is_large[..., None]
-            levels = torch.where(select, torch.cat([dc[..., None], levels[..., 1:]], -1), levels)
+            level = torch.where(select, torch.cat([dc[..., None], level[..., 1:]], -1), level)
             back = torch.where(select, torch.cat([dc_back[..., None], back[..., 1:]], -1), back)
         used = (is8 if k == 8 else ~is8)[..., None]
-        levels = levels * used
+        level = level * used
         out.append(from_blocks(((back * used) @ FLAT[k].like(x)).view(n, bh, bw, per, k * k), k))
-        all_levels.append(levels.reshape(n, bh, bw, 256))
+        all_levels.append(level.reshape(n, bh, bw, 256))
     four, eight = all_levels
     coded4 = (four.view(n, bh, bw, 16, 16) != 0).any(-1) | (eight.view(n, bh, bw, 4, 64) != 0).any(-1)[..., _EIGHT_OF_FOUR]
     coded = coded4.view(n, bh, bw, 4, 4).permute(0, 1, 3, 2, 4).reshape(n, bh * 4, bw * 4)
@@ -237,7 +237,9 @@ def _regions(s: Tensor) -> Tensor:
     return region.flatten(-2)[..., _EIGHT_OF_FOUR]
 
 
-def code_chroma(source: Tensor, predicted: Tensor, qpc: Tensor, intra: Tensor, prefer: Preference, levels: bool = True) -> tuple[Tensor, Tensor]:
+def code_chroma(
+    source: Tensor, predicted: Tensor, qpc: Tensor, intra: Tensor, prefer: Preference, levels: bool = True
+) -> tuple[Tensor, Tensor]:
     """Code what chroma differs from its prediction by: 4x4 transforms, their four DCs through a 2x2 Hadamard transform.
 
     Args:

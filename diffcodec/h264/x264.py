@@ -544,4 +544,3 @@ class _Coder:
             c = torch.where(both, half_up((chromas[0] + chromas[1]) / 2), torch.where(second, chromas[1], chromas[0]))
         is_intra = ~used.any(1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).any(4).any(2)
         return y, c, [vectors[:, j] for j in range(len(planes))], uses, names, is_intra
-

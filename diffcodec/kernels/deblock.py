@@ -402,4 +402,3 @@ def _gradients(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 torch.library.register_autograd("diffcodec::deblock", _gradients, setup_context=_keep, lib=_LIBRARY)
-

@@ -612,7 +612,16 @@ def _found_shape(current: Tensor, reference: Tensor, reach: int, k: int) -> Tens
 
 @torch.library.impl(_LIBRARY, "refine", "CompositeExplicitAutograd")
 def _refined(
-    phases: Tensor, reference: Tensor, target: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool, rounds: int
+    phases: Tensor,
+    reference: Tensor,
+    target: Tensor,
+    start: Tensor,
+    predictor: Tensor,
+    lam: Tensor,
+    k: int,
+    subpel: int,
+    fine: bool,
+    rounds: int,
 ) -> tuple[Tensor, Tensor]:
     reference, predictor = _laid_out(reference, predictor)
     bh, bw = predictor.shape[-3:-1]
@@ -625,7 +634,16 @@ def _refined(
 
 @torch.library.register_fake("diffcodec::refine", lib=_LIBRARY)
 def _refined_shape(
-    phases: Tensor, reference: Tensor, target: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool, rounds: int
+    phases: Tensor,
+    reference: Tensor,
+    target: Tensor,
+    start: Tensor,
+    predictor: Tensor,
+    lam: Tensor,
+    k: int,
+    subpel: int,
+    fine: bool,
+    rounds: int,
 ) -> tuple[Tensor, Tensor]:
     return predictor.new_empty(predictor.shape), target.new_empty(predictor.shape[:-1])
 

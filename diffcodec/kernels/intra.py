@@ -115,7 +115,9 @@ _KINDS = {
     _LUMA: _Kind.of(16, [*_flat(16), _widened(intra.PLANE[16].value.numpy(), 16)], 2, 3, [1, 2, 0, 7], _dc(16)),
     _CHROMA: _Kind.of(8, [*_flat(8)[::-1], _widened(intra.PLANE[8].value.numpy(), 8)], 0, 3, [0, 2, 1, 7], _dc_chroma()),
 }
-_SMOOTH = Constant(np.stack([np.pad(intra.SMOOTH.value.numpy()[i], (0, 7)) + np.diag([0.0] * 25 + [1.0] + [0.0] * 6) for i in (0, 1, 2, 7)]))
+_SMOOTH = Constant(
+    np.stack([np.pad(intra.SMOOTH.value.numpy()[i], (0, 7)) + np.diag([0.0] * 25 + [1.0] + [0.0] * 6) for i in (0, 1, 2, 7)])
+)
 
 
 @triton.jit

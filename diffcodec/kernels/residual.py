@@ -109,11 +109,11 @@ def _bits_of_contexts(stats, contexts, tables, memory, KINDS: tl.constexpr):
     # the last place's bits are none; what follows them in memory are the magnitudes'
     tl.store(tables + 128 + place, tl.where(coded, -tl.log2(1 - q), 0.0))
     tl.store(tables + 192 + place, tl.where(coded, -tl.log2(q), 0.0))
-    three = tl.arange(0, 4)
-    share = (tl.load(stats + 195 + three, three < 3, 0.0) + memory * 0.3) / (tl.load(stats + 192 + three, three < 3, 0.0) + memory)
+    three = tl.arange(0, 4)  # and one that nobody reads
+    share = (tl.load(stats + 195 + three) + memory * 0.3) / (tl.load(stats + 192 + three) + memory)
     out = tables + tl.num_programs(0) * 256 - i * 256 + i * 8
-    tl.store(out + three, -tl.log2(1 - share), three < 3)
-    tl.store(out + 4 + three, 1.15 - tl.log2(share), three < 3)
+    tl.store(out + three, -tl.log2(1 - share))
+    tl.store(out + 4 + three, 1.15 - tl.log2(share))
 
 
 @triton.jit
@@ -464,7 +464,9 @@ class _Plan:
         kinds = len(_SIZES[self.kind])
         stats = source.new_zeros(self.n, kinds, 4, 64)
         out = source.new_empty(self.n * kinds * (256 + 8))
-        _count[(self.n * self.tiles,)](source, predicted, qp, stats, *self.constants, *self.sizes, self.kind, _P, num_warps=WARPS[self.kind])
+        _count[(self.n * self.tiles,)](
+            source, predicted, qp, stats, *self.constants, *self.sizes, self.kind, _P, num_warps=WARPS[self.kind]
+        )
         contexts = _CONTEXTS[self.kind].like(source).int()
         _bits_of_contexts[(self.n * kinds,)](stats, contexts, out, self.memory, kinds)
         return out
@@ -585,7 +587,20 @@ def _chroma(
     plan = _Plan(CHROMA.value, source, qp[0].numel(), qp.shape[2], prefer)
     tables = plan.tables(source, predicted, qp)
     _code[(plan.n * plan.tiles,)](
-        source, predicted, qp, mask, mask, mask, out, found, mask, *plan.constants, tables, *plan.sizes, *plan.weights(), **plan.flags(levels)
+        source,
+        predicted,
+        qp,
+        mask,
+        mask,
+        mask,
+        out,
+        found,
+        mask,
+        *plan.constants,
+        tables,
+        *plan.sizes,
+        *plan.weights(),
+        **plan.flags(levels),
     )
     return out, found, tables
 
@@ -601,7 +616,14 @@ def _chroma_shape(
 
 @torch.library.impl(_LIBRARY, "code_chroma_backward", "CompositeExplicitAutograd")
 def _chroma_backward(
-    grad: Tensor, of_levels: Tensor | None, source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, tables: Tensor, prefer: list[float]
+    grad: Tensor,
+    of_levels: Tensor | None,
+    source: Tensor,
+    predicted: Tensor,
+    qp: Tensor,
+    intra: Tensor,
+    tables: Tensor,
+    prefer: list[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad, source, predicted, qp = grad.contiguous(), source.contiguous(), predicted.contiguous(), qp.contiguous()
     (mask,) = _bytes(intra)
@@ -618,7 +640,14 @@ def _chroma_backward(
 
 @torch.library.register_fake("diffcodec::code_chroma_backward", lib=_LIBRARY)
 def _chroma_backward_shape(
-    grad: Tensor, of_levels: Tensor | None, source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, tables: Tensor, prefer: list[float]
+    grad: Tensor,
+    of_levels: Tensor | None,
+    source: Tensor,
+    predicted: Tensor,
+    qp: Tensor,
+    intra: Tensor,
+    tables: Tensor,
+    prefer: list[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     return source.new_empty(source.shape), source.new_empty(source.shape), qp.new_empty(qp.shape)
 
