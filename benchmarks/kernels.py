@@ -110,12 +110,13 @@ def variants() -> dict[str, Variant]:
         out[f"warp, backward, {kind}"] = Variant(warp._warp_backward, more, p)
         out[f"noise, {kind}"] = Variant(attacks._noise, size, pointers("x noise sigma out", **x))
     for what, side in (("luma", 16), ("chroma", 8)):
-        names, more = "x bs qp tables out", {"SIZE": deblock._LINES}
         forward = {16: deblock._filter_luma, 8: deblock._filter_chroma}[side]
-        out[f"deblocking, {what}"] = Variant(forward, more, pointers(names))
-        backward = {"inner edges": deblock._luma_inner_backward, "outer edges": deblock._luma_outer_backward}
-        for name, kernel in (backward if side == 16 else {"": deblock._chroma_backward}).items():
-            out[f"deblocking, {what}, backward{', ' * bool(name)}{name}"] = Variant(kernel, more, pointers("grad " + names))
+        backward = {", inner edges": deblock._luma_inner_backward, ", outer edges": deblock._luma_outer_backward}
+        for edges, one in (("vertical", {"STEP": 1, "ACROSS": 1}), ("horizontal", {"NEXT": 1, "ALONG": 1})):
+            names, more = "x bs qp tables out", {"SIZE": deblock._LINES, **one}
+            out[f"deblocking, {what}, {edges}"] = Variant(forward, more, pointers(names))
+            for name, kernel in (backward if side == 16 else {"": deblock._chroma_backward}).items():
+                out[f"deblocking, {what}, {edges}, backward{name}"] = Variant(kernel, more, pointers("grad " + names))
     p = pointers("intra coded motion use8 left upper", intra="u8", coded="u8", use8="u8")
     out["deblocking, strengths"] = Variant(deblock._strengths, {"SIZE": deblock._LINES}, p)
     out |= h264_variants()
@@ -142,9 +143,15 @@ def h264_variants() -> dict[str, Variant]:
     add("chroma, prediction backward", inter._fetch_chroma_backward, more, "grad reference vectors out")
     names = "phases reference target start predictor lam hadamard vectors costs"
     for k in (8, 16):
-        more = {"K": k, "P": inter._ROWS * 64 // k**2}
+        more = {"K": k, "P": inter.SEARCH_ROWS * 64 // k**2}
         for name, fine, subpel, rounds in (("SATD, quarter pixels", True, 4, 1), ("SAD, half pixels", False, 2, 2), ("SAD", False, 1, 1)):
-            add(f"search {k} x {k}, {name}", inter._refine, {**more, "FINE": fine, "SUBPEL": subpel, "ROUNDS": rounds}, names)
+            add(
+                f"search {k} x {k}, {name}",
+                inter._refine,
+                {**more, "FINE": fine, "SUBPEL": subpel, "ROUNDS": rounds},
+                names,
+                inter.SEARCH_WARPS,
+            )
     bits = dict.fromkeys(["intra", "use8", "large", "coded_out"], "u8")
     coefficients = "flat steps second tables"
     for kind, what in enumerate(("luma 8 x 8", "luma 4 x 4", "chroma")):
@@ -175,7 +182,7 @@ def h264_variants() -> dict[str, Variant]:
         names = "grad around places there_of modes kind matrices smooth out"
         add(f"intra {what}, backward", intra._predict_backward, {**want, "PLANE": intra._KINDS[k].plane}, names, intra.warps(k), **whole)
     names = "phases reference target whole four predictor lam hadamard out"
-    add("partitions", inter._partition, {"FINE": True, "P": inter._ROWS // 4}, names, out="i64")
+    add("partitions", inter._partition, {"FINE": True, "P": inter.SEARCH_ROWS // 4}, names, inter.SEARCH_WARPS, out="i64")
     return out
 
 
@@ -184,7 +191,7 @@ def compiled(v: Variant, arch: int) -> dict[str, Any]:
     signature: dict[str, str] = {}
     hints: dict[tuple[int, ...], Any] = {}
     for i, p in enumerate(v.kernel.params):
-        if p.is_constexpr:
+        if p.is_constexpr or p.name in v.options:  # the compiler is told numbers that are 1
             signature[p.name] = "constexpr"
             continue
         signature[p.name] = f"*{v.pointers[p.name]}" if p.name in v.pointers else "fp32" if p.name in v.floats else "i32"
@@ -220,6 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="kernels whose name contains this")
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--name", default="kernels", help="of the results' file")
     args = parser.parse_args()
     rows = []
     for name, v in variants().items():
@@ -232,7 +240,7 @@ def main() -> None:
     spilt = sorted({r["kernel"] for r in rows if r["spills"] or r["stack_bytes"]})
     print(f"{len(rows)} binaries; with spills: {', '.join(spilt) or 'none'}")
     if not args.only:
-        record("kernels", {"triton": triton.__version__, "rows": rows})
+        record(args.name, {"triton": triton.__version__, "rows": rows})
     sys.exit(bool(spilt))
 
 

@@ -18,6 +18,7 @@ from ..h264.tables import HADAMARD4_OF_8
 
 _SIZE = 256  # places of a plane in a program
 _ROWS = 32  # blocks of 8 x 8 in a program
+SEARCH_ROWS, SEARCH_WARPS = 16, 8  # of programs that search: windows and a matrix of 64 x 64 take many registers
 _MARGIN = tl.constexpr(MARGIN)
 
 
@@ -626,9 +627,11 @@ def _refined(
     reference, predictor = _laid_out(reference, predictor)
     bh, bw = predictor.shape[-3:-1]
     vectors, costs = _refined_shape(phases, reference, target, start, predictor, lam, k, subpel, fine, rounds)
-    n, p = reference.numel(), _ROWS * 64 // (k * k)
+    n, p = reference.numel(), SEARCH_ROWS * 64 // (k * k)
     given = (phases, reference, target.contiguous(), start.contiguous(), predictor, lam.contiguous(), HADAMARD4_OF_8.like(target))
-    _refine[(-(-n // p),)](*given, vectors, costs, n, bh, bw, *phases.shape[-2:], len(start), rounds, subpel, fine, k, p)
+    _refine[(-(-n // p),)](
+        *given, vectors, costs, n, bh, bw, *phases.shape[-2:], len(start), rounds, subpel, fine, k, p, num_warps=SEARCH_WARPS
+    )
     return vectors, costs
 
 
@@ -655,9 +658,9 @@ def _partitioned(
     four = four.contiguous()
     bh, bw = whole.shape[1:3]
     out = torch.empty_like(four)
-    n, p = lam.numel(), _ROWS // 4
+    n, p = lam.numel(), SEARCH_ROWS // 4
     given = (phases, reference.contiguous(), target.contiguous(), whole.contiguous(), four, predictor.contiguous(), lam.contiguous())
-    _partition[(-(-n // p),)](*given, HADAMARD4_OF_8.like(target), out, n, bh, bw, *phases.shape[-2:], fine, p)
+    _partition[(-(-n // p),)](*given, HADAMARD4_OF_8.like(target), out, n, bh, bw, *phases.shape[-2:], fine, p, num_warps=SEARCH_WARPS)
     return out
 
 
