@@ -42,9 +42,14 @@ def record(name: str, data: dict[str, Any], out: Path | None = None) -> Path:
 
 
 def _commit() -> str:
+    """The commit that ran, "-dirty" where tracked files other than results differ from it."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        run = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=10"], capture_output=True, text=True, check=True)
-        return run.stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)benchmarks/results")
+        return git("rev-parse", "--short=10", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
