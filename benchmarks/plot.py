@@ -100,7 +100,36 @@ def front(path: Path) -> None:
 
 CRF = 27.0
 
-PICTURES = {"slopes": slopes, "front": front}
+
+def scaling(path: Path) -> None:
+    """Time and memory of forward and backward against size (results of benchmarks.scaling), log against log, beside slope 1."""
+    rows = json.loads((RESULTS / "scaling.json").read_text())["rows"]
+    axes = list(dict.fromkeys(r["axis"] for r in rows))
+    sizes = {"batch": "batch", "frames": "frames", "area": "frame"}
+    figure = Figure(figsize=(13, 7.4), dpi=90, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, len(axes), sharex="col", sharey="row")
+    for column, axis in enumerate(axes):
+        mine = [r for r in rows if r["axis"] == axis]
+        for row, (key, scale) in enumerate((("median_ms", 1e-3), ("peak_bytes", 2**-20))):
+            ax = panels[row, column]
+            for i, r in enumerate(mine):
+                x = [p["side"] ** 2 if axis == "area" else p[axis] for p in r["points"]]
+                y = [p[key] * scale for p in r["points"]]
+                label = f"{r['layer']}: {r['slope']['time' if row == 0 else 'memory']:.2f}"
+                ax.loglog(x, y, "o-", ms=4, lw=1.3, color=f"C{i}", label=label)
+                ax.loglog(x, [y[-1] * v / x[-1] for v in x], ":", lw=0.9, color=f"C{i}")
+            ax.set_xticks(x, [f"{v}" if axis != "area" else f"{int(v**0.5)}²" for v in x])
+            ax.minorticks_off()
+            ax.grid(alpha=0.3)
+            ax.legend(fontsize=8, title="slope between the last two", title_fontsize=8)
+        panels[1, column].set_xlabel(sizes[axis])
+    panels[0, 0].set_ylabel("seconds, forward + backward")
+    panels[1, 0].set_ylabel("peak memory, MiB, input included")
+    figure.savefig(str(path), format="png")
+
+
+PICTURES = {"slopes": slopes, "front": front, "scaling": scaling}
 
 
 def write(folder: Path) -> None:

@@ -201,6 +201,29 @@ def binaries() -> Table:
     return ["GPU", "binaries", "with spills", "most registers", "fewest threads a multiprocessor", "most shared memory, bytes"], out
 
 
+def scaling() -> Table:
+    """Slopes of time and memory over each axis."""
+    rows = load("scaling")["rows"]
+    axes = list(dict.fromkeys(r["axis"] for r in rows))
+    body = []
+    for layer in dict.fromkeys(r["layer"] for r in rows):
+        found = {r["axis"]: r["slope"] for r in rows if r["layer"] == layer}
+        body.append([layer, *(f"{found[a]['time']:.2f}, {found[a]['memory']:.2f}" for a in axes)])
+    return ["slope of time, of memory", *axes], body
+
+
+def convergence() -> Table:
+    """Mini trainings with and without kernels."""
+    body = []
+    for path in sorted(RESULTS.glob("convergence_*.json")):
+        r = load(path.stem)
+        ends = {b: [x["last"] for x in found] for b, found in r["runs"].items()}
+        first = [x["first"] for x in r["runs"]["reference"]]
+        cells = [f"{min(v):.4f} to {max(v):.4f}" for v in (first, ends["reference"], ends["triton"])]
+        body.append([r["layer"].split("(")[0], str(len(first)), *cells, f"{r['spread_of_seeds']:.1e}", f"{r['backends_apart']:.1e}"])
+    return ["layer", "seeds", "loss at first", "at the end, torch", "at the end, kernels", "seeds apart", "backends apart"], body
+
+
 GPU_ROWS = ("DiffJPEG 4:4:4, cubic", "DiffJPEG 4:2:0, exact", "BlockMotion and warp, from the first frame", "DiffH264, medium")
 
 
@@ -331,6 +354,8 @@ TABLES = {
     "speed": speed,
     "speed-short": speed_short,
     "full-hd": full_hd,
+    "scaling": scaling,
+    "convergence": convergence,
     "kernels": binaries,
     "gpu": gpu,
     **{f"revmark-{n}": partial(revmark, "robustness", n) for n in (1, 2, 3, 8, 9, 10)},
