@@ -6,6 +6,8 @@ within three of two edges see another order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -57,9 +59,7 @@ def strengths(intra: Tensor, coded: Tensor, motion: Tensor, use8: Tensor) -> tup
     return out[0], out[1]
 
 
-# Samples across an edge are p3 p2 p1 p0 q0 q1 q2 q3 (luma), p1 p0 q0 q1 (chroma)
-
-# Strong filter of luma, in eighths: p2 p1 p0 q0 q1 q2 where a side is smooth, p0 q0 where it is not
+# Strong filter of luma, in eighths: p2 p1 p0 q0 q1 q2 where a side is smooth, p0 q0 where it is not, of p3 p2 p1 p0 q0 q1 q2 q3
 _STRONG = Constant(
     [
         [2, 3, 1, 1, 1, 0, 0, 0], [0, 2, 2, 2, 2, 0, 0, 0], [0, 1, 2, 2, 2, 1, 0, 0],
@@ -67,97 +67,15 @@ _STRONG = Constant(
         [0, 0, 4, 2, 0, 2, 0, 0], [0, 0, 2, 0, 2, 4, 0, 0],
     ]
 )  # fmt: skip
-# Normal filter: what the change of p0 (and, negative, of q0) and those of p1 and q1 depend on
-_CHANGES = Constant([[0, 0, 0.125, -0.5, 0.5, -0.125, 0, 0], [0, 0.5, -1, 0.25, 0.25, 0, 0, 0], [0, 0, 0, 0.25, 0.25, -1, 0.5, 0]])
-_STRONG_CHROMA = Constant([[0.5, 0.25, 0, 0.25], [0.25, 0, 0.25, 0.5]])
-_CHANGE_CHROMA = Constant([[0.125, -0.5, 0.5, -0.125]])
+_Rows = Sequence[Tensor]
 
 
-class _Luma(torch.autograd.Function):
-    """Samples across edges ``[..., 8, W]``, filtered; the floors of the standard's arithmetic pass the gradient. No ``strong``: bS < 4 everywhere."""
-
-    @staticmethod
-    def forward(ctx, s, alpha, beta, tc0, strong):  # type: ignore[no-untyped-def]
-        p3, p2, p1, p0, q0, q1, q2, q3 = s.unbind(-2)
-        step, gap, on = _acts(p1, p0, q0, q1, alpha, beta)
-        ap, aq = ((p2 - p0).abs() < beta).to(s), ((q2 - q0).abs() < beta).to(s)
-        normal = on if strong is None else on * (1 - strong)
-        raw = torch.floor((step * 4 + (p1 - q1) + 4) / 8)
-        tc = tc0 + ap + aq
-        delta = torch.clamp(raw, -tc, tc)
-        average = torch.floor((p0 + q0 + 1) / 2)
-        raw_p, raw_q = (torch.floor((a2 + average - 2 * a1) / 2) for a2, a1 in ((p2, p1), (q2, q1)))
-        delta_p, delta_q = (torch.clamp(r, -tc0, tc0) for r in (raw_p, raw_q))
-        np, nq = normal * ap, normal * aq
-        free = [m * (r == d) for m, r, d in ((normal, raw, delta), (np, raw_p, delta_p), (nq, raw_q, delta_q))]
-        o1, o0 = p1 + np * delta_p, p0 + normal * ((p0 + delta).clamp_(0, 255) - p0)
-        i0, i1 = q0 + normal * ((q0 - delta).clamp_(0, 255) - q0), q1 + nq * delta_q
-        if strong is None:
-            ctx.save_for_backward(*free)
-            return torch.stack([p3, p2, o1, o0, i0, i1, q2, q3], -2)
-        hard = on * strong
-        much = hard * (gap < torch.floor(alpha / 4) + 2)
-        mp, mq = much * ap, much * aq
-        f = torch.floor((_STRONG.like(s) @ s + 4) / 8).unbind(-2)
-        ctx.save_for_backward(*free, hard, mp, mq)
-        return torch.stack(
-            [
-                p3,
-                p2 + mp * (f[0] - p2),
-                o1 + mp * (f[1] - p1),
-                o0 + mp * (f[2] - p0) + (hard - mp) * (f[6] - p0),
-                i0 + mq * (f[3] - q0) + (hard - mq) * (f[7] - q0),
-                i1 + mq * (f[4] - q1),
-                q2 + mq * (f[5] - q2),
-                q3,
-            ],
-            -2,
-        )
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        free, free_p, free_q, *strong = ctx.saved_tensors
-        _3, p2, p1, p0, q0, q1, q2, _3 = grad.unbind(-2)
-        of_changes = _CHANGES.like(grad).mT @ torch.stack([free * (p0 - q0), free_p * p1, free_q * q1], -2)
-        if not strong:
-            return grad + of_changes, None, None, None, None
-        hard, mp, mq = strong
-        of_strong = torch.stack([mp * p2, mp * p1, mp * p0, mq * q0, mq * q1, mq * q2, (hard - mp) * p0, (hard - mq) * q0], -2)
-        one = torch.ones_like(mp)
-        kept = torch.stack([one, 1 - mp, 1 - mp, 1 - hard, 1 - hard, 1 - mq, 1 - mq, one], -2)
-        return grad * kept + (_STRONG.like(grad) / 8).mT @ of_strong + of_changes, None, None, None, None
-
-
-class _Chroma(torch.autograd.Function):
-    """The same for chroma ``[..., 4, W]``."""
-
-    @staticmethod
-    def forward(ctx, s, alpha, beta, tc0, strong):  # type: ignore[no-untyped-def]
-        p1, p0, q0, q1 = s.unbind(-2)
-        step, _, on = _acts(p1, p0, q0, q1, alpha, beta)
-        normal = on if strong is None else on * (1 - strong)
-        raw = torch.floor((step * 4 + (p1 - q1) + 4) / 8)
-        delta = torch.clamp(raw, -tc0 - 1, tc0 + 1)
-        free = normal * (raw == delta)
-        p, q = p0 + normal * ((p0 + delta).clamp_(0, 255) - p0), q0 + normal * ((q0 - delta).clamp_(0, 255) - q0)
-        if strong is None:
-            ctx.save_for_backward(free)
-            return torch.stack([p1, p, q, q1], -2)
-        hard = on * strong
-        f = torch.floor(_STRONG_CHROMA.like(s) @ s + 0.5).unbind(-2)
-        ctx.save_for_backward(free, hard)
-        return torch.stack([p1, p + hard * (f[0] - p0), q + hard * (f[1] - q0), q1], -2)
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        free, *strong = ctx.saved_tensors
-        inner = grad[..., 1:3, :]
-        out = grad + _CHANGE_CHROMA.like(grad).mT @ (free * (inner[..., 0, :] - inner[..., 1, :]))[..., None, :]
-        if strong:
-            lost = strong[0][..., None, :] * inner
-            out[..., 1:3, :] -= lost
-            out = out + _STRONG_CHROMA.like(grad).mT @ lost
-        return out, None, None, None, None
+def _across(x: Tensor, edge: int, period: int, reach: int) -> list[Tensor]:
+    """Rows of samples on both sides of the edges above rows ``edge`` of every ``period``, views. Shape: ``[N, H, W] -> 2 reach x [N, E, W]``."""
+    rows = x.view(len(x), -1, period, x.shape[2])  # [N, macroblocks, period, W]
+    if edge:
+        return list(rows[:, :, edge - reach : edge + reach].unbind(2))
+    return [*rows[:, :-1, period - reach :].unbind(2), *rows[:, 1:, :reach].unbind(2)]
 
 
 def _acts(p1: Tensor, p0: Tensor, q0: Tensor, q1: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,6 +83,136 @@ def _acts(p1: Tensor, p0: Tensor, q0: Tensor, q1: Tensor, alpha: Tensor, beta: T
     step = q0 - p0
     gap = step.abs()
     return step, gap, ((gap < alpha) & ((p1 - p0).abs() < beta) & ((q1 - q0).abs() < beta)).to(p0)
+
+
+def _luma(s: _Rows, alpha: Tensor, beta: Tensor, tc0: Tensor, strong: Tensor | None) -> list[Tensor]:
+    """Filter rows across edges in place (8.7.2.3, 8.7.2.4). No ``strong``: bS < 4 everywhere.
+
+    Returns:
+        What the gradient is masked by: changes of both sides, of p1, of q1 that no clip cut; with ``strong`` where that filter acts, and where
+        with all its taps on either side.
+    """
+    _p3, p2, p1, p0, q0, q1, q2, _q3 = s
+    step, gap, on = _acts(p1, p0, q0, q1, alpha, beta)
+    ap, aq = ((p2 - p0).abs() < beta).to(p0), ((q2 - q0).abs() < beta).to(p0)
+    normal = on if strong is None else on * (1 - strong)
+    raw = (step * 4).add_(p1 - q1).add_(4).mul_(0.125).floor_()
+    tc = tc0 + ap + aq
+    delta = torch.clamp(raw, -tc, tc)
+    average = (p0 + q0).add_(1).mul_(0.5).floor_()
+    raw_p, raw_q = ((a2 + average).sub_(a1, alpha=2).mul_(0.5).floor_() for a2, a1 in ((p2, p1), (q2, q1)))
+    delta_p, delta_q = (torch.clamp(r, -tc0, tc0) for r in (raw_p, raw_q))
+    np, nq = normal * ap, normal * aq
+    masks = [m * (r == d) for m, r, d in ((normal, raw, delta), (np, raw_p, delta_p), (nq, raw_q, delta_q))]
+    change_p, change_q = ((v.clamp_(0, 255) - old).mul_(normal) for v, old in ((p0 + delta, p0), (q0 - delta, q0)))
+    if strong is not None:
+        hard = on * strong
+        much = hard * (gap < torch.floor(alpha / 4) + 2)
+        mp, mq = much * ap, much * aq
+        f = torch.floor((_STRONG.like(p0) @ torch.stack(list(s), -2)).add_(4).mul_(0.125)).unbind(-2)
+        change_p += mp * (f[2] - p0) + (hard - mp) * (f[6] - p0)
+        change_q += mq * (f[3] - q0) + (hard - mq) * (f[7] - q0)
+        more = [mp * (f[1] - p1), mq * (f[4] - q1)]
+        p2 += mp * (f[0] - p2)
+        q2 += mq * (f[5] - q2)
+        p1 += more[0]
+        q1 += more[1]
+        masks += [hard, mp, mq]
+    p1 += delta_p.mul_(np)
+    q1 += delta_q.mul_(nq)
+    p0 += change_p
+    q0 += change_q
+    return masks
+
+
+def _luma_gradient(g: _Rows, masks: _Rows) -> None:
+    """Adjoint of :func:`_luma` in place; the floors of the standard's arithmetic pass the gradient."""
+    _p3, p2, p1, p0, q0, q1, q2, _q3 = g
+    free, free_p, free_q, *strong = masks
+    d, dp, dq = free * (p0 - q0), free_p * p1, free_q * q1
+    if strong:
+        hard, mp, mq = strong
+        lost = torch.stack([mp * p2, mp * p1, mp * p0, mq * q0, mq * q1, mq * q2, (hard - mp) * p0, (hard - mq) * q0], -2)
+        back = ((_STRONG.like(p0) / 8).mT @ lost).unbind(-2)
+        for v, kept in ((p2, mp), (p1, mp), (p0, hard), (q0, hard), (q1, mq), (q2, mq)):
+            v -= kept * v
+        for v, more in zip(g, back):
+            v += more
+    side = (dp + dq).mul_(0.25)
+    p2.add_(dp, alpha=0.5)
+    q2.add_(dq, alpha=0.5)
+    p1.add_(d, alpha=0.125).sub_(dp)
+    q1.sub_(d, alpha=0.125).sub_(dq)
+    p0.add_(side).sub_(d, alpha=0.5)
+    q0.add_(side).add_(d, alpha=0.5)
+
+
+def _chroma(s: _Rows, alpha: Tensor, beta: Tensor, tc0: Tensor, strong: Tensor | None) -> list[Tensor]:
+    """The same for chroma, rows p1 p0 q0 q1."""
+    p1, p0, q0, q1 = s
+    step, _, on = _acts(p1, p0, q0, q1, alpha, beta)
+    normal = on if strong is None else on * (1 - strong)
+    raw = (step * 4).add_(p1 - q1).add_(4).mul_(0.125).floor_()
+    delta = torch.clamp(raw, -tc0 - 1, tc0 + 1)
+    masks = [normal * (raw == delta)]
+    change_p, change_q = ((v.clamp_(0, 255) - old).mul_(normal) for v, old in ((p0 + delta, p0), (q0 - delta, q0)))
+    if strong is not None:
+        hard = on * strong
+        change_p += hard * ((2 * p1 + p0 + q1).add_(2).mul_(0.25).floor_() - p0)
+        change_q += hard * ((2 * q1 + q0 + p1).add_(2).mul_(0.25).floor_() - q0)
+        masks.append(hard)
+    p0 += change_p
+    q0 += change_q
+    return masks
+
+
+def _chroma_gradient(g: _Rows, masks: _Rows) -> None:
+    p1, p0, q0, q1 = g
+    free, *strong = masks
+    d = free * (p0 - q0)
+    if strong:
+        hp, hq = strong[0] * p0, strong[0] * q0
+        p1.add_(hp, alpha=0.5).add_(hq, alpha=0.25)
+        q1.add_(hq, alpha=0.5).add_(hp, alpha=0.25)
+        p0.sub_(hp, alpha=0.75)
+        q0.sub_(hq, alpha=0.75)
+    p1.add_(d, alpha=0.125)
+    q1.sub_(d, alpha=0.125)
+    p0.sub_(d, alpha=0.5)
+    q0.add_(d, alpha=0.5)
+
+
+class _Horizontal(torch.autograd.Function):
+    """All horizontal edges of planes ``[N, H, W]``, samples of a row side by side; parameters of :func:`_parameters`."""
+
+    @staticmethod
+    def forward(ctx, x, of_blocks, chroma):  # type: ignore[no-untyped-def]
+        ctx.chroma = chroma
+        out = x.clone()
+        of_columns = of_blocks.repeat_interleave(2 if chroma else 4, 3)
+        kept: list[Tensor] = []
+        for i, edge, period, reach in _edges(chroma):
+            alpha, beta, tc0, strong = of_columns[:, :, i::4].unbind(0)
+            if i == 0:  # not the picture's own edge; 4 is for macroblocks' edges
+                alpha, beta, tc0, strong = alpha[:, 1:], beta[:, 1:], tc0[:, 1:], strong[:, 1:]
+            kept += (_chroma if chroma else _luma)(_across(out, edge, period, reach), alpha, beta, tc0, None if i else strong)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(*kept)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        out, kept = grad.clone(memory_format=torch.contiguous_format), list(ctx.saved_tensors)
+        for i, edge, period, reach in reversed(_edges(ctx.chroma)):
+            count = (1 if i else 2) if ctx.chroma else (3 if i else 6)
+            kept, masks = kept[:-count], kept[-count:]
+            (_chroma_gradient if ctx.chroma else _luma_gradient)(_across(out, edge, period, reach), masks)
+        return out, None, None
+
+
+def _edges(chroma: bool) -> list[tuple[int, int, int, int]]:
+    """Edges of a macroblock in their order: number among 4x4 luma blocks, row, period of macroblocks, samples that are looked at on either side."""
+    return [(0, 0, 8, 2), (2, 4, 8, 2)] if chroma else [(i, 4 * i, 16, 4) for i in range(4)]
 
 
 def _parameters(bs: Tensor, qp: Tensor) -> Tensor:
@@ -176,43 +224,6 @@ def _parameters(bs: Tensor, qp: Tensor) -> Tensor:
     index = torch.floor((qp + qp.roll(1, 1) + 1) / 2).clamp_(0, 51).long()  # mean of both sides
     tc0 = TC0.like(qp)[(bs.long() - 1).clamp_(0, 2), index]
     return torch.stack([ALPHA.like(qp)[index] * (bs > 0), BETA.like(qp)[index], tc0, (bs == 4).to(qp)])
-
-
-def _rows(x: Tensor, of_edges: Tensor, edge: int, period: int, chroma: bool) -> Tensor:
-    """Filter the horizontal edges above rows ``edge`` of every ``period``.
-
-    Args:
-        x: ``[N, H, W]``.
-        of_edges: their parameters at each column ``[4, N, E, W]``.
-    """
-    n, h, w = x.shape
-    reach = 2 if chroma else 4
-    count = of_edges.shape[2]
-    first = (edge if edge else period) - reach
-    cells = x[:, first : first + period * count]
-    if cells.shape[1] < period * count:
-        cells = torch.nn.functional.pad(cells, (0, 0, 0, period * count - cells.shape[1]))
-    cells = cells.reshape(n, count, period, w)
-    alpha, beta, tc0, strong = of_edges.unbind(0)
-    inner = cells[:, :, : 2 * reach]
-    filtered = (_Chroma if chroma else _Luma).apply(inner, alpha, beta, tc0, None if edge else strong)  # 4 is for macroblocks' edges
-    done = torch.cat([filtered, cells[:, :, 2 * reach :]], 2).reshape(n, count * period, w)
-    keep = min(period * count, h - first)
-    return torch.cat([x[:, :first], done[:, :keep], x[:, first + keep :]], 1)
-
-
-def _horizontal(x: Tensor, of_blocks: Tensor, chroma: bool) -> Tensor:
-    """All horizontal edges of planes ``[N, H, W]``, samples of a row side by side; parameters per 4x4 luma block."""
-    columns = 2 if chroma else 4  # samples of the plane that a 4x4 luma block is wide
-    period = 8 if chroma else 16
-    of_columns = of_blocks.repeat_interleave(columns, 3)
-    for i in range(0, 4, 2 if chroma else 1):
-        of_edges = of_columns[:, :, i::4]
-        if i == 0:
-            of_edges = of_edges[:, :, 1:]  # not the picture's own edge
-        if of_edges.shape[2]:
-            x = _rows(x, of_edges, i * (period // 4), period, chroma)
-    return x
 
 
 def deblock(luma: Tensor, chroma: Tensor, bs: tuple[Tensor, Tensor], qp: Tensor, qpc: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,9 +245,10 @@ def deblock(luma: Tensor, chroma: Tensor, bs: tuple[Tensor, Tensor], qp: Tensor,
             flat = kernels.ops().deblock(flat, edges, qpc, vertical, True)
         return luma, flat.view(chroma.shape)
     left, upper = bs
-    luma = _horizontal(luma.mT.contiguous(), _parameters(left.mT, qp.mT), False).mT.contiguous()
-    luma = _horizontal(luma, _parameters(upper, qp), False)
+    run = _Horizontal.apply
+    luma = run(luma.mT.contiguous(), _parameters(left.mT, qp.mT), False).mT.contiguous()
+    luma = run(luma, _parameters(upper, qp), False)
     flat = chroma.flatten(0, 1)  # Cb and Cr of each frame
     left_c, upper_c = (p.repeat_interleave(2, 1) for p in (_parameters(left.mT, qpc.mT), _parameters(upper, qpc)))
-    flat = _horizontal(flat.mT.contiguous(), left_c, True).mT.contiguous()
-    return luma, _horizontal(flat, upper_c, True).view(chroma.shape)
+    flat = run(flat.mT.contiguous(), left_c, True).mT.contiguous()
+    return luma, run(flat, upper_c, True).view(chroma.shape)
