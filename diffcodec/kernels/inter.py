@@ -613,17 +613,9 @@ def _found_shape(current: Tensor, reference: Tensor, reach: int, k: int) -> Tens
 
 @torch.library.impl(_LIBRARY, "refine", "CompositeExplicitAutograd")
 def _refined(
-    phases: Tensor,
-    reference: Tensor,
-    target: Tensor,
-    start: Tensor,
-    predictor: Tensor,
-    lam: Tensor,
-    k: int,
-    subpel: int,
-    fine: bool,
+    phases: Tensor, reference: Tensor, target: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool,
     rounds: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     reference, predictor = _laid_out(reference, predictor)
     bh, bw = predictor.shape[-3:-1]
     vectors, costs = _refined_shape(phases, reference, target, start, predictor, lam, k, subpel, fine, rounds)
@@ -637,17 +629,9 @@ def _refined(
 
 @torch.library.register_fake("diffcodec::refine", lib=_LIBRARY)
 def _refined_shape(
-    phases: Tensor,
-    reference: Tensor,
-    target: Tensor,
-    start: Tensor,
-    predictor: Tensor,
-    lam: Tensor,
-    k: int,
-    subpel: int,
-    fine: bool,
+    phases: Tensor, reference: Tensor, target: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool,
     rounds: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     return predictor.new_empty(predictor.shape), target.new_empty(predictor.shape[:-1])
 
 

@@ -188,22 +188,31 @@ def _samples(b, sub, W, ACROSS, K: tl.constexpr, S: tl.constexpr):
 
 
 @triton.jit
+def _blocks(BLOCKS, TILES, R: tl.constexpr):
+    """Plane (or frame), blocks of this program, and which there are."""
+    b = tl.program_id(0) % TILES * R + tl.arange(0, R)
+    return (tl.program_id(0) // TILES).to(tl.int64), tl.minimum(b, BLOCKS - 1), b < BLOCKS
+
+
+@triton.jit
+def _macroblock(n, b, BLOCKS, ACROSS, K: tl.constexpr, PLANES: tl.constexpr):
+    """Number of the macroblock that each block lies in, of all frames."""
+    side: tl.constexpr = 1 if PLANES == 2 else 16 // K
+    return n * (BLOCKS // (side * side)) + b // ACROSS // side * (ACROSS // side) + b % ACROSS // side
+
+
+@triton.jit
 def _choose(
     source, around, places, there_of, lam, needs, bits, expected, matrices, smooth, hadamard, costs, found, BLOCKS, H, W, TILES,
     K: tl.constexpr, MODES: tl.constexpr, SUBS: tl.constexpr, DC: tl.constexpr, S: tl.constexpr, WIDE: tl.constexpr, PLANES: tl.constexpr,
     SMOOTH: tl.constexpr, EXPECTED: tl.constexpr, SATD: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """The mode of least distance + lambda bits of each block, Cb and Cr together."""
-    n = (tl.program_id(0) // TILES).to(tl.int64)
-    b = tl.program_id(0) % TILES * R + tl.arange(0, R)
-    inside = b < BLOCKS
-    b = tl.minimum(b, BLOCKS - 1)
+    n, b, inside = _blocks(BLOCKS, TILES, R)
     count: tl.constexpr = 3 * K + 1
-    of_mb: tl.constexpr = 1 if PLANES == 2 else 16 // K
     across = W // K
-    mb = b // across // of_mb * (across // of_mb) + b % across // of_mb
     there = _sides(there_of, b)
-    weight = tl.load(lam + n * (BLOCKS // (of_mb * of_mb)) + mb)
+    weight = tl.load(lam + _macroblock(n, b, BLOCKS, across, K, PLANES))
     best = tl.full([R], float("inf"), tl.float32)
     which = tl.zeros([R], tl.int32)
     if SATD:
@@ -241,16 +250,11 @@ def _predict(
     PLANES: tl.constexpr, SMOOTH: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """Prediction by modes, of macroblocks of the kind wanted (-1: all)."""
-    n = (tl.program_id(0) // TILES).to(tl.int64)
-    b = tl.program_id(0) % TILES * R + tl.arange(0, R)
-    inside = b < BLOCKS
-    b = tl.minimum(b, BLOCKS - 1)
+    n, b, inside = _blocks(BLOCKS, TILES, R)
     count: tl.constexpr = 3 * K + 1
-    of_mb: tl.constexpr = 1 if PLANES == 2 else 16 // K
     across = W // K
     if WANT >= 0:
-        mb = b // across // of_mb * (across // of_mb) + b % across // of_mb
-        inside &= tl.load(kind + n * (BLOCKS // (of_mb * of_mb)) + mb) == WANT
+        inside &= tl.load(kind + _macroblock(n, b, BLOCKS, across, K, PLANES)) == WANT
     there = _sides(there_of, b)
     mode = tl.load(modes + n // PLANES * BLOCKS + b)
     v, _at, _real = _neighbours(around + n * H * W, places, b, H, W, count, WIDE)
@@ -272,16 +276,11 @@ def _predict_backward(
     WIDE: tl.constexpr, PLANES: tl.constexpr, SMOOTH: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the samples around, added to ``out``."""
-    n = (tl.program_id(0) // TILES).to(tl.int64)
-    b = tl.program_id(0) % TILES * R + tl.arange(0, R)
-    inside = b < BLOCKS
-    b = tl.minimum(b, BLOCKS - 1)
+    n, b, inside = _blocks(BLOCKS, TILES, R)
     count: tl.constexpr = 3 * K + 1
-    of_mb: tl.constexpr = 1 if PLANES == 2 else 16 // K
     across = W // K
     if WANT >= 0:
-        mb = b // across // of_mb * (across // of_mb) + b % across // of_mb
-        inside &= tl.load(kind + n * (BLOCKS // (of_mb * of_mb)) + mb) == WANT
+        inside &= tl.load(kind + _macroblock(n, b, BLOCKS, across, K, PLANES)) == WANT
     there = _sides(there_of, b)
     mode = tl.load(modes + n // PLANES * BLOCKS + b)
     v, at, real = _neighbours(around + n * H * W, places, b, H, W, count, WIDE)

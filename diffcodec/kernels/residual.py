@@ -283,6 +283,15 @@ def _lambdas(intra, lam_intra, lam_inter):
 
 
 @triton.jit
+def _second_of(c, place, second, qp, intra, steps, mb, lam_intra, lam_inter, dead_intra, dead_inter, P: tl.constexpr, D: tl.constexpr):
+    """Coefficients of the second transform in steps ``[P, D]``; the steps, lambdas and dead zones that they meet ``[P, 1]``."""
+    q0 = _steps_of(tl.load(qp + mb), steps, tl.zeros([1], tl.int32), 16)
+    dc = _second(_dcs(c, place, P, D), second, D, False) / q0
+    own = tl.load(intra + mb) != 0
+    return dc, q0, _lambdas(own, lam_intra, lam_inter), _lambdas(own, dead_intra, dead_inter)
+
+
+@triton.jit
 def _count(
     source, predicted, qp, stats, flat, steps, second, MBS, BW, W, TILES, KIND: tl.constexpr, P: tl.constexpr
 ):  # fmt: skip
@@ -340,11 +349,9 @@ def _code(
     back = levels * q
     if KIND != EIGHT:
         d: tl.constexpr = 16 if KIND == FOUR else 4
-        of_mb = frame * MBS + mb % MBS
-        q0 = _steps_of(tl.load(qp + of_mb), steps, tl.zeros([1], tl.int32), n)
-        dc = _second(_dcs(c, place, P, d), second, d, False) / q0
-        mb_intra = tl.load(intra + of_mb) != 0
-        lam, dead = _lambdas(mb_intra, lam_intra, lam_inter), _lambdas(mb_intra, dead_intra, dead_inter)
+        dc, q0, lam, dead = _second_of(
+            c, place, second, qp, intra, steps, frame * MBS + mb % MBS, lam_intra, lam_inter, dead_intra, dead_inter, P, d
+        )
         dc_levels, _threshold = _levels(tl.abs(dc), lam, dead, mine + 256, magnitudes + 8, tl.arange(0, d), block_bits, TRELLIS, 0)
         dc_levels = tl.where(dc < 0, -dc_levels, dc_levels)
         replaced = place[None, :] == 0
@@ -417,11 +424,9 @@ def _code_backward(
     by_c = by_y / q
     if KIND != EIGHT:
         d: tl.constexpr = 16 if KIND == FOUR else 4
-        of_mb = frame * MBS + mb % MBS
-        q0 = _steps_of(tl.load(qp + of_mb), steps, tl.zeros([1], tl.int32), n)
-        dc = _second(_dcs(c, place, P, d), second, d, False) / q0
-        mb_intra = tl.load(intra + of_mb) != 0
-        lam, dead = _lambdas(mb_intra, lam_intra, lam_inter), _lambdas(mb_intra, dead_intra, dead_inter)
+        dc, q0, lam, dead = _second_of(
+            c, place, second, qp, intra, steps, frame * MBS + mb % MBS, lam_intra, lam_inter, dead_intra, dead_inter, P, d
+        )
         dc_levels, threshold = _levels(tl.abs(dc), lam, dead, mine + 256, magnitudes + 8, tl.arange(0, d), block_bits, TRELLIS, 0)
         slope = _slope(tl.abs(dc), threshold, q0 + tl.zeros_like(dc), spread)
         dc_levels = tl.where(dc < 0, -dc_levels, dc_levels)
@@ -616,15 +621,8 @@ def _chroma_shape(
 
 @torch.library.impl(_LIBRARY, "code_chroma_backward", "CompositeExplicitAutograd")
 def _chroma_backward(
-    grad: Tensor,
-    of_levels: Tensor | None,
-    source: Tensor,
-    predicted: Tensor,
-    qp: Tensor,
-    intra: Tensor,
-    tables: Tensor,
-    prefer: list[float],
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, of_levels: Tensor | None, source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, tables: Tensor, prefer: list[float],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     grad, source, predicted, qp = grad.contiguous(), source.contiguous(), predicted.contiguous(), qp.contiguous()
     (mask,) = _bytes(intra)
     n, bh, bw = qp.shape
@@ -640,15 +638,8 @@ def _chroma_backward(
 
 @torch.library.register_fake("diffcodec::code_chroma_backward", lib=_LIBRARY)
 def _chroma_backward_shape(
-    grad: Tensor,
-    of_levels: Tensor | None,
-    source: Tensor,
-    predicted: Tensor,
-    qp: Tensor,
-    intra: Tensor,
-    tables: Tensor,
-    prefer: list[float],
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, of_levels: Tensor | None, source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, tables: Tensor, prefer: list[float],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return source.new_empty(source.shape), source.new_empty(source.shape), qp.new_empty(qp.shape)
 
 
