@@ -63,7 +63,8 @@ class X264H264(Codec):
         self.constants = constants or constants_of(self.habits)
 
     def fused(self, video: Tensor) -> bool:
-        kernels.wanted(self.backend, video)  # an error where it cannot be had
+        if isinstance(video, Tensor):
+            kernels.wanted(self.backend, video)  # an error where it cannot be had
         return False  # its parts call kernels, there is none of the whole
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
