@@ -7,17 +7,19 @@ Kernels are registered with ``torch.library``: compiler and autocast see one opa
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ..checks import require
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 BACKENDS = ("auto", "reference", "triton")
 
 
@@ -88,6 +90,23 @@ def using(backend: str) -> Iterator[None]:
 def here(x: torch.Tensor) -> bool:
     """Whether a part calls its kernel: :func:`wanted` by the backend of :func:`using`."""
     return wanted(_of_parts.get(), x)
+
+
+def implements(library: torch.library.Library, name: str) -> Callable[[_F], _F]:
+    """Register what an operator does; it runs on the GPU that its first argument is on, which need not be torch's current one."""
+
+    def register(run: _F) -> _F:
+        @functools.wraps(run)
+        def there(first: torch.Tensor, *rest: Any) -> Any:
+            if first.device.type != "cuda":
+                return run(first, *rest)
+            with torch.cuda.device(first.device):
+                return run(first, *rest)
+
+        library.impl(name, there, "CompositeExplicitAutograd")
+        return run
+
+    return register
 
 
 def ops() -> Any:

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import implements
+
 _SIZE = 1024
 
 
@@ -140,7 +142,7 @@ def _spans(size: int) -> int:
     return -(-size // _SIZE)
 
 
-@torch.library.impl(_LIBRARY, "take_frames", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "take_frames")
 def _take_frames(x: Tensor, index: Tensor) -> Tensor:
     x, index = x.contiguous(), index.contiguous()
     b, t, *rest = x.shape
@@ -151,7 +153,7 @@ def _take_frames(x: Tensor, index: Tensor) -> Tensor:
     return out
 
 
-@torch.library.impl(_LIBRARY, "take_frames_backward", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "take_frames_backward")
 def _take_frames_backward(grad: Tensor, index: Tensor, frames: int) -> Tensor:
     grad, index = grad.contiguous(), index.contiguous()
     b, u, *rest = grad.shape
@@ -161,7 +163,7 @@ def _take_frames_backward(grad: Tensor, index: Tensor, frames: int) -> Tensor:
     return out
 
 
-@torch.library.impl(_LIBRARY, "average_frames", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "average_frames")
 def _average_frames(x: Tensor, window: Tensor, backward: bool) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
@@ -171,7 +173,7 @@ def _average_frames(x: Tensor, window: Tensor, backward: bool) -> Tensor:
     return out
 
 
-@torch.library.impl(_LIBRARY, "blur", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "blur")
 def _blurred(x: Tensor, weights: Tensor, backward: bool) -> Tensor:
     x, weights = x.contiguous(), weights.float().contiguous()
     out = torch.empty_like(x)
@@ -185,7 +187,7 @@ def _blurred(x: Tensor, weights: Tensor, backward: bool) -> Tensor:
     return out
 
 
-@torch.library.impl(_LIBRARY, "add_noise", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "add_noise")
 def _add_noise(x: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)

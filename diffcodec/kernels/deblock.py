@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..constants import Constant
 from ..h264.tables import ALPHA, BETA, TC0
+from . import implements
 
 _LINES = 128
 _TABLES = Constant(torch.cat([ALPHA.value[None], BETA.value[None], TC0.value]).numpy())  # [5, 52]: alpha, beta, tc0 for bS 1, 2, 3
@@ -351,7 +352,7 @@ _LIBRARY.define("deblock(Tensor x, Tensor bs, Tensor qp, bool vertical, bool chr
 _LIBRARY.define("deblock_backward(Tensor grad, Tensor x, Tensor bs, Tensor qp, bool vertical, bool chroma) -> Tensor")
 
 
-@torch.library.impl(_LIBRARY, "deblock_strengths", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "deblock_strengths")
 def _of_blocks(intra: Tensor, coded: Tensor, motion: Tensor, use8: Tensor) -> tuple[Tensor, Tensor]:
     left, upper = _of_blocks_shape(intra, coded, motion, use8)
     masks = [m.contiguous().view(torch.uint8) for m in (intra, coded, use8)]
@@ -365,14 +366,14 @@ def _of_blocks_shape(intra: Tensor, coded: Tensor, motion: Tensor, use8: Tensor)
     return motion.new_empty(coded.shape), motion.new_empty(coded.shape)
 
 
-@torch.library.impl(_LIBRARY, "deblock", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "deblock")
 def _filtered(x: Tensor, bs: Tensor, qp: Tensor, vertical: bool, chroma: bool) -> Tensor:
     kernel, side = (_filter_chroma, 8) if chroma else (_filter_luma, 16)
     given = [x.contiguous(), bs.contiguous(), qp.contiguous()]
     return _launch(kernel, given, torch.empty_like(given[0]), vertical, side)
 
 
-@torch.library.impl(_LIBRARY, "deblock_backward", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "deblock_backward")
 def _filtered_backward(grad: Tensor, x: Tensor, bs: Tensor, qp: Tensor, vertical: bool, chroma: bool) -> Tensor:
     given = [x.contiguous(), bs.contiguous(), qp.contiguous()]
     out = torch.empty_like(given[0])

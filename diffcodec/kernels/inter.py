@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..h264.inter import MARGIN, SHARES
 from ..h264.tables import HADAMARD4_OF_8
+from . import implements
 
 _SIZE = 256  # places of a plane in a program
 _ROWS = 32  # blocks of 8 x 8 in a program
@@ -479,7 +480,7 @@ _LIBRARY.define(
 )
 
 
-@torch.library.impl(_LIBRARY, "quarter_pel", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "quarter_pel")
 def _phases(luma: Tensor) -> Tensor:
     n, h, w = luma.shape
     out = _phases_shape(luma)
@@ -499,7 +500,7 @@ def _laid_out(index: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     return index.expand(vectors.shape[:-1]).contiguous(), vectors.contiguous()
 
 
-@torch.library.impl(_LIBRARY, "fetch_luma", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "fetch_luma")
 def _fetched(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
     reference, vectors = _laid_out(reference, vectors)
     bh, bw = vectors.shape[-3:-1]
@@ -514,7 +515,7 @@ def _fetched_shape(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -
     return vectors.new_empty(*vectors.shape[:-1], k * k, dtype=torch.float32)
 
 
-@torch.library.impl(_LIBRARY, "predict_luma", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "predict_luma")
 def _predicted(planes: Tensor, phases: Tensor, place: Tensor, which: Tensor, vectors: Tensor, k: int) -> Tensor:
     return _fetched(phases, place, vectors, k)
 
@@ -524,7 +525,7 @@ def _predicted_shape(planes: Tensor, phases: Tensor, place: Tensor, which: Tenso
     return vectors.new_empty(*vectors.shape[:-1], k * k, dtype=torch.float32)
 
 
-@torch.library.impl(_LIBRARY, "predict_luma_backward", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "predict_luma_backward")
 def _predicted_backward(grad: Tensor, planes: Tensor, which: Tensor, vectors: Tensor, k: int) -> Tensor:
     which, vectors = _laid_out(which, vectors)
     planes = planes.contiguous()
@@ -552,7 +553,7 @@ def _of_planes(ctx, grad):  # type: ignore[no-untyped-def]
 torch.library.register_autograd("diffcodec::predict_luma", _of_planes, setup_context=_keep_planes, lib=_LIBRARY)
 
 
-@torch.library.impl(_LIBRARY, "fetch_chroma", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "fetch_chroma")
 def _fetched_chroma(planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
     reference, vectors = _laid_out(reference, vectors)
     bh, bw = vectors.shape[-3:-1]
@@ -567,7 +568,7 @@ def _fetched_chroma_shape(planes: Tensor, reference: Tensor, vectors: Tensor, k:
     return planes.new_empty(*vectors.shape[:-1], 2, k * k)
 
 
-@torch.library.impl(_LIBRARY, "fetch_chroma_backward", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "fetch_chroma_backward")
 def _fetched_chroma_backward(grad: Tensor, planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Tensor:
     reference, vectors = _laid_out(reference, vectors)
     out = planes.new_zeros(planes.shape)
@@ -594,7 +595,7 @@ def _of_chroma(ctx, grad):  # type: ignore[no-untyped-def]
 torch.library.register_autograd("diffcodec::fetch_chroma", _of_chroma, setup_context=_keep_chroma, lib=_LIBRARY)
 
 
-@torch.library.impl(_LIBRARY, "whole_search", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "whole_search")
 def _found(current: Tensor, reference: Tensor, reach: int, k: int) -> Tensor:
     small, small_ref = (F.avg_pool2d(p[:, None], 2)[:, 0].contiguous() for p in (current, reference))
     out = _found_shape(current, reference, reach, k)
@@ -611,7 +612,7 @@ def _found_shape(current: Tensor, reference: Tensor, reach: int, k: int) -> Tens
     return current.new_empty(n, h // k, w // k, 2, dtype=torch.int64)
 
 
-@torch.library.impl(_LIBRARY, "refine", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "refine")
 def _refined(
     phases: Tensor, reference: Tensor, target: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool,
     rounds: int,
@@ -635,7 +636,7 @@ def _refined_shape(
     return predictor.new_empty(predictor.shape), target.new_empty(predictor.shape[:-1])
 
 
-@torch.library.impl(_LIBRARY, "partition", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "partition")
 def _partitioned(
     phases: Tensor, reference: Tensor, target: Tensor, whole: Tensor, four: Tensor, predictor: Tensor, lam: Tensor, fine: bool
 ) -> Tensor:

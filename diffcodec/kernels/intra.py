@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..constants import Constant
 from ..h264 import intra
+from . import implements
 
 _R = 16  # blocks in a program
 
@@ -332,7 +333,7 @@ _LIBRARY.define("predict_intra(Tensor around, Tensor[] modes, Tensor? kind) -> T
 _LIBRARY.define("predict_intra_backward(Tensor grad, Tensor around, Tensor[] modes, Tensor? kind) -> Tensor")
 
 
-@torch.library.impl(_LIBRARY, "choose_intra", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "choose_intra")
 def _chosen(
     source: Tensor, around: Tensor, lam: Tensor, bits: Tensor, expected: Tensor | None, transform: Tensor | None, kind: int
 ) -> tuple[Tensor, Tensor]:
@@ -365,7 +366,7 @@ def _order(modes: list[Tensor], x: Tensor) -> list[tuple[int, int, Tensor]]:
     return [(k, i if len(modes) > 1 else -1, m) for i, (k, m) in enumerate(zip((_LUMA, 8, 4), modes))]
 
 
-@torch.library.impl(_LIBRARY, "predict_intra", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "predict_intra")
 def _predicted(around: Tensor, modes: list[Tensor], kind: Tensor | None) -> Tensor:
     around = around.contiguous()
     out = around.new_empty(around.shape)
@@ -383,7 +384,7 @@ def _predicted_shape(around: Tensor, modes: list[Tensor], kind: Tensor | None) -
     return around.new_empty(around.shape)
 
 
-@torch.library.impl(_LIBRARY, "predict_intra_backward", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "predict_intra_backward")
 def _predicted_backward(grad: Tensor, around: Tensor, modes: list[Tensor], kind: Tensor | None) -> Tensor:
     grad, around = grad.contiguous(), around.contiguous()
     out = around.new_zeros(around.shape)

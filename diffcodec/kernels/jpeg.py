@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import implements
+
 # how the quantiser's gradient, and without exact arithmetic its value, are made
 MODES = {"cubic": 0, "straight_through": 1, "soft": 2, "laplacian": 3, "gaussian": 4, "uniform": 5, "paper": 6, "identity": 7}
 CUBIC, STRAIGHT, SOFT, LAPLACIAN, GAUSSIAN, UNIFORM, PAPER, IDENTITY = (tl.constexpr(i) for i in range(8))
@@ -825,7 +827,7 @@ _LIBRARY.define(
 )
 
 
-@torch.library.impl(_LIBRARY, "jpeg", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "jpeg")
 def _jpeg(x: Tensor, tables: Tensor, v: int, u: int, whole: bool, mode: int, width: float) -> Tensor:
     x, tables = x.contiguous(), tables.contiguous()
     n, c, h, w = x.shape
@@ -861,7 +863,7 @@ def _near(wc: int, whole: bool) -> float:
     return 0.75 if wc > 2 or not whole else 1.0
 
 
-@torch.library.impl(_LIBRARY, "jpeg_backward", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "jpeg_backward")
 def _jpeg_backward(
     grad: Tensor, x: Tensor, tables: Tensor, v: int, u: int, whole: bool, mode: int, width: float, wrt_tables: bool
 ) -> tuple[Tensor, Tensor]:

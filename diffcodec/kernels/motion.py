@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..blocks import pad_to_multiple
+from . import implements
 
 _SAMPLES = 1024  # of a program of the refinement
 
@@ -185,7 +186,7 @@ _LIBRARY = torch.library.Library("diffcodec", "FRAGMENT")
 _LIBRARY.define("block_motion_fused(Tensor current, Tensor reference, int block, int search, int subpel, float smoothness) -> Tensor")
 
 
-@torch.library.impl(_LIBRARY, "block_motion_fused", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "block_motion_fused")
 def _search(current: Tensor, reference: Tensor, block: int, search: int, subpel: int, smoothness: float) -> Tensor:
     cur, ref = (pad_to_multiple(p, 2 * block).contiguous() for p in (current, reference))
     small, small_ref = (F.avg_pool2d(p[:, None], 2)[:, 0].contiguous() for p in (cur, ref))

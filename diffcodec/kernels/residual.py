@@ -18,6 +18,7 @@ from ..constants import Constant
 from ..h264.residual import TIE
 from ..h264.tables import FLAT, HADAMARD2, STEPS, WALSH4
 from ..h264.trellis import LAMBDA, LONGER, contexts_of_places
+from . import implements
 
 _P = 4  # macroblocks in a program
 _LONGER, _TIE = tl.constexpr(LONGER), tl.constexpr(TIE)
@@ -508,7 +509,7 @@ _LIBRARY.define(
 )
 
 
-@torch.library.impl(_LIBRARY, "code_luma", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "code_luma")
 def _luma(
     source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, use8: Tensor, large: Tensor, prefer: list[float], levels: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -538,7 +539,7 @@ def _luma_shape(
     return new(source.shape), new(of_levels), new(of_levels), coded, new(context[0]), new(context[1])
 
 
-@torch.library.impl(_LIBRARY, "code_luma_backward", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "code_luma_backward")
 def _luma_backward(
     grad: Tensor, four: Tensor | None, eight: Tensor | None, source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, use8: Tensor,
     large: Tensor, tables4: Tensor, tables8: Tensor, prefer: list[float],
@@ -582,7 +583,7 @@ def _of_luma(ctx, grad, four, eight, *_):  # type: ignore[no-untyped-def]
 torch.library.register_autograd("diffcodec::code_luma", _of_luma, setup_context=_keep_luma, lib=_LIBRARY)
 
 
-@torch.library.impl(_LIBRARY, "code_chroma", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "code_chroma")
 def _chroma(
     source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, prefer: list[float], levels: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -619,7 +620,7 @@ def _chroma_shape(
     return new(source.shape), new((n, 2, bh, bw, 64) if levels else (0,)), new(n * 2 * 264 if prefer[4] else 0)
 
 
-@torch.library.impl(_LIBRARY, "code_chroma_backward", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "code_chroma_backward")
 def _chroma_backward(
     grad: Tensor, of_levels: Tensor | None, source: Tensor, predicted: Tensor, qp: Tensor, intra: Tensor, tables: Tensor, prefer: list[float],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip

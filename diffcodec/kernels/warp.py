@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import implements
+
 _SIZE = 512
 
 
@@ -73,7 +75,7 @@ _LIBRARY.define("warp(Tensor reference, Tensor flow) -> Tensor")
 _LIBRARY.define("warp_backward(Tensor grad, Tensor reference, Tensor flow, bool wrt_reference, bool wrt_flow) -> (Tensor, Tensor)")
 
 
-@torch.library.impl(_LIBRARY, "warp", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "warp")
 def _warped(reference: Tensor, flow: Tensor) -> Tensor:
     reference, flow = reference.contiguous(), flow.float().contiguous()
     n, c, h, w = reference.shape
@@ -83,7 +85,7 @@ def _warped(reference: Tensor, flow: Tensor) -> Tensor:
     return out
 
 
-@torch.library.impl(_LIBRARY, "warp_backward", "CompositeExplicitAutograd")
+@implements(_LIBRARY, "warp_backward")
 def _warped_backward(grad: Tensor, reference: Tensor, flow: Tensor, wrt_reference: bool, wrt_flow: bool) -> tuple[Tensor, Tensor]:
     grad, reference, motion = grad.contiguous(), reference.contiguous(), flow.float().contiguous()
     n, c, h, w = reference.shape
