@@ -122,8 +122,10 @@ def scaling(path: Path) -> None:
             ax.set_xticks(x, [f"{v}" if axis != "area" else f"{int(v**0.5)}²" for v in x])
             ax.minorticks_off()
             ax.grid(alpha=0.3)
-            ax.legend(fontsize=8, title="slope between the last two", title_fontsize=8)
+            ax.legend(loc="upper left", fontsize=8, title="slope between the last two", title_fontsize=8)
         panels[1, column].set_xlabel(sizes[axis])
+    for ax in panels[:, 0]:
+        ax.set_ylim(top=ax.get_ylim()[1] * 12)  # room for the legends
     panels[0, 0].set_ylabel("seconds, forward + backward")
     panels[1, 0].set_ylabel("peak memory, MiB, input included")
     figure.savefig(str(path), format="png")
