@@ -148,7 +148,7 @@ def _predict_backward(grad, planes, which, vectors, shares, out, BH, BW, H, W, K
     for kind in tl.static_range(8):  # G b h j, right, below, s m
         share = tl.load(shares + kind * 16 + phase)
         if share > 0:
-            mine = g * share
+            mine = g * (0.5 * share)  # shares are in halves
             if kind == 0:
                 _put(to, y, x, mine, H, W)
             elif kind == 4:
@@ -531,8 +531,9 @@ def _predicted_backward(grad: Tensor, planes: Tensor, which: Tensor, vectors: Te
     planes = planes.contiguous()
     out = torch.zeros_like(planes)
     bh, bw = vectors.shape[-3:-1]
-    shares = SHARES.like(planes) / 2
-    _predict_backward[(which.numel(),)](grad.contiguous(), planes, which, vectors, shares, out, bh, bw, *planes.shape[1:], k, num_warps=2)
+    _predict_backward[(which.numel(),)](
+        grad.contiguous(), planes, which, vectors, SHARES.like(planes), out, bh, bw, *planes.shape[1:], k, num_warps=2
+    )
     return out
 
 

@@ -232,7 +232,7 @@ def _choose(
                 if SATD:
                     difference = tl.dot(difference, transform, input_precision="tf32")
                 cost += tl.sum(tl.abs(difference), 1)
-        need = tl.load(needs + m)
+        need = tl.load(needs + m).to(tl.int32)
         cost += tl.where((there & need) == need, 0.0, 1e9)
         if EXPECTED:
             cost += 3 * weight * tl.where(tl.load(expected + n * BLOCKS + b) == m, 0.0, 1.0)
@@ -341,8 +341,13 @@ def _chosen(
     costs, modes = _chosen_shape(source, around, lam, bits, expected, transform, kind)
     of = _KINDS[kind]
     where, sizes = _around(kind, source)
-    needs = of.needs.like(source).int()
-    given = (lam.contiguous(), needs, bits.contiguous(), modes if expected is None else expected.contiguous(), of.matrices.like(source))
+    given = (
+        lam.contiguous(),
+        of.needs.like(source),
+        bits.contiguous(),
+        modes if expected is None else expected.contiguous(),
+        of.matrices.like(source),
+    )
     _choose[(len(source) * sizes[3],)](
         source, around, *where, *given, _SMOOTH.like(source), bits if transform is None else transform, costs, modes, *sizes,
         **_shape(kind), EXPECTED=expected is not None, SATD=transform is not None, num_warps=warps(kind),

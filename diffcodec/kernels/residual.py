@@ -473,8 +473,7 @@ class _Plan:
         _count[(self.n * self.tiles,)](
             source, predicted, qp, stats, *self.constants, *self.sizes, self.kind, _P, num_warps=WARPS[self.kind]
         )
-        contexts = _CONTEXTS[self.kind].like(source).int()
-        _bits_of_contexts[(self.n * kinds,)](stats, contexts, out, self.memory, kinds)
+        _bits_of_contexts[(self.n * kinds,)](stats, _CONTEXTS[self.kind].like(source), out, self.memory, kinds)
         return out
 
     def weights(self) -> tuple[float, ...]:
@@ -575,7 +574,7 @@ def _of_luma(ctx, grad, four, eight, *_):  # type: ignore[no-untyped-def]
     source = ctx.saved_tensors[0]
     grad = torch.zeros_like(source) if grad is None else grad
     if ctx.levels and (four is None) != (eight is None):
-        four, eight = (torch.zeros(*ctx.saved_tensors[2].shape, 256).to(source) if g is None else g for g in (four, eight))
+        four, eight = (source.new_zeros(*ctx.saved_tensors[2].shape, 256) if g is None else g for g in (four, eight))
     found = torch.ops.diffcodec.code_luma_backward(grad, four, eight, *ctx.saved_tensors, ctx.prefer)
     return (*found, None, None, None, None, None)
 
