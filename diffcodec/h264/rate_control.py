@@ -71,36 +71,47 @@ def tree_offset(seen: Seen, adaptive: Tensor, order: Sequence[Sequence[int]], ty
     own = seen.intra * torch.exp2(-adaptive / 6)
     passed_on = (1 - seen.inter / seen.intra).clamp(0, 1)
     received = torch.zeros_like(own)
+    steps: list[list[int]] = []
     for step in reversed(list(order)):
         now = set(step)
         # an anchor is coded before the B frames of its own group are looked at
         counts = [i in now and (types[r] not in "IP" or display[i] >= display[r]) for i, r in zip(seen.frame, seen.reference)]
-        uses = [u for u, yes in enumerate(counts) if yes]
-        if not uses:
-            continue
-        at = torch.tensor([uses, [seen.frame[u] for u in uses], [seen.reference[u] for u in uses]], device=own.device)
-        refers = torch.tensor([float(types[seen.frame[u]] != "b") for u in uses], device=own.device)[:, None, None]
-        amount = (refers * received[at[1]] + own[at[1]]) * passed_on[at[1]] * seen.share[at[0]]
-        _splat(received, at[2], amount, seen.vectors[at[0]])
+        steps.append([u for u, yes in enumerate(counts) if yes])
+    uses = [u for step in steps for u in step]
+    if uses:
+        table = [uses, [seen.frame[u] for u in uses], [seen.reference[u] for u in uses], [types[seen.frame[u]] != "b" for u in uses]]
+        use, frame, reference, refers = torch.tensor(table, device=own.device)
+        places, weights = _covered(reference, seen.vectors[use], own.shape)
+        weights = weights * (passed_on[frame] * seen.share[use])[:, None]  # [U, 4, bh, bw]
+        at_once, further = weights * own[frame][:, None], weights * refers[:, None, None, None]
+        flat, first = received.view(-1), 0
+        for n in filter(None, map(len, steps)):
+            some = slice(first, first + n)
+            amount = torch.addcmul(at_once[some], further[some], received[frame[some], None])
+            flat.index_add_(0, places[some].flatten(), amount.flatten())
+            first += n
     return -5 * (1 - QCOMP) * torch.log2(1 + received / own.clamp(min=1e-6))
 
 
-def _splat(total: Tensor, frame: Tensor, amount: Tensor, vectors: Tensor) -> None:
-    """Add what each macroblock passes on to the four macroblocks of its reference that its vector covers.
+def _covered(frame: Tensor, vectors: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
+    """The four macroblocks of its reference that each macroblock's vector covers, and their shares.
 
     Args:
-        total: of all frames ``[F, bh, bw]``, added to.
-        frame: reference of each use ``[U]``.
-        amount: ``[U, bh, bw]``. vectors: ``[U, bh, bw, 2]``.
+        frame: reference of each use ``[U]``. vectors: ``[U, bh, bw, 2]``.
+        size: ``[F, bh, bw]``, of what is covered.
+
+    Returns:
+        Flat places and shares, ``[U, 4, bh, bw]``.
     """
-    bh, bw = amount.shape[1:]
-    y = torch.arange(bh, device=amount.device)[:, None] + vectors[..., 0] / 64
-    x = torch.arange(bw, device=amount.device) + vectors[..., 1] / 64
-    corner = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]], device=amount.device)[:, :, None, None, None]
-    ys, xs = y.floor() + corner[0], x.floor() + corner[1]  # [4, U, bh, bw]
+    _, bh, bw = size
+    device = vectors.device
+    y = (torch.arange(bh, device=device)[:, None] + vectors[..., 0] / 64)[:, None]
+    x = (torch.arange(bw, device=device) + vectors[..., 1] / 64)[:, None]
+    corner = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]], device=device)[..., None, None]
+    ys, xs = y.floor() + corner[0], x.floor() + corner[1]  # [U, 4, bh, bw]
     share = (1 - (y - ys).abs()) * (1 - (x - xs).abs()) * ((ys >= 0) & (ys < bh) & (xs >= 0) & (xs < bw))
-    place = (frame[:, None, None] * bh + ys.clamp(0, bh - 1)) * bw + xs.clamp(0, bw - 1)
-    total.view(-1).index_add_(0, place.long().flatten(), (amount * share).flatten())
+    place = (frame[:, None, None, None] * bh + ys.clamp(0, bh - 1)) * bw + xs.clamp(0, bw - 1)
+    return place.long(), share
 
 
 def settled(qp: Tensor, frame: Tensor) -> Tensor:
