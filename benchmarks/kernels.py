@@ -181,6 +181,27 @@ def h264_variants() -> dict[str, Variant]:
         add(f"intra {what}", intra._predict, want, "around places there_of modes kind matrices smooth out", intra.warps(k), **whole)
         names = "grad around places there_of modes kind matrices smooth out"
         add(f"intra {what}, backward", intra._predict_backward, {**want, "PLANE": intra._KINDS[k].plane}, names, intra.warps(k), **whole)
+    vectors = dict.fromkeys(["field", "field0", "field1", "start", "predictor", "whole", "vectors"], "i64")
+    size = {"SIZE": inter._SIZE}
+    add("search, where it begins", inter._begin, {**size, "STILL_FIRST": 0}, "field start predictor", **vectors)
+    add("search, blocks of macroblocks", inter._divide, size, "whole start predictor", **vectors)
+    add("median of vectors", inter._medians, size, "vectors out", out="i64", **vectors)
+    more = {"FINE": True, "P": inter.SEARCH_ROWS}
+    add("lookahead, cost", inter._look, more, "phases reference source vectors hadamard costs", inter.SEARCH_WARPS)
+    names = "source past future field0 field1 lam hadamard out"
+    more = {"FINE": True, "P": inter.SEARCH_ROWS // 4}
+    add("B frames, direction", inter._direction, more, names, inter.SEARCH_WARPS, out="i64", **vectors)
+    more = {"SIZE": 4 * inter._SIZE}
+    add("B frames, mean", inter._mix, more, "past future which out", which="i64")
+    add("B frames, mean, backward", inter._mix_backward, more, "grad which past future", which="i64")
+    modes = dict.fromkeys([f"{what}{k}" for what in ("modes", "likely") for k in (4, 8, 16)] + ["kind", "eight", "four"], "i64")
+    add("intra, modes of neighbours", intra._likely, {"SIZE": intra._SIZE}, "kind eight four likely8 likely4", **modes)
+    names = "costs16 costs8 costs4 modes16 modes8 modes4 likely8 likely4 lam large_bits kind cost bits of_kinds"
+    add("intra, kind", intra._weigh, {"KNOWN": True, "SMALL": True, "SIZE": intra._SIZE}, names, **modes)
+    add("intra, price", intra._price, {"P": intra._PRICED}, "source done lam bits textures out")
+    for n in (16, 64):
+        add(f"bits, contexts counted, {n} levels", residual._count_levels, {"n": n, "P": residual._P}, "levels stats")
+        add(f"bits of {n} levels", residual._bits_of_levels, {"n": n, "P": residual._P}, "levels tables out")
     names = "phases reference target whole four predictor lam hadamard out"
     add("partitions", inter._partition, {"FINE": True, "P": inter.SEARCH_ROWS // 4}, names, inter.SEARCH_WARPS, out="i64")
     return out

@@ -143,7 +143,7 @@ def test_search(k: int, fine: bool, subpel: int, rounds: int) -> None:
     shape = (n, h // k, w // k)
     start = [whole(-16, 17, *shape, 2) * i for i in range(3)]
     lam, which = 4 * torch.rand(shape, device=DEVICE), whole(0, 2, *shape)
-    found = both(lambda: inter.refine(phases, which, inter.blocks(x[:2], k), start, start[1], lam, k, subpel, fine, rounds))
+    found = both(lambda: inter.refine(phases, which, x[:2], start, start[1], lam, k, subpel, fine, rounds))
     assert (found[0][0] - start[0]).abs().max() > 0
     same(found, 1)
     torch.testing.assert_close(found[1][1], found[0][1], atol=1e-2, rtol=0)
@@ -164,6 +164,23 @@ def test_vectors_and_partitions(name: str) -> None:
     if habits.partitions:
         assert (found[0][0][:, ::2] != found[0][0][:, 1::2]).any()  # some macroblocks are divided
     same(found, 1)
+
+
+@pytest.mark.parametrize("name", ["medium", "ultrafast"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_direction_of_b_frames(size: tuple[int, int, int], name: str) -> None:
+    n, h, w = size
+    source, noise = planes(*size), planes(2 * n, h, w, 1).view(2, n, h, w)
+    past, future = (inter.blocks((source + 0.1 * (o - source)).round(), 8) for o in noise)
+    fields = [whole(-3, 4, n, h // 8, w // 8, 2) for _ in range(2)]
+    lam = torch.rand(n, h // 16, w // 16, device=DEVICE)
+    found = both(lambda: decide.direction(source, past, future, fields, lam, PRESETS[name]))
+    assert n == 1 or len(found[0][0].unique()) == 3
+    same(found, 1)
+    same(both(lambda: inter.median_predictor(fields[0])), 1)
+    which = whole(0, 3, n, h // 8, w // 8)
+    same(both(lambda a, b: inter.mix(a, b, which), past, future), 1)
+    same(both(lambda a, b: inter.mix(a, b, which), past.unflatten(-1, (2, 32)), future.unflatten(-1, (2, 32))), 1)
 
 
 # Residual
@@ -212,11 +229,21 @@ def test_choice_of_modes(name: str) -> None:
 
     def choose(known: decide.Intra | None) -> list[Tensor]:
         found = decide.choose_intra(source, around, lam, habits, known)
-        return [found.kind, found.bits, *found.modes]
+        return [found.kind, (10 * found.bits).round(), *found.modes]
 
     assert len(before.modes[-1].unique()) > 3
     same(both(lambda: choose(None)), 5)
     same(both(lambda: choose(before)), 5)
+    if habits.rate_distortion:
+        qp, prefer = whole(18, 34, 2, 3, 2).float(), constants_of(habits).prefer
+
+        def priced() -> list[Tensor]:
+            found = decide.choose_intra(source, around, lam, habits, before, prefer, qp)
+            return [found.kind, (10 * found.bits).round()]
+
+        found = both(priced)
+        assert len(found[0][0].unique()) > 1
+        same(found, 2)
     colour = [x[:, None, ::2, ::2].repeat(1, 2, 1, 1).contiguous() for x in (source, around)]
     same(both(lambda: decide.choose_chroma(*colour, lam, habits)), 1)
 
@@ -261,17 +288,39 @@ def test_operators_keep_the_compilers_contract() -> None:
     check(ops.fetch_luma.default, (phases, block, vectors, 8))
     check(ops.fetch_chroma.default, (colour, block, vectors, 4))
     check(ops.whole_search.default, (x.detach(), y.detach(), 2, 8))
-    target, lam = inter.blocks(x.detach(), 8), torch.ones(1, 2, 2, device=DEVICE)
-    check(ops.refine.default, (phases, block, target, vectors[None], vectors, lam, 8, 1, False, 0))
-    one = vectors[:, :1, :1]
-    check(ops.partition.default, (phases, block[:, :1, :1], target, one, vectors, one, lam[:, :1, :1], False))
-    check(ops.deblock.default, (x, edges(*size)[0], qp.detach(), True, False))
+    lam, one = torch.ones(1, 2, 2, device=DEVICE), vectors[:, :1, :1]
+    check(ops.refine.default, (phases, block, x.detach(), vectors[None], vectors, lam, 8, 1, False, 0))
+    check(ops.vectors.default, (x.detach(), phases, block[:, :1, :1], one, lam[:, :1, :1], 1, False, True))
+    check(ops.look.default, (x.detach(), y.detach(), phases, block[:, :1, :1], 2, 1, False))
+    check(ops.median_predictor.default, (vectors,))
+    rows = inter.blocks(x.detach(), 8).requires_grad_()
+    check(ops.direction.default, (x.detach(), rows.detach(), rows.detach(), vectors, vectors, lam[:, :1, :1], False))
+    check(ops.mix.default, (rows, rows.detach().flip(1).requires_grad_(), block))
+    check(ops.deblock.default, (x, colour, *edges(*size), qp.detach(), qp.detach()))
     check(ops.deblock_strengths.default, (no, torch.zeros(1, 4, 4, dtype=torch.bool, device=DEVICE), lam.new_zeros(1, 2, 2, 6), no))
     check(ops.code_luma.default, (x, y, qp, yes, no, no, numbers, True))
     check(ops.code_chroma.default, (colour, colour.detach().flip(1).requires_grad_(), qp, yes, numbers, True))
     mode = torch.full((1, 1), 2, device=DEVICE)
     check(ops.predict_intra.default, (x, [mode], None))
-    check(ops.choose_intra.default, (x.detach(), y.detach(), lam[:, :1, :1], torch.ones(4, device=DEVICE), None, None, 16))
+    small, one = lam[:, :1, :1], torch.ones(9, device=DEVICE)
+    check(ops.cheapest_intra.default, (x.detach(), y.detach(), small, one[:4], None, None, 16))
+    check(ops.choose_intra.default, (x.detach(), y.detach(), small, one[:4], one, [], [], True))
+    modes, numbers = [torch.full((1, m), 2, device=DEVICE) for m in (1, 4, 16)], constants_of(PRESETS["veryfast"]).prefer.numbers()
+    check(ops.price_intra.default, (x.detach(), y.detach(), modes, qp.detach(), small, torch.ones(3, 1, 1, 1, device=DEVICE), numbers))
+
+
+@pytest.mark.parametrize("quick", [False, True], ids=["SATD", "SAD"])
+def test_lookahead(quick: bool) -> None:
+    luma, pairs = planes(3, 48, 32), [(1, 0), (2, 0), (1, 2)]
+
+    def look() -> list[Tensor]:
+        ahead = Lookahead(luma, quick)
+        ahead.both([(1, 0, 2)])
+        ahead.search(pairs)
+        costs = [ahead.intra, ahead.cost.of(pairs), ahead.both_cost.of([(1, 0, 2)])]
+        return [ahead.vectors.of(pairs), *((16 * c).round() for c in costs)]
+
+    same(both(look), 4)
 
 
 def test_frame_types() -> None:

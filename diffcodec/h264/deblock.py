@@ -239,11 +239,7 @@ def deblock(luma: Tensor, chroma: Tensor, bs: tuple[Tensor, Tensor], qp: Tensor,
         Filtered luma and chroma.
     """
     if kernels.here(luma):
-        flat = chroma.flatten(0, 1)
-        for edges, vertical in zip(bs, (True, False)):
-            luma = kernels.ops().deblock(luma, edges, qp, vertical, False)
-            flat = kernels.ops().deblock(flat, edges, qpc, vertical, True)
-        return luma, flat.view(chroma.shape)
+        return kernels.ops().deblock(luma, chroma, *bs, qp, qpc)  # type: ignore[no-any-return]
     left, upper = bs
     run = _Horizontal.apply
     luma = run(luma.mT.contiguous(), _parameters(left.mT, qp.mT), False).mT.contiguous()

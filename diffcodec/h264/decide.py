@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..blocks import spread
+from ..checks import half_up
 from ..constants import Constant
 from . import inter, intra, residual
 from .habits import Preset
@@ -22,8 +23,11 @@ from .tables import HADAMARD4, HADAMARD4_OF_8, HADAMARD8
 from .trellis import count
 
 _LARGE_BITS = Constant([1.0, 3.0, 3.0, 5.0])  # of the mode of an intra 16x16 macroblock, and of chroma's
-_SMALL_BITS = Constant([2.5] * 9)  # of a mode of a small block whose neighbours' modes are not known
-_NAMED, _UNNAMED = 0.7, 4.1  # bits of a small block's mode that its neighbours predict, and of another one, once contexts have adapted
+UNKNOWN = 2.5  # bits of a mode of a small block whose neighbours' modes are not known
+NAMED, UNNAMED = 0.7, 4.1  # of one that its neighbours predict, and of another one, once contexts have adapted
+LARGE, SMALL = 3.0, 4.0  # further bits of a 16x16 macroblock, and of one of small blocks
+SMALL_COST = 4.0, 40.0  # what the choice adds to macroblocks of 8x8 and of 4x4 blocks, in lambdas
+_SMALL_BITS = Constant([UNKNOWN] * 9)
 
 
 @dataclass(frozen=True)
@@ -79,30 +83,49 @@ def choose_intra(
         before: what this returned the last time: the modes that neighbours predict come from it.
         prefer, qp: how residuals are coded.
     """
-    n, h, w = source.shape
-    bh, bw = h // 16, w // 16
-    best, mode = _cheapest(source, around, lam, 16, habits, None)
-    costs, modes, bits = [best.view(n, bh, bw)], [mode], [_LARGE_BITS.like(lam)[mode].view(n, bh, bw) + 3]
-    if habits.small_intra:
-        likely = intra.predicted_modes(before.kind, before.modes[1:]) if before is not None else (None, None)
-        for (k, extra), expected in zip(((8, 4.0), (4, 40.0)), likely):
-            m = 16 // k
-            best, mode = _cheapest(source, around, lam, k, habits, expected)
-            named = torch.full_like(best, 2.5) if expected is None else torch.where(mode == expected, _NAMED, _UNNAMED)
-            costs.append(best.view(n, bh, m, bw, m).sum((2, 4)) + extra * lam)
-            modes.append(mode)
-            bits.append(named.view(n, bh, m, bw, m).sum((2, 4)) + 4)
-    total, kind = torch.stack(costs).min(0)
-    found = Intra(kind, total, torch.stack(bits).gather(0, kind[None])[0], tuple(modes))
+    found, bits = _by_distance(source, around, lam, habits, before)
     if qp is None or not (habits.rate_distortion and habits.small_intra):
         return found
     assert prefer is not None
+    prefer = dataclasses.replace(prefer, trellis=None)  # x264 prices without it
+    if kernels.here(source):
+        kind, chosen = kernels.ops().price_intra(source, around, list(found.modes), qp, lam, bits, prefer.numbers())
+        return dataclasses.replace(found, kind=kind, bits=chosen)
     priced = []
     for i in range(3):
-        every = dataclasses.replace(found, kind=torch.full_like(kind, i))
+        every = dataclasses.replace(found, kind=torch.full_like(found.kind, i))
         priced.append(price(source, predict_intra(around, every), qp, lam, every.kind, bits[i], prefer))
     kind = torch.stack(priced).argmin(0)
-    return dataclasses.replace(found, kind=kind, bits=torch.stack(bits).gather(0, kind[None])[0])
+    return dataclasses.replace(found, kind=kind, bits=bits.gather(0, kind[None])[0])
+
+
+def _by_distance(source: Tensor, around: Tensor, lam: Tensor, habits: Preset, before: Intra | None) -> tuple[Intra, Tensor]:
+    """Modes and kinds by distance + lambda bits, and the bits of the modes of each kind ``[kinds, N, H/16, W/16]``."""
+    n, h, w = source.shape
+    bh, bw = h // 16, w // 16
+    known = before if habits.small_intra else None
+    if kernels.here(source):
+        likely = [] if known is None else [known.kind, *known.modes[1:]]
+        transforms = [t.like(source) for k in (16, 8, 4) if (t := transform_of(k, habits)) is not None]
+        of_bits = _LARGE_BITS.like(lam), _SMALL_BITS.like(lam)
+        kind, cost, bits, of_kinds, *modes = kernels.ops().choose_intra(
+            source, around, lam, *of_bits, likely, transforms, habits.small_intra
+        )
+        return Intra(kind, cost, bits, tuple(modes if habits.small_intra else modes[:1])), of_kinds
+    best, mode = _cheapest(source, around, lam, 16, habits, None)
+    costs, modes, named = [best.view(n, bh, bw)], [mode], [_LARGE_BITS.like(lam)[mode].view(n, bh, bw) + LARGE]
+    if habits.small_intra:
+        predicted = (None, None) if known is None else intra.predicted_modes(known.kind, known.modes[1:])
+        for k, extra, expected in zip((8, 4), SMALL_COST, predicted):
+            m = 16 // k
+            best, mode = _cheapest(source, around, lam, k, habits, expected)
+            bits = torch.full_like(best, UNKNOWN) if expected is None else torch.where(mode == expected, NAMED, UNNAMED)
+            costs.append(best.view(n, bh, m, bw, m).sum((2, 4)) + extra * lam)
+            modes.append(mode)
+            named.append(bits.view(n, bh, m, bw, m).sum((2, 4)) + SMALL)
+    total, kind = torch.stack(costs).min(0)
+    of_kinds = torch.stack(named)
+    return Intra(kind, total, of_kinds.gather(0, kind[None])[0], tuple(modes)), of_kinds
 
 
 def _cheapest(source: Tensor, around: Tensor, lam: Tensor, k: int, habits: Preset, expected: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -120,7 +143,7 @@ def _cheapest(source: Tensor, around: Tensor, lam: Tensor, k: int, habits: Prese
     if kernels.here(source):
         transform = transform_of(k, habits)
         kind = 0 if chroma else k
-        return kernels.ops().choose_intra(  # type: ignore[no-any-return]
+        return kernels.ops().cheapest_intra(  # type: ignore[no-any-return]
             source, around, lam, bits.like(lam), expected, None if transform is None else transform.like(source), kind
         )
     flat, near = (x.flatten(0, 1) if chroma else x for x in (source, around))
@@ -173,9 +196,12 @@ def predict_chroma(around: Tensor, mode: Tensor) -> Tensor:
     return inter.unblocks(chosen.flatten(0, 1).unflatten(1, (h // 8, w // 8)), 8).view(around.shape)
 
 
+TEXTURE, RATE = 0.5, 0.9  # weights of lost texture by lambda, and of bits by its square
+
+
 @torch.no_grad()
 def price(source: Tensor, predicted: Tensor, qp: Tensor, lam: Tensor, kind: Tensor, side: Tensor, prefer: Preference) -> Tensor:
-    """Rate-distortion cost of intra macroblocks: squared error, lost texture (psy-RD) and bits; levels without trellis, as x264 prices them.
+    """Rate-distortion cost of intra macroblocks: squared error, lost texture (psy-RD) and bits.
 
     Args:
         source, predicted: ``[N, H, W]``.
@@ -183,7 +209,7 @@ def price(source: Tensor, predicted: Tensor, qp: Tensor, lam: Tensor, kind: Tens
     """
     n, bh, bw = qp.shape
     every = torch.ones_like(kind, dtype=torch.bool)
-    found = residual.code_luma(source, predicted, qp, every, kind == 1, kind == 0, dataclasses.replace(prefer, trellis=None))
+    found = residual.code_luma(source, predicted, qp, every, kind == 1, kind == 0, prefer)
     done = found.decoded
     bits = side
     for levels, k, used in ((found.four, 16, kind != 1), (found.eight, 64, kind == 1)):
@@ -191,7 +217,7 @@ def price(source: Tensor, predicted: Tensor, qp: Tensor, lam: Tensor, kind: Tens
             bits = bits + count(levels.reshape(n, -1, k)).view(n, bh, bw, -1).sum(-1)
     error = inter.blocks((source - done).square(), 16).sum(-1)
     lost = [(a - b).abs() for a, b in zip(_texture(source), _texture(done))]
-    return error + 0.5 * lam * (lost[0] + lost[1]) + 0.9 * lam.square() * bits
+    return error + TEXTURE * lam * (lost[0] + lost[1]) + RATE * lam.square() * bits
 
 
 def _texture(planes: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,22 +252,21 @@ def vectors(source: Tensor, phases: Tensor, reference: Tensor, coarse: Tensor, l
     """
     n, bh, bw = lam.shape
     fine, subpel = habits.satd, habits.subpel
+    if kernels.here(source):
+        return kernels.ops().vectors(source, phases, reference, coarse, lam, subpel, fine, habits.partitions)  # type: ignore[no-any-return]
     predictor = inter.median_predictor(coarse)
     start = [predictor, torch.zeros_like(coarse), coarse]
-    v16, _ = inter.refine(phases, reference, inter.blocks(source, 16), start, predictor, lam, 16, subpel, fine, 1)
+    v16, _ = inter.refine(phases, reference, source, start, predictor, lam, 16, subpel, fine, 1)
     if not habits.partitions:
         return spread(v16, 2)
     predictor = inter.median_predictor(v16)
-    of_macroblocks, reference = reference, spread(reference, 2)
-    target, lam8, whole = inter.blocks(source, 8), spread(lam, 2), spread(v16, 2)
-    v8, _ = inter.refine(phases, reference, target, [whole, *_around(v16)], whole, lam8, 8, subpel, fine, 0)
-    if kernels.here(source):
-        return kernels.ops().partition(phases, of_macroblocks, target, v16, v8, predictor, lam, fine)  # type: ignore[no-any-return]
+    reference, whole = spread(reference, 2), spread(v16, 2)
+    v8, _ = inter.refine(phases, reference, source, [whole, *_around(v16)], whole, spread(lam, 2), 8, subpel, fine, 0)
     # each of five vectors on each of the four blocks of a macroblock
     four = v8.view(n, bh, 2, bw, 2, 2).permute(0, 1, 3, 2, 4, 5).reshape(n, bh, bw, 4, 2)
     candidates = torch.cat([v16[..., None, :], four], 3)  # [N, bh, bw, 5, 2]
     every = spread(candidates.movedim(3, 0).flatten(0, 1), 2).unflatten(0, (5, n))  # [5, N, H/8, W/8, 2]
-    cost = inter.costs(phases, reference, target, every, 8, fine)
+    cost = inter.costs(phases, reference, inter.blocks(source, 8), every, 8, fine)
     cost = cost.view(5, n, bh, 2, bw, 2).permute(1, 2, 4, 0, 3, 5).reshape(n, bh, bw, 5, 4)  # vectors, blocks
     bits = inter.vector_bits(candidates, predictor[..., None, :]) * lam[..., None]  # [N, bh, bw, 5]
     totals, picks = [], []
@@ -271,16 +296,19 @@ def _around(v: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def direction(source: Tensor, predictions: list[Tensor], fields: list[Tensor], lam: Tensor, habits: Preset) -> Tensor:
+def direction(source: Tensor, past: Tensor, future: Tensor, fields: list[Tensor], lam: Tensor, habits: Preset) -> Tensor:
     """Which of past, future and their mean each 8x8 block of a B frame takes: 0, 1, 2; one choice for a macroblock or one for each block.
 
     Args:
-        source: ``[N, H, W]``. predictions: three of ``[N, H/8, W/8, 64]``. fields: vectors of both ``[N, H/8, W/8, 2]``.
+        source: ``[N, H, W]``. past, future: predictions ``[N, H/8, W/8, 64]``. fields: vectors of both ``[N, H/8, W/8, 2]``.
 
     Returns:
         ``[N, H/8, W/8]``.
     """
+    if kernels.here(source):
+        return kernels.ops().direction(source, past, future, *fields, lam, habits.satd)  # type: ignore[no-any-return]
     target = inter.blocks(source, 8)
+    predictions = [past, future, half_up((past + future) / 2)]
     costs = torch.stack([intra.satd(target - p, 8) if habits.satd else (target - p).abs().sum(-1) for p in predictions])
     bits = [inter.vector_bits(v, inter.median_predictor(v)) for v in fields]
     costs = costs + spread(lam, 2) / 4 * torch.stack([bits[0] + 2, bits[1] + 2, bits[0] + bits[1] + 3])

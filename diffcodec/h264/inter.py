@@ -255,6 +255,17 @@ def fetch_chroma(planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> 
     return half_up(out).flatten(-2)
 
 
+def mix(past: Tensor, future: Tensor, which: Tensor) -> Tensor:
+    """Predictions from the past where ``which`` is 0, from the future where it is 1, and the mean of both where it is 2 (8.4.2.3.1).
+
+    Shape: ``[N, bh, bw, ...]`` twice, ``[N, bh, bw] -> [N, bh, bw, ...]``.
+    """
+    if kernels.here(past):
+        return kernels.ops().mix(past, future, which)  # type: ignore[no-any-return]
+    which = which.view(*which.shape, *[1] * (past.dim() - which.dim()))
+    return torch.where(which == 2, half_up((past + future) / 2), torch.where(which == 1, future, past))
+
+
 def blocks(planes: Tensor, k: int) -> Tensor:
     """Shape: ``[N, H, W] -> [N, H/k, W/k, k*k]``."""
     n, h, w = planes.shape
@@ -329,7 +340,7 @@ _RING = torch.tensor([(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 
 def refine(
     phases: Tensor,
     reference: Tensor,
-    target: Tensor,
+    source: Tensor,
     start: list[Tensor],
     predictor: Tensor,
     lam: Tensor,
@@ -342,7 +353,7 @@ def refine(
 
     Args:
         phases: :func:`quarter_pel` of the reference planes. reference: which of them, broadcastable to ``[N, bh, bw]``.
-        target: ``[N, bh, bw, k*k]``.
+        source: ``[N, H, W]``, of bh x bw blocks.
         start: vectors ``[N, bh, bw, 2]``.
         predictor: for the bits of a vector.
         lam: ``[N, bh, bw]``.
@@ -353,11 +364,12 @@ def refine(
     Returns:
         Vectors and their cost (distortion + lambda bits).
     """
-    if kernels.here(target):
+    if kernels.here(source):
         return kernels.ops().refine(  # type: ignore[no-any-return]
-            phases, reference, target, torch.stack(start), predictor, lam, k, subpel, fine, rounds
+            phases, reference, source, torch.stack(start), predictor, lam, k, subpel, fine, rounds
         )
-    ring = _RING.to(target.device)[:, None, None, None]  # [8, 1, 1, 1, 2]
+    target = blocks(source, k)
+    ring = _RING.to(source.device)[:, None, None, None]  # [8, 1, 1, 1, 2]
 
     def price(vectors: Tensor, metric: bool) -> Tensor:
         """Shape: ``[C, N, bh, bw, 2] -> [C, N, bh, bw]``."""
@@ -384,6 +396,8 @@ def refine(
 
 def median_predictor(vectors: Tensor) -> Tensor:
     """Median of the left, upper and upper right neighbours' vectors (8.4.1.3), all blocks at once. Shape: ``[N, bh, bw, 2]`` -> same."""
+    if kernels.here(vectors):
+        return kernels.ops().median_predictor(vectors)  # type: ignore[no-any-return]
     p = F.pad(vectors, (0, 0, 1, 1, 1, 0))  # zeros to the left, to the right and above
     left, up, right = p[:, 1:, :-2], p[:, :-1, 1:-1], p[:, :-1, 2:]
     return torch.maximum(torch.minimum(left, up), torch.minimum(torch.maximum(left, up), right))

@@ -13,11 +13,16 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from .. import kernels
+from ..constants import Constant
 from .gop import Gop, group
 from .inter import blocks, fetch_luma, half_resolution, median_predictor, refine, vector_bits, whole_search
 from .intra import predict_all, satd
+from .tables import HADAMARD4_OF_8
 
 B_SHARE = 100 / 120  # what the cost of a B frame counts against that of a P frame
+INTER, MOVING = 4, 5  # what x264 adds to the cost of an inter block, and to one that moves
+_ALL, _FIRST_THREE = Constant([0.0] * 9), Constant([0.0] * 3 + [1e9] * 6)  # intra modes that are looked at
 _CHUNK = 2**20  # samples fetched at a time
 _T = TypeVar("_T")
 _K = TypeVar("_K", bound=Hashable)
@@ -68,15 +73,24 @@ class Lookahead:
         self.phases = phases.to(torch.uint8)
         n, h, w = self.small.shape
         self.target = blocks(self.small, 8)  # [S, bh, bw, 64]
-        p, usable = predict_all(self.small, 8)  # [S, M, 9, 64]
-        if quick:
-            p, usable = p[:, :, :3], usable[:, :3]
-        cost = self._distance(self.target.flatten(1, 2)[:, :, None] - p).masked_fill(~usable, math.inf)
-        self.intra = cost.min(-1).values.view(n, h // 8, w // 8) + 9
+        self.intra = self._intra().view(n, h // 8, w // 8) + 9
         self.cost: Bank[tuple[int, int]] = Bank()
         self.vectors: Bank[tuple[int, int]] = Bank()
         self.both_cost: Bank[tuple[int, int, int]] = Bank()
         self.first: Bank[tuple[int, int, int]] = Bank()
+
+    def _intra(self) -> Tensor:
+        """Distance of every macroblock from its best intra prediction. Shape: ``[S, M]``."""
+        if kernels.here(self.small):
+            bits = (_FIRST_THREE if self.quick else _ALL).like(self.small)
+            weight = self.small.new_ones(self.target.shape[:-1])
+            transform = None if self.quick else HADAMARD4_OF_8.like(self.small)
+            return kernels.ops().cheapest_intra(self.small, self.small, weight, bits, None, transform, 8)[0]  # type: ignore[no-any-return]
+        p, usable = predict_all(self.small, 8)  # [S, M, 9, 64]
+        if self.quick:
+            p, usable = p[:, :, :3], usable[:, :3]
+        cost = self._distance(self.target.flatten(1, 2)[:, :, None] - p).masked_fill(~usable, math.inf)
+        return cost.min(-1).values
 
     def _distance(self, difference: Tensor) -> Tensor:
         return difference.abs().sum(-1) if self.quick else satd(difference, 8)
@@ -93,25 +107,30 @@ class Lookahead:
         for some in self._in_parts(new):
             both = torch.tensor(some, device=self.small.device)  # [P, 2]
             current, reference = both[:, 0], both[:, 1, None, None]
-            coarse = whole_search(self.small[both[:, 0]], self.small[both[:, 1]], self.reach // 2, 8)
-            target = self.target[current]
-            predictor = median_predictor(coarse)
-            lam = torch.ones(coarse.shape[:3], device=coarse.device)
-            found, _ = refine(
-                self.phases,
-                reference,
-                target,
-                [torch.zeros_like(coarse), predictor, coarse],
-                predictor,
-                lam,
-                8,
-                2 if self.quick else 4,
-                not self.quick,
-                2,
-            )
-            cost = self._distance(target - fetch_luma(self.phases, reference, found, 8)) + _motion_bits(found)
+            small = self.small[current]
+            found, cost = self._found(small, self.small[both[:, 1]], reference)
             self.vectors.add(some, 2 * found)
             self.cost.add(some, cost)
+
+    def _found(self, small: Tensor, other: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Motion of P planes from others, and its cost.
+
+        Args:
+            small, other: ``[P, H/2, W/2]``. reference: numbers of the others ``[P, 1, 1]``.
+
+        Returns:
+            Quarter pixels ``[P, H/16, W/16, 2]``; ``[P, H/16, W/16]``.
+        """
+        reach, subpel = self.reach // 2, 2 if self.quick else 4
+        if kernels.here(small):
+            return kernels.ops().look(small, other, self.phases, reference, reach, subpel, not self.quick)  # type: ignore[no-any-return]
+        coarse = whole_search(small, other, reach, 8)
+        predictor = median_predictor(coarse)
+        start = [torch.zeros_like(coarse), predictor, coarse]
+        lam = small.new_ones(coarse.shape[:3])
+        v, _ = refine(self.phases, reference, small, start, predictor, lam, 8, subpel, not self.quick, 2)
+        bits = INTER + MOVING * (v != 0).any(-1) + vector_bits(v, median_predictor(v))
+        return v, self._distance(blocks(small, 8) - fetch_luma(self.phases, reference, v, 8)) + bits
 
     @torch.no_grad()
     def both(self, triples: Iterable[tuple[int, int, int]]) -> None:
@@ -252,11 +271,6 @@ def _cut_bias(since: int) -> float:
 def interior(cost: Tensor) -> Tensor:
     """Macroblocks inside the border; all of them where the frame is at most two wide or high."""
     return cost[..., 1:-1, 1:-1] if cost.shape[-1] > 2 and cost.shape[-2] > 2 else cost
-
-
-def _motion_bits(v: Tensor) -> Tensor:
-    """Bits of half-resolution vectors against their neighbours', and what x264 adds to any inter block."""
-    return 4 + 5 * (v != 0).any(-1) + vector_bits(v, median_predictor(v))
 
 
 def undecided(frames: int, before: int = 0, after: int = 0, references: int = 1) -> Gop:

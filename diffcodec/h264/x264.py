@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..blocks import pad_to, pad_to_multiple, spread
-from ..checks import half_up, replace_value, require
+from ..checks import replace_value, require
 from ..color import rgb_to_yuv420, yuv420_to_rgb
 from ..layer import Codec, Draw
 from ..strength import Strength, StrengthLike, uniform
@@ -504,11 +504,8 @@ class _Coder:
             names.append(torch.tensor(ids, device=source.device)[place])
         if not bidirectional:
             return planes[0], chromas[0], fields, [torch.ones_like(names[0], dtype=torch.bool)], names
-        planes.append(half_up((planes[0] + planes[1]) / 2))
-        chromas.append(half_up((chromas[0] + chromas[1]) / 2))
-        which = decide.direction(source.detach(), [p.detach() for p in planes], fields, lam, self.habits)
-        y = inter.pick(torch.stack(planes, 3), which)
-        c = inter.pick(torch.stack([v.flatten(3) for v in chromas], 3), which).view(chromas[0].shape)
+        which = decide.direction(source.detach(), planes[0].detach(), planes[1].detach(), fields, lam, self.habits)
+        y, c = inter.mix(planes[0], planes[1], which), inter.mix(chromas[0], chromas[1], which)
         return y, c, fields, [which != 1, which != 0], names
 
     def _guided(
@@ -539,9 +536,7 @@ class _Coder:
         uses = [used[:, j] for j in range(len(planes))]
         y, c = planes[0], chromas[0]
         if len(planes) == 2:
-            both, second = (uses[0] & uses[1])[..., None], uses[1][..., None]
-            y = torch.where(both, half_up((planes[0] + planes[1]) / 2), torch.where(second, planes[1], planes[0]))
-            both, second = both[..., None], second[..., None]
-            c = torch.where(both, half_up((chromas[0] + chromas[1]) / 2), torch.where(second, chromas[1], chromas[0]))
+            which = uses[1].long() * (1 + uses[0].long())
+            y, c = inter.mix(planes[0], planes[1], which), inter.mix(chromas[0], chromas[1], which)
         is_intra = ~used.any(1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).any(4).any(2)
         return y, c, [vectors[:, j] for j in range(len(planes))], uses, names, is_intra

@@ -337,7 +337,8 @@ def _strengths(intra, coded, motion, use8, left, upper, BLOCKS, BH, BW, SIZE: tl
 
 
 def _launch(kernel, tensors: list[Tensor], out: Tensor, vertical: bool, side: int) -> Tensor:  # type: ignore[no-untyped-def]
-    n, h, w = out.shape
+    h, w = out.shape[-2:]
+    n = out.numel() // (h * w)
     mbs, lines = (w // side, h) if vertical else (h // side, w)
     step, along = (1, w) if vertical else (w, 1)
     across, beside = (1, w // side * 4) if vertical else (w // side * 4, 1)
@@ -348,8 +349,9 @@ def _launch(kernel, tensors: list[Tensor], out: Tensor, vertical: bool, side: in
 
 _LIBRARY = torch.library.Library("diffcodec", "FRAGMENT")
 _LIBRARY.define("deblock_strengths(Tensor intra, Tensor coded, Tensor motion, Tensor use8) -> (Tensor, Tensor)")
-_LIBRARY.define("deblock(Tensor x, Tensor bs, Tensor qp, bool vertical, bool chroma) -> Tensor")
-_LIBRARY.define("deblock_backward(Tensor grad, Tensor x, Tensor bs, Tensor qp, bool vertical, bool chroma) -> Tensor")
+_PLANES = "Tensor luma, Tensor chroma, Tensor left, Tensor upper, Tensor qp, Tensor qpc"
+_LIBRARY.define(f"deblock({_PLANES}) -> (Tensor, Tensor)")
+_LIBRARY.define(f"deblock_backward(Tensor of_luma, Tensor of_chroma, {_PLANES}) -> (Tensor, Tensor)")
 
 
 @implements(_LIBRARY, "deblock_strengths")
@@ -366,40 +368,57 @@ def _of_blocks_shape(intra: Tensor, coded: Tensor, motion: Tensor, use8: Tensor)
     return motion.new_empty(coded.shape), motion.new_empty(coded.shape)
 
 
+def _filter(x: Tensor, bs: Tensor, qp: Tensor, vertical: bool) -> Tensor:
+    """Edges of one direction. Shape: luma ``[N, H, W]`` or chroma ``[N, 2, H/2, W/2]`` -> same."""
+    kernel, side = (_filter_chroma, 8) if x.dim() == 4 else (_filter_luma, 16)
+    return _launch(kernel, [x, bs, qp], torch.empty_like(x), vertical, side)
+
+
+def _unfilter(grad: Tensor, x: Tensor, bs: Tensor, qp: Tensor, vertical: bool) -> Tensor:
+    """Gradient of what :func:`_filter` got."""
+    if x.dim() == 4:
+        return _launch(_chroma_backward, [grad, x, bs, qp], torch.empty_like(x), vertical, 8)
+    between = _launch(_luma_inner_backward, [grad, x, bs, qp], torch.empty_like(x), vertical, 16)
+    return _launch(_luma_outer_backward, [between, x, bs, qp], torch.empty_like(x), vertical, 16)
+
+
 @implements(_LIBRARY, "deblock")
-def _filtered(x: Tensor, bs: Tensor, qp: Tensor, vertical: bool, chroma: bool) -> Tensor:
-    kernel, side = (_filter_chroma, 8) if chroma else (_filter_luma, 16)
-    given = [x.contiguous(), bs.contiguous(), qp.contiguous()]
-    return _launch(kernel, given, torch.empty_like(given[0]), vertical, side)
+def _filtered(luma: Tensor, chroma: Tensor, left: Tensor, upper: Tensor, qp: Tensor, qpc: Tensor) -> tuple[Tensor, Tensor]:
+    luma, chroma, left, upper, qp, qpc = (x.contiguous() for x in (luma, chroma, left, upper, qp, qpc))
+    return _filter(_filter(luma, left, qp, True), upper, qp, False), _filter(_filter(chroma, left, qpc, True), upper, qpc, False)
 
 
 @implements(_LIBRARY, "deblock_backward")
-def _filtered_backward(grad: Tensor, x: Tensor, bs: Tensor, qp: Tensor, vertical: bool, chroma: bool) -> Tensor:
-    given = [x.contiguous(), bs.contiguous(), qp.contiguous()]
-    out = torch.empty_like(given[0])
-    if chroma:
-        return _launch(_chroma_backward, [grad.contiguous(), *given], out, vertical, 8)
-    between = _launch(_luma_inner_backward, [grad.contiguous(), *given], torch.empty_like(out), vertical, 16)
-    return _launch(_luma_outer_backward, [between, *given], out, vertical, 16)
+def _filtered_backward(
+    of_luma: Tensor, of_chroma: Tensor, luma: Tensor, chroma: Tensor, left: Tensor, upper: Tensor, qp: Tensor, qpc: Tensor
+) -> tuple[Tensor, Tensor]:
+    left, upper = left.contiguous(), upper.contiguous()
+    out = []
+    for grad, x, quantiser in ((of_luma, luma, qp), (of_chroma, chroma, qpc)):
+        x, quantiser = x.contiguous(), quantiser.contiguous()
+        between = _unfilter(grad.contiguous(), _filter(x, left, quantiser, True), upper, quantiser, False)
+        out.append(_unfilter(between, x, left, quantiser, True))
+    return out[0], out[1]
 
 
 @torch.library.register_fake("diffcodec::deblock", lib=_LIBRARY)
-def _filtered_shape(x: Tensor, bs: Tensor, qp: Tensor, vertical: bool, chroma: bool) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+def _filtered_shape(luma: Tensor, chroma: Tensor, left: Tensor, upper: Tensor, qp: Tensor, qpc: Tensor) -> tuple[Tensor, Tensor]:
+    return luma.new_empty(luma.shape), chroma.new_empty(chroma.shape)
 
 
 @torch.library.register_fake("diffcodec::deblock_backward", lib=_LIBRARY)
-def _filtered_backward_shape(grad: Tensor, x: Tensor, bs: Tensor, qp: Tensor, vertical: bool, chroma: bool) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+def _filtered_backward_shape(
+    of_luma: Tensor, of_chroma: Tensor, luma: Tensor, chroma: Tensor, left: Tensor, upper: Tensor, qp: Tensor, qpc: Tensor
+) -> tuple[Tensor, Tensor]:
+    return luma.new_empty(luma.shape), chroma.new_empty(chroma.shape)
 
 
 def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    x, bs, qp, ctx.vertical, ctx.chroma = inputs
-    ctx.save_for_backward(x, bs, qp)
+    ctx.save_for_backward(*inputs)
 
 
-def _gradients(ctx, grad):  # type: ignore[no-untyped-def]
-    return torch.ops.diffcodec.deblock_backward(grad, *ctx.saved_tensors, ctx.vertical, ctx.chroma), None, None, None, None
+def _gradients(ctx, of_luma, of_chroma):  # type: ignore[no-untyped-def]
+    return *torch.ops.diffcodec.deblock_backward(of_luma, of_chroma, *ctx.saved_tensors), None, None, None, None
 
 
 torch.library.register_autograd("diffcodec::deblock", _gradients, setup_context=_keep, lib=_LIBRARY)

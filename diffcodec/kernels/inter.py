@@ -13,14 +13,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..blocks import spread
 from ..h264.inter import MARGIN, SHARES
+from ..h264.lookahead import INTER, MOVING
 from ..h264.tables import HADAMARD4_OF_8
 from . import implements
 
 _SIZE = 256  # places of a plane in a program
 _ROWS = 32  # blocks of 8 x 8 in a program
 SEARCH_ROWS, SEARCH_WARPS = 16, 8  # of programs that search: windows and a matrix of 64 x 64 take many registers
-_MARGIN = tl.constexpr(MARGIN)
+_MARGIN, _INTER, _MOVING = tl.constexpr(MARGIN), tl.constexpr(INTER), tl.constexpr(float(MOVING))
 
 
 # Quarter-pel planes
@@ -342,13 +344,96 @@ def _blocks(first, BLOCKS, BH, BW, K: tl.constexpr, P: tl.constexpr):
 
 
 @triton.jit
+def _neighbour(field, b, y, x, dy: tl.constexpr, dx: tl.constexpr, BW):
+    """Vectors of the blocks beside; zero where there is none to the left, above, to the right."""
+    there = (y + dy >= 0) & (x + dx >= 0) & (x + dx < BW)
+    at = field + 2 * (b + dy * BW + dx)
+    return tl.load(at, there, 0).to(tl.int32), tl.load(at + 1, there, 0).to(tl.int32)
+
+
+@triton.jit
+def _median(a, b, c):
+    return tl.maximum(tl.minimum(a, b), tl.minimum(tl.maximum(a, b), c))
+
+
+@triton.jit
+def _predictor(field, b, BH, BW):
+    """:func:`diffcodec.h264.inter.median_predictor` of blocks b."""
+    y, x = b // BW % BH, b % BW
+    left = _neighbour(field, b, y, x, 0, -1, BW)
+    up = _neighbour(field, b, y, x, -1, 0, BW)
+    corner = _neighbour(field, b, y, x, -1, 1, BW)
+    return _median(left[0], up[0], corner[0]), _median(left[1], up[1], corner[1])
+
+
+@triton.jit
+def _put_vector(out, b, vy, vx, there):
+    tl.store(out + 2 * b, vy.to(tl.int64), there)
+    tl.store(out + 2 * b + 1, vx.to(tl.int64), there)
+
+
+@triton.jit
+def _some(BLOCKS, SIZE: tl.constexpr):
+    """Blocks of this program, and which there are."""
+    b = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    return tl.minimum(b, BLOCKS - 1), b < BLOCKS
+
+
+@triton.jit
+def _begin(field, start, predictor, BLOCKS, BH, BW, STILL_FIRST: tl.constexpr, SIZE: tl.constexpr):
+    """Where a search begins that knows of every block's coarse vector: the neighbours' median, zero (the other way round if
+    STILL_FIRST), that vector. Shape: ``[N, bh, bw, 2] -> [3, N, bh, bw, 2]``, and the median again."""
+    b, there = _some(BLOCKS, SIZE)
+    y, x = _predictor(field, b, BH, BW)
+    _put_vector(predictor, b, y, x, there)
+    _put_vector(start + STILL_FIRST * 2 * BLOCKS, b, y, x, there)
+    _put_vector(start + (1 - STILL_FIRST) * 2 * BLOCKS, b, tl.zeros_like(y), tl.zeros_like(x), there)
+    _put_vector(start + 4 * BLOCKS, b, tl.load(field + 2 * b), tl.load(field + 2 * b + 1), there)
+
+
+@triton.jit
+def _medians(vectors, out, BLOCKS, BH, BW, SIZE: tl.constexpr):
+    b, there = _some(BLOCKS, SIZE)
+    y, x = _predictor(vectors, b, BH, BW)
+    _put_vector(out, b, y, x, there)
+
+
+@triton.jit
+def _divide(whole, start, predictor, BLOCKS, BH, BW, SIZE: tl.constexpr):
+    """The same for the four blocks of each macroblock: its own vector and those to the left, to the right, above and below (edges are
+    repeated). Shape: ``[N, bh, bw, 2] -> [5, N, 2 bh, 2 bw, 2]``, and the median of the macroblock's neighbours as it is."""
+    b, there = _some(BLOCKS, SIZE)
+    y, x = _predictor(whole, b, BH, BW)
+    _put_vector(predictor, b, y, x, there)
+    y, x = b // BW % BH, b % BW
+    corner = 4 * BW * (b // BW) + 2 * x
+    for i in tl.static_range(5):
+        if i == 0:
+            near = b
+        elif i < 3:
+            near = b - x + tl.minimum(tl.maximum(x + 2 * i - 3, 0), BW - 1)
+        else:
+            near = b + (tl.minimum(tl.maximum(y + 2 * i - 7, 0), BH - 1) - y) * BW
+        vy, vx = tl.load(whole + 2 * near), tl.load(whole + 2 * near + 1)
+        for q in tl.static_range(4):
+            _put_vector(start + i * 8 * BLOCKS, corner + q // 2 * 2 * BW + q % 2, vy, vx, there)
+
+
+@triton.jit
+def _own(source, rb, top, left, i, k, BH, BW, K: tl.constexpr):
+    """Samples of rows of blocks, of planes ``[N, K BH, K BW]``."""
+    plane = (rb // (BH * BW)).to(tl.int64) * (BH * K * BW * K)
+    return tl.load(source + (plane + top * (BW * K) + left)[:, None] + i * (BW * K) + k)
+
+
+@triton.jit
 def _refine(
     phases, reference, target, start, predictor, lam, hadamard, vectors, costs, BLOCKS, BH, BW, HP, WP, STARTS,
     ROUNDS: tl.constexpr, SUBPEL: tl.constexpr, FINE: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """:func:`diffcodec.h264.inter.refine` for P blocks."""
     b, there, rb, top, left, i, k = _blocks(tl.program_id(0) * P, BLOCKS, BH, BW, K, P)
-    mine = tl.load(target + rb.to(tl.int64)[:, None] * (K * K) + (top[:, None] % K + i) * K + left[:, None] % K + k)
+    mine = _own(target, rb, top, left, i, k, BH, BW, K)
     ref, weight = tl.load(reference + rb), tl.load(lam + b)
     py, px = tl.load(predictor + 2 * b).to(tl.int32), tl.load(predictor + 2 * b + 1).to(tl.int32)
     matrix = _hadamard(hadamard)
@@ -407,11 +492,11 @@ def _partition(
 ):  # fmt: skip
     """Of P macroblocks: 16x16, 16x8, 8x16 or 8x8, each part with the best of the vectors found for the whole and the four blocks.
 
-    ``target``: ``[N, 2 bh, 2 bw, 64]``; ``whole``: ``[N, bh, bw, 2]``; ``four``, ``out``: ``[N, 2 bh, 2 bw, 2]``.
+    ``target``: ``[N, H, W]``; ``whole``: ``[N, bh, bw, 2]``; ``four``, ``out``: ``[N, 2 bh, 2 bw, 2]``.
     """
     b, there, rb, top, left, i, k = _blocks(tl.program_id(0) * P, BLOCKS, BH, BW, 16, P)
     row = (rb // (BH * BW) * (2 * BH) + top // 8) * (2 * BW) + left // 8  # number of the block of 8 x 8
-    mine = tl.load(target + row.to(tl.int64)[:, None] * 64 + i * 8 + k)
+    mine = _own(target, rb, top, left, i, k, BH, BW, 16)
     ref, weight = tl.load(reference + rb), tl.load(lam + b)
     py, px = tl.load(predictor + 2 * b).to(tl.int32), tl.load(predictor + 2 * b + 1).to(tl.int32)
     matrix = _hadamard(hadamard)
@@ -463,6 +548,89 @@ def _partition(
         tl.store(at + 1, vx.to(tl.int64), there)
 
 
+@triton.jit
+def _look(phases, reference, source, vectors, hadamard, costs, BLOCKS, BH, BW, HP, WP, FINE: tl.constexpr, P: tl.constexpr):
+    """What the lookahead makes vectors cost: :meth:`diffcodec.h264.lookahead.Lookahead.search`."""
+    b, there, rb, top, left, i, k = _blocks(tl.program_id(0) * P, BLOCKS, BH, BW, 8, P)
+    mine = _own(source, rb, top, left, i, k, BH, BW, 8)
+    vy, vx = tl.load(vectors + 2 * b).to(tl.int32), tl.load(vectors + 2 * b + 1).to(tl.int32)
+    py, px = _predictor(vectors, b, BH, BW)
+    matrix = _hadamard(hadamard)
+    cost = _price(phases, tl.load(reference + rb), mine, matrix, top, left, i, k, vy, vx, py, px, 1.0, HP, WP, FINE, 8, P)
+    tl.store(costs + b, cost + _INTER + tl.where((vy != 0) | (vx != 0), _MOVING, 0.0), there)
+
+
+# B frames
+
+
+@triton.jit
+def _bits_of_block(field, b, BH, BW):
+    """Bits of the vectors of blocks against their neighbours' median."""
+    py, px = _predictor(field, b, BH, BW)
+    vy, vx = tl.load(field + 2 * b).to(tl.int32), tl.load(field + 2 * b + 1).to(tl.int32)
+    return _component_bits(vy - py) + _component_bits(vx - px)
+
+
+@triton.jit
+def _of_macroblock(costs, P: tl.constexpr):
+    return tl.sum(tl.reshape(costs, (P, 4)), 1)
+
+
+@triton.jit
+def _direction(
+    source, past, future, field0, field1, lam, hadamard, out, BLOCKS, BH, BW, FINE: tl.constexpr, P: tl.constexpr
+):  # fmt: skip
+    """:func:`diffcodec.h264.decide.direction` of P macroblocks."""
+    b, there, rb, top, left, i, k = _blocks(tl.program_id(0) * P, BLOCKS, BH, BW, 16, P)
+    row = (rb // (BH * BW) * (2 * BH) + top // 8) * (2 * BW) + left // 8  # number of the block of 8 x 8
+    at = row.to(tl.int64)[:, None] * 64 + i * 8 + k
+    mine = _own(source, rb, top, left, i, k, BH, BW, 16)
+    matrix = _hadamard(hadamard)
+    bits0, bits1 = _bits_of_block(field0, row, 2 * BH, 2 * BW), _bits_of_block(field1, row, 2 * BH, 2 * BW)
+    weight = tl.load(lam + rb) / 4
+    best, which = tl.full([4 * P], float("inf"), tl.float32), tl.zeros([4 * P], tl.int32)
+    whole, of_whole = tl.full([P], float("inf"), tl.float32), tl.zeros([P], tl.int32)
+    for way in tl.static_range(3):
+        if way == 0:
+            difference, bits = mine - tl.load(past + at), bits0 + 2
+        elif way == 1:
+            difference, bits = mine - tl.load(future + at), bits1 + 2
+        else:
+            difference, bits = mine - _mean(tl.load(past + at), tl.load(future + at)), bits0 + bits1 + 3
+        if FINE:
+            cost = _satd(difference, matrix)
+        else:
+            cost = tl.sum(tl.abs(difference), 1)
+        cost += weight * bits
+        which = tl.where(cost < best, way, which)
+        best = tl.minimum(cost, best)
+        together = _of_macroblock(cost, P)
+        of_whole = tl.where(together < whole, way, of_whole)
+        whole = tl.minimum(together, whole)
+    split = _of_macroblock(best, P) + 6 * tl.load(lam + b) < whole
+    found = tl.where(_of_rows(split, P, 4), which, _of_rows(of_whole, P, 4))
+    tl.store(out + row, found.to(tl.int64), _of_rows(there, P, 4))
+
+
+@triton.jit
+def _mix(past, future, which, out, TOTAL, S, SIZE: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    there = at < TOTAL
+    w = tl.load(which + at // S, there, 0)
+    a, b = tl.load(past + at, there & (w != 1), 0.0), tl.load(future + at, there & (w != 0), 0.0)
+    tl.store(out + at, tl.where(w == 2, _mean(a, b), a + b), there)
+
+
+@triton.jit
+def _mix_backward(grad, which, past, future, TOTAL, S, SIZE: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    there = at < TOTAL
+    w, g = tl.load(which + at // S, there, 0), tl.load(grad + at, there, 0.0)
+    g = tl.where(w == 2, 0.5 * g, g)
+    tl.store(past + at, tl.where(w == 1, 0.0, g), there)
+    tl.store(future + at, tl.where(w == 0, 0.0, g), there)
+
+
 _LIBRARY = torch.library.Library("diffcodec", "FRAGMENT")
 _LIBRARY.define("quarter_pel(Tensor luma) -> Tensor")
 _LIBRARY.define("fetch_luma(Tensor phases, Tensor reference, Tensor vectors, int k) -> Tensor")
@@ -472,12 +640,17 @@ _LIBRARY.define("fetch_chroma(Tensor planes, Tensor reference, Tensor vectors, i
 _LIBRARY.define("fetch_chroma_backward(Tensor grad, Tensor planes, Tensor reference, Tensor vectors, int k) -> Tensor")
 _LIBRARY.define("whole_search(Tensor current, Tensor reference, int reach, int k) -> Tensor")
 _LIBRARY.define(
-    "refine(Tensor phases, Tensor reference, Tensor target, Tensor start, Tensor predictor, Tensor lam,"
+    "refine(Tensor phases, Tensor reference, Tensor source, Tensor start, Tensor predictor, Tensor lam,"
     " int k, int subpel, bool fine, int rounds) -> (Tensor, Tensor)"
 )
 _LIBRARY.define(
-    "partition(Tensor phases, Tensor reference, Tensor target, Tensor whole, Tensor four, Tensor predictor, Tensor lam, bool fine) -> Tensor"
+    "vectors(Tensor source, Tensor phases, Tensor reference, Tensor coarse, Tensor lam, int subpel, bool fine, bool partitions) -> Tensor"
 )
+_LIBRARY.define("look(Tensor small, Tensor other, Tensor phases, Tensor reference, int reach, int subpel, bool fine) -> (Tensor, Tensor)")
+_LIBRARY.define("median_predictor(Tensor vectors) -> Tensor")
+_LIBRARY.define("direction(Tensor source, Tensor past, Tensor future, Tensor field0, Tensor field1, Tensor lam, bool fine) -> Tensor")
+_LIBRARY.define("mix(Tensor past, Tensor future, Tensor which) -> Tensor")
+_LIBRARY.define("mix_backward(Tensor grad, Tensor which) -> (Tensor, Tensor)")
 
 
 @implements(_LIBRARY, "quarter_pel")
@@ -615,14 +788,14 @@ def _found_shape(current: Tensor, reference: Tensor, reach: int, k: int) -> Tens
 
 @implements(_LIBRARY, "refine")
 def _refined(
-    phases: Tensor, reference: Tensor, target: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool,
+    phases: Tensor, reference: Tensor, source: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool,
     rounds: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     reference, predictor = _laid_out(reference, predictor)
     bh, bw = predictor.shape[-3:-1]
-    vectors, costs = _refined_shape(phases, reference, target, start, predictor, lam, k, subpel, fine, rounds)
+    vectors, costs = _refined_shape(phases, reference, source, start, predictor, lam, k, subpel, fine, rounds)
     n, p = reference.numel(), SEARCH_ROWS * 64 // (k * k)
-    given = (phases, reference, target.contiguous(), start.contiguous(), predictor, lam.contiguous(), HADAMARD4_OF_8.like(target))
+    given = (phases, reference, source.contiguous(), start.contiguous(), predictor, lam.contiguous(), HADAMARD4_OF_8.like(source))
     _refine[(-(-n // p),)](
         *given, vectors, costs, n, bh, bw, *phases.shape[-2:], len(start), rounds, subpel, fine, k, p, num_warps=SEARCH_WARPS
     )
@@ -631,27 +804,126 @@ def _refined(
 
 @torch.library.register_fake("diffcodec::refine", lib=_LIBRARY)
 def _refined_shape(
-    phases: Tensor, reference: Tensor, target: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool,
+    phases: Tensor, reference: Tensor, source: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, subpel: int, fine: bool,
     rounds: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return predictor.new_empty(predictor.shape), target.new_empty(predictor.shape[:-1])
+    return predictor.new_empty(predictor.shape), source.new_empty(predictor.shape[:-1])
 
 
-@implements(_LIBRARY, "partition")
-def _partitioned(
-    phases: Tensor, reference: Tensor, target: Tensor, whole: Tensor, four: Tensor, predictor: Tensor, lam: Tensor, fine: bool
+def begin(coarse: Tensor, still_first: bool) -> tuple[Tensor, Tensor]:
+    """Where a search from coarse vectors begins, and their predictor: ``[N, bh, bw, 2] -> [3, N, bh, bw, 2]``, ``[N, bh, bw, 2]``."""
+    start, predictor = coarse.new_empty(3, *coarse.shape), torch.empty_like(coarse)
+    n = coarse.numel() // 2
+    _begin[(-(-n // _SIZE),)](coarse, start, predictor, n, *coarse.shape[1:3], still_first, _SIZE)
+    return start, predictor
+
+
+@implements(_LIBRARY, "vectors")
+def _vectors(
+    source: Tensor, phases: Tensor, reference: Tensor, coarse: Tensor, lam: Tensor, subpel: int, fine: bool, partitions: bool
 ) -> Tensor:
-    four = four.contiguous()
-    bh, bw = whole.shape[1:3]
-    out = torch.empty_like(four)
-    n, p = lam.numel(), SEARCH_ROWS // 4
-    given = (phases, reference.contiguous(), target.contiguous(), whole.contiguous(), four, predictor.contiguous(), lam.contiguous())
-    _partition[(-(-n // p),)](*given, HADAMARD4_OF_8.like(target), out, n, bh, bw, *phases.shape[-2:], fine, p, num_warps=SEARCH_WARPS)
+    source, reference, coarse, lam = source.contiguous(), reference.contiguous(), coarse.contiguous(), lam.contiguous()
+    start, predictor = begin(coarse, False)
+    whole, _ = _refined(phases, reference, source, start, predictor, lam, 16, subpel, fine, 1)
+    if not partitions:
+        return spread(whole, 2)
+    n, bh, bw = lam.shape
+    blocks, p = lam.numel(), SEARCH_ROWS // 4
+    start = whole.new_empty(5, n, 2 * bh, 2 * bw, 2)
+    _divide[(-(-blocks // _SIZE),)](whole, start, predictor, blocks, bh, bw, _SIZE)
+    four, _ = _refined(phases, spread(reference, 2), source, start, start[0], spread(lam, 2), 8, subpel, fine, 0)
+    out, given = torch.empty_like(four), (phases, reference, source, whole, four, predictor, lam, HADAMARD4_OF_8.like(source))
+    _partition[(-(-blocks // p),)](*given, out, blocks, bh, bw, *phases.shape[-2:], fine, p, num_warps=SEARCH_WARPS)
     return out
 
 
-@torch.library.register_fake("diffcodec::partition", lib=_LIBRARY)
-def _partitioned_shape(
-    phases: Tensor, reference: Tensor, target: Tensor, whole: Tensor, four: Tensor, predictor: Tensor, lam: Tensor, fine: bool
+@torch.library.register_fake("diffcodec::vectors", lib=_LIBRARY)
+def _vectors_shape(
+    source: Tensor, phases: Tensor, reference: Tensor, coarse: Tensor, lam: Tensor, subpel: int, fine: bool, partitions: bool
 ) -> Tensor:
-    return four.new_empty(four.shape)
+    n, bh, bw = lam.shape
+    return coarse.new_empty(n, 2 * bh, 2 * bw, 2)
+
+
+@implements(_LIBRARY, "look")
+def _looked(small: Tensor, other: Tensor, phases: Tensor, reference: Tensor, reach: int, subpel: int, fine: bool) -> tuple[Tensor, Tensor]:
+    small = small.contiguous()
+    start, predictor = begin(_found(small, other, reach, 8), True)
+    reference = reference.expand(predictor.shape[:3]).contiguous()
+    vectors, costs = _refined(phases, reference, small, start, predictor, small.new_ones(predictor.shape[:3]), 8, subpel, fine, 2)
+    given, n = (phases, reference, small, vectors, HADAMARD4_OF_8.like(small), costs), costs.numel()
+    sizes = (n, *costs.shape[1:], *phases.shape[-2:])
+    _look[(-(-n // SEARCH_ROWS),)](*given, *sizes, fine, SEARCH_ROWS, num_warps=SEARCH_WARPS)
+    return vectors, costs
+
+
+@torch.library.register_fake("diffcodec::look", lib=_LIBRARY)
+def _looked_shape(
+    small: Tensor, other: Tensor, phases: Tensor, reference: Tensor, reach: int, subpel: int, fine: bool
+) -> tuple[Tensor, Tensor]:
+    vectors = _found_shape(small, other, reach, 8)
+    return vectors, small.new_empty(vectors.shape[:3])
+
+
+@implements(_LIBRARY, "median_predictor")
+def _predicted_vectors(vectors: Tensor) -> Tensor:
+    vectors = vectors.contiguous()
+    out, n = torch.empty_like(vectors), vectors.numel() // 2
+    _medians[(-(-n // _SIZE),)](vectors, out, n, *vectors.shape[1:3], _SIZE)
+    return out
+
+
+@torch.library.register_fake("diffcodec::median_predictor", lib=_LIBRARY)
+def _predicted_vectors_shape(vectors: Tensor) -> Tensor:
+    return torch.empty_like(vectors, memory_format=torch.contiguous_format)
+
+
+@implements(_LIBRARY, "direction")
+def _directed(source: Tensor, past: Tensor, future: Tensor, field0: Tensor, field1: Tensor, lam: Tensor, fine: bool) -> Tensor:
+    out = _directed_shape(source, past, future, field0, field1, lam, fine)
+    given = [x.contiguous() for x in (source, past, future, field0, field1, lam)]
+    n, p = lam.numel(), SEARCH_ROWS // 4
+    _direction[(-(-n // p),)](*given, HADAMARD4_OF_8.like(source), out, n, *lam.shape[1:], fine, p, num_warps=SEARCH_WARPS)
+    return out
+
+
+@torch.library.register_fake("diffcodec::direction", lib=_LIBRARY)
+def _directed_shape(source: Tensor, past: Tensor, future: Tensor, field0: Tensor, field1: Tensor, lam: Tensor, fine: bool) -> Tensor:
+    return field0.new_empty(field0.shape[:-1])
+
+
+@implements(_LIBRARY, "mix")
+def _mixed(past: Tensor, future: Tensor, which: Tensor) -> Tensor:
+    past, future, out = past.contiguous(), future.contiguous(), _mixed_shape(past, future, which)
+    n = out.numel()
+    _mix[(-(-n // (4 * _SIZE)),)](past, future, which.contiguous(), out, n, n // which.numel(), 4 * _SIZE)
+    return out
+
+
+@torch.library.register_fake("diffcodec::mix", lib=_LIBRARY)
+def _mixed_shape(past: Tensor, future: Tensor, which: Tensor) -> Tensor:
+    return past.new_empty(past.shape)
+
+
+@implements(_LIBRARY, "mix_backward")
+def _mixed_backward(grad: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+    grad, (past, future) = grad.contiguous(), _mixed_backward_shape(grad, which)
+    n = grad.numel()
+    _mix_backward[(-(-n // (4 * _SIZE)),)](grad, which.contiguous(), past, future, n, n // which.numel(), 4 * _SIZE)
+    return past, future
+
+
+@torch.library.register_fake("diffcodec::mix_backward", lib=_LIBRARY)
+def _mixed_backward_shape(grad: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+    return grad.new_empty(grad.shape), grad.new_empty(grad.shape)
+
+
+def _keep_which(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(inputs[2])
+
+
+def _of_mixed(ctx, grad):  # type: ignore[no-untyped-def]
+    return *torch.ops.diffcodec.mix_backward(grad, *ctx.saved_tensors), None
+
+
+torch.library.register_autograd("diffcodec::mix", _of_mixed, setup_context=_keep_which, lib=_LIBRARY)

@@ -17,10 +17,16 @@ import triton.language as tl
 from torch import Tensor
 
 from ..constants import Constant
-from ..h264 import intra
-from . import implements
+from ..h264 import decide, intra
+from ..h264.tables import HADAMARD4_OF_8, HADAMARD8
+from . import implements, residual
 
 _R = 16  # blocks in a program
+_SIZE = 128  # blocks in a program that adds up
+_PRICED = 4  # macroblocks in a program that prices them
+_UNKNOWN, _NAMED, _UNNAMED = (tl.constexpr(v) for v in (decide.UNKNOWN, decide.NAMED, decide.UNNAMED))
+_LARGE, _SMALL, _EIGHT_COST, _FOUR_COST = (tl.constexpr(v) for v in (decide.LARGE, decide.SMALL, *decide.SMALL_COST))
+_TEXTURE, _RATE = tl.constexpr(decide.TEXTURE), tl.constexpr(decide.RATE)
 
 
 def _raster(k: int, s: int) -> np.ndarray:
@@ -116,6 +122,8 @@ _KINDS = {
     _LUMA: _Kind.of(16, [*_flat(16), _widened(intra.PLANE[16].value.numpy(), 16)], 2, 3, [1, 2, 0, 7], _dc(16)),
     _CHROMA: _Kind.of(8, [*_flat(8)[::-1], _widened(intra.PLANE[8].value.numpy(), 8)], 0, 3, [0, 2, 1, 7], _dc_chroma()),
 }
+# Hadamard transforms without DCs, the columns without a sign: [2, 64, 64]
+_TEXTURES = Constant(np.stack([m * (m < 0).any(0) for m in (HADAMARD4_OF_8.value.numpy(), HADAMARD8.value.numpy())]))
 _SMOOTH = Constant(
     np.stack([np.pad(intra.SMOOTH.value.numpy()[i], (0, 7)) + np.diag([0.0] * 25 + [1.0] + [0.0] * 6) for i in (0, 1, 2, 7)])
 )
@@ -304,6 +312,105 @@ def _predict_backward(
     tl.atomic_add(out + n * H * W + at, of_v, real & inside[:, None])
 
 
+# Macroblocks: which modes neighbours predict, which kind is cheapest
+
+
+@triton.jit
+def _likely(kind, eight, four, likely8, likely4, BLOCKS, BH, BW, SIZE: tl.constexpr):
+    """:func:`diffcodec.h264.intra.predicted_modes`; blocks are those of 4 x 4, BH and BW count macroblocks."""
+    b = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    there = b < BLOCKS
+    y, x, n = b // (4 * BW) % (4 * BH), b % (4 * BW), b // (16 * BH * BW)
+    best8, best4 = tl.full([SIZE], 9, tl.int64), tl.full([SIZE], 9, tl.int64)
+    for side in tl.static_range(2):
+        at, oy, ox = (x, y, x - 1) if side == 0 else (y, y - 1, x)
+        inside = there & (at > 0)
+        of = tl.load(kind + (n * BH + oy // 4) * BW + ox // 4, inside, 0)
+        own8 = tl.load(eight + (n * 2 * BH + oy // 2) * 2 * BW + ox // 2, inside, 2)
+        own4 = tl.load(four + (n * 4 * BH + oy) * 4 * BW + ox, inside, 2)
+        actual = tl.where(of == 2, own4, tl.where(of == 1, own8, 2))
+        own_macroblock = at % 4 != 0
+        best8 = tl.minimum(best8, tl.where(at == 0, 2, tl.where(own_macroblock, own8, actual)))
+        best4 = tl.minimum(best4, tl.where(at == 0, 2, tl.where(own_macroblock, own4, actual)))
+    edge = (y == 0) | (x == 0)
+    tl.store(likely4 + b, tl.where(edge, 2, best4), there)
+    first = there & (y % 2 == 0) & (x % 2 == 0)
+    tl.store(likely8 + (n * 2 * BH + y // 2) * 2 * BW + x // 2, tl.where(edge, 2, best8), first)
+
+
+@triton.jit
+def _sum_of_blocks(costs, modes, likely, mb, y, x, n, BH, BW, there, K: tl.constexpr, KNOWN: tl.constexpr):
+    """Cost of the blocks of macroblocks, and bits of their modes."""
+    side: tl.constexpr = 16 // K
+    total, bits = tl.zeros(mb.shape, tl.float32), tl.zeros(mb.shape, tl.float32)
+    for i in tl.static_range(side * side):
+        b = (n * BH * side + y * side + i // side) * BW * side + x * side + i % side
+        total += tl.load(costs + b, there, 0.0)
+        if KNOWN:
+            bits += tl.where(tl.load(modes + b, there, 0) == tl.load(likely + b, there, 0), _NAMED, _UNNAMED)
+        else:
+            bits += _UNKNOWN
+    return total, bits
+
+
+@triton.jit
+def _weigh(
+    costs16, costs8, costs4, modes16, modes8, modes4, likely8, likely4, lam, large_bits, kind, cost, bits, of_kinds, BLOCKS, BH, BW,
+    KNOWN: tl.constexpr, SMALL: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """The kind of each macroblock by distance + lambda bits."""
+    mb = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    there = mb < BLOCKS
+    y, x, n = mb // BW % BH, mb % BW, mb // (BH * BW)
+    best = tl.load(costs16 + mb, there, 0.0)
+    which = tl.zeros([SIZE], tl.int64)
+    named = tl.load(large_bits + tl.load(modes16 + mb, there, 0)) + _LARGE
+    tl.store(of_kinds + mb, named, there)
+    if SMALL:
+        weight = tl.load(lam + mb, there, 0.0)
+        for i in tl.static_range(1, 3):
+            if i == 1:
+                total, mine = _sum_of_blocks(costs8, modes8, likely8, mb, y, x, n, BH, BW, there, 8, KNOWN)
+                total += _EIGHT_COST * weight
+            else:
+                total, mine = _sum_of_blocks(costs4, modes4, likely4, mb, y, x, n, BH, BW, there, 4, KNOWN)
+                total += _FOUR_COST * weight
+            mine += _SMALL
+            tl.store(of_kinds + i * BLOCKS + mb, mine, there)
+            which = tl.where(total < best, i, which)
+            named = tl.where(total < best, mine, named)
+            best = tl.minimum(total, best)
+    tl.store(kind + mb, which, there)
+    tl.store(cost + mb, best, there)
+    tl.store(bits + mb, named, there)
+
+
+@triton.jit
+def _lost(x, y, matrix):
+    """How much texture two sets of 8 x 8 samples differ by, of four a macroblock. Shape: ``[4 P, 64] -> [4 P]``."""
+    m = _matrix(matrix, 64, 64, False)
+    a = tl.sum(tl.abs(tl.dot(x, m, input_precision="tf32")), 1)
+    return a - tl.sum(tl.abs(tl.dot(y, m, input_precision="tf32")), 1)
+
+
+@triton.jit
+def _price(source, done, lam, bits, textures, out, BLOCKS, BH, BW, P: tl.constexpr):
+    """:func:`diffcodec.h264.decide.price` of P macroblocks, whose bits are known."""
+    mb = tl.program_id(0) * P + tl.arange(0, P)
+    there = mb < BLOCKS
+    r, s = tl.arange(0, 4 * P), tl.arange(0, 64)[None, :]
+    of = tl.minimum(tl.program_id(0) * P + r // 4, BLOCKS - 1)
+    y, x = of // BW % BH * 16 + r % 4 // 2 * 8, of % BW * 16 + r % 2 * 8
+    at = ((of // (BH * BW)).to(tl.int64) * (BH * BW * 256) + y * (BW * 16) + x)[:, None] + s // 8 * (BW * 16) + s % 8
+    mine, other = tl.load(source + at), tl.load(done + at)
+    error = tl.sum(tl.reshape(tl.sum((mine - other) * (mine - other), 1), (P, 4)), 1)
+    lost = tl.abs(tl.sum(tl.reshape(_lost(mine, other, textures), (P, 4)), 1))
+    lost += tl.abs(tl.sum(tl.reshape(_lost(mine, other, textures + 4096), (P, 4)), 1))
+    weight = tl.load(lam + mb, there, 0.0)
+    cost = error + _TEXTURE * weight * lost + _RATE * weight * weight * tl.load(bits + mb, there, 0.0)
+    tl.store(out + mb, cost, there)
+
+
 def warps(kind: int) -> int:
     """Of a program: matrices of 64 x 64 take many registers."""
     return 8 if kind == _LUMA else 4
@@ -327,13 +434,20 @@ def _around(kind: int, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[int, int
 
 _LIBRARY = torch.library.Library("diffcodec", "FRAGMENT")
 _LIBRARY.define(
-    "choose_intra(Tensor source, Tensor around, Tensor lam, Tensor bits, Tensor? expected, Tensor? transform, int kind) -> (Tensor, Tensor)"
+    "cheapest_intra(Tensor source, Tensor around, Tensor lam, Tensor bits, Tensor? expected, Tensor? transform, int kind) -> (Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "choose_intra(Tensor source, Tensor around, Tensor lam, Tensor large_bits, Tensor small_bits, Tensor[] known, Tensor[] transforms,"
+    " bool small) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "price_intra(Tensor source, Tensor around, Tensor[] modes, Tensor qp, Tensor lam, Tensor bits, float[] prefer) -> (Tensor, Tensor)"
 )
 _LIBRARY.define("predict_intra(Tensor around, Tensor[] modes, Tensor? kind) -> Tensor")
 _LIBRARY.define("predict_intra_backward(Tensor grad, Tensor around, Tensor[] modes, Tensor? kind) -> Tensor")
 
 
-@implements(_LIBRARY, "choose_intra")
+@implements(_LIBRARY, "cheapest_intra")
 def _chosen(
     source: Tensor, around: Tensor, lam: Tensor, bits: Tensor, expected: Tensor | None, transform: Tensor | None, kind: int
 ) -> tuple[Tensor, Tensor]:
@@ -355,13 +469,76 @@ def _chosen(
     return costs, modes
 
 
-@torch.library.register_fake("diffcodec::choose_intra", lib=_LIBRARY)
+@torch.library.register_fake("diffcodec::cheapest_intra", lib=_LIBRARY)
 def _chosen_shape(
     source: Tensor, around: Tensor, lam: Tensor, bits: Tensor, expected: Tensor | None, transform: Tensor | None, kind: int
 ) -> tuple[Tensor, Tensor]:
     k = _KINDS[kind].k
     blocks = source.shape[-2] // k * (source.shape[-1] // k)
     return source.new_empty(len(source), blocks), source.new_empty(len(source), blocks, dtype=torch.int64)
+
+
+@implements(_LIBRARY, "choose_intra")
+def _kinds_chosen(
+    source: Tensor, around: Tensor, lam: Tensor, large_bits: Tensor, small_bits: Tensor, known: list[Tensor], transforms: list[Tensor],
+    small: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    source, around, lam = source.contiguous(), around.contiguous(), lam.contiguous()
+    kind, cost, bits, of_kinds, *_ = _kinds_chosen_shape(source, around, lam, large_bits, small_bits, known, transforms, small)
+    _, bh, bw = lam.shape
+    t16, t8, t4 = transforms if transforms else (None, None, None)
+    found = [_chosen(source, around, lam, large_bits, None, t16, _LUMA)] * 3
+    likely = found[0][1], found[0][1]
+    if small:
+        if known:
+            of, eight, four = (x.contiguous() for x in known)
+            likely = torch.empty_like(eight), torch.empty_like(four)
+            _likely[(-(-four.numel() // _SIZE),)](of, eight, four, *likely, four.numel(), bh, bw, _SIZE)
+        for i, (k, transform, expected) in enumerate(zip((8, 4), (t8, t4), likely)):
+            found[1 + i] = _chosen(source, around, lam, small_bits, expected if known else None, transform, k)
+    costs, modes = zip(*found)
+    sizes = (lam.numel(), bh, bw, bool(known), small, _SIZE)
+    _weigh[(-(-lam.numel() // _SIZE),)](*costs, *modes, *likely, lam, large_bits, kind, cost, bits, of_kinds, *sizes)
+    return kind, cost, bits, of_kinds, *(modes if small else (modes[0], modes[0].new_empty(0), modes[0].new_empty(0)))
+
+
+@torch.library.register_fake("diffcodec::choose_intra", lib=_LIBRARY)
+def _kinds_chosen_shape(
+    source: Tensor, around: Tensor, lam: Tensor, large_bits: Tensor, small_bits: Tensor, known: list[Tensor], transforms: list[Tensor],
+    small: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    n, bh, bw = lam.shape
+    of_kinds = source.new_empty(3 if small else 1, n, bh, bw)
+    shapes = [(n, bh * bw * m) for m in (1, 4, 16)] if small else [(n, bh * bw), (0,), (0,)]
+    kind, *modes = (source.new_empty(s, dtype=torch.int64) for s in [lam.shape, *shapes])
+    return kind, source.new_empty(lam.shape), source.new_empty(lam.shape), of_kinds, *modes
+
+
+@implements(_LIBRARY, "price_intra")
+def _priced(
+    source: Tensor, around: Tensor, modes: list[Tensor], qp: Tensor, lam: Tensor, bits: Tensor, prefer: list[float]
+) -> tuple[Tensor, Tensor]:
+    source, around, qp, lam = source.contiguous(), around.contiguous(), qp.contiguous(), lam.contiguous()
+    side, costs = bits.clone(memory_format=torch.contiguous_format), bits.new_empty(bits.shape)
+    yes, no = (torch.full(qp.shape, v, dtype=torch.uint8, device=qp.device) for v in (1, 0))
+    levels, coded = source.new_empty(*qp.shape, 256), yes.new_empty(source.shape[0], source.shape[1] // 4, source.shape[2] // 4)
+    sizes = (lam.numel(), *lam.shape[1:])
+    for i, ((k, _, mode), transform) in enumerate(zip(_order(modes, around), (residual.FOUR, residual.EIGHT, residual.FOUR))):
+        predicted, done = torch.empty_like(around), torch.empty_like(source)
+        _predict_kind(k, -1, around, mode, mode, predicted)
+        masks = [yes, yes if k == 8 else no, yes if k == _LUMA else no]
+        residual.code_kind(transform.value, source, predicted, qp, masks, done, levels, coded, prefer, True)
+        residual.add_bits(levels, transform.value, side[i])
+        _price[(-(-lam.numel() // _PRICED),)](source, done, lam, side[i], _TEXTURES.like(source), costs[i], *sizes, _PRICED)
+    kind = costs.argmin(0)
+    return kind, bits.gather(0, kind[None])[0]
+
+
+@torch.library.register_fake("diffcodec::price_intra", lib=_LIBRARY)
+def _priced_shape(
+    source: Tensor, around: Tensor, modes: list[Tensor], qp: Tensor, lam: Tensor, bits: Tensor, prefer: list[float]
+) -> tuple[Tensor, Tensor]:
+    return modes[0].new_empty(lam.shape), lam.new_empty(lam.shape)
 
 
 def _order(modes: list[Tensor], x: Tensor) -> list[tuple[int, int, Tensor]]:
@@ -371,16 +548,20 @@ def _order(modes: list[Tensor], x: Tensor) -> list[tuple[int, int, Tensor]]:
     return [(k, i if len(modes) > 1 else -1, m) for i, (k, m) in enumerate(zip((_LUMA, 8, 4), modes))]
 
 
+def _predict_kind(which: int, want: int, around: Tensor, mode: Tensor, kind: Tensor, out: Tensor) -> None:
+    """Predict blocks of one size, of the macroblocks of the kind wanted (-1: all), into ``out``."""
+    where, sizes = _around(which, around)
+    given = (*where, mode.contiguous(), kind, _KINDS[which].matrices.like(around), _SMOOTH.like(around))
+    planes = around.numel() // (sizes[1] * sizes[2])
+    _predict[(planes * sizes[3],)](around, *given, out, *sizes, WANT=want, **_shape(which), num_warps=warps(which))
+
+
 @implements(_LIBRARY, "predict_intra")
 def _predicted(around: Tensor, modes: list[Tensor], kind: Tensor | None) -> Tensor:
     around = around.contiguous()
     out = around.new_empty(around.shape)
-    planes = around.numel() // around[0, 0].numel() if around.dim() == 4 else len(around)
     for which, want, mode in _order(modes, around):
-        where, sizes = _around(which, around)
-        of = mode if kind is None else kind.contiguous()
-        given = (*where, mode.contiguous(), of, _KINDS[which].matrices.like(around), _SMOOTH.like(around))
-        _predict[(planes * sizes[3],)](around, *given, out, *sizes, WANT=want, **_shape(which), num_warps=warps(which))
+        _predict_kind(which, want, around, mode, mode if kind is None else kind.contiguous(), out)
     return out
 
 

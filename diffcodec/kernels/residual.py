@@ -17,7 +17,7 @@ from torch import Tensor
 from ..constants import Constant
 from ..h264.residual import TIE
 from ..h264.tables import FLAT, HADAMARD2, STEPS, WALSH4
-from ..h264.trellis import LAMBDA, LONGER, contexts_of_places
+from ..h264.trellis import LAMBDA, LONGER, Trellis, contexts_of_places
 from . import implements
 
 _P = 4  # macroblocks in a program
@@ -125,6 +125,12 @@ def _magnitude_bits(v, s0, coded, one, two):
 
 
 @triton.jit
+def _of_magnitudes(bits, last, large):
+    """Bits of a magnitude where it is the last one, where ones follow and where a larger one does."""
+    return _blend(_blend(tl.load(bits + 1), tl.load(bits), last), tl.load(bits + 2), large)
+
+
+@triton.jit
 def _levels(y, lam, dead, tables, magnitudes, place, block_bits, TRELLIS: tl.constexpr, FIRST: tl.constexpr):
     """Levels of magnitudes y, and the threshold that each met. Shape: ``[R, n]``; lam, dead ``[R, 1]``."""
     if TRELLIS:
@@ -135,8 +141,7 @@ def _levels(y, lam, dead, tables, magnitudes, place, block_bits, TRELLIS: tl.con
         l1 = tl.load(tables + 192 + place - FIRST, inside, 0.0)[None, :]
         _hit, _more, after, large = _flags(tl.floor(y + 0.25))
         last = 1 - tl.minimum(after, 1.0)
-        one = _blend(_blend(tl.load(magnitudes + 1), tl.load(magnitudes), last), tl.load(magnitudes + 2), large)
-        two = _blend(_blend(tl.load(magnitudes + 5), tl.load(magnitudes + 4), last), tl.load(magnitudes + 6), large)
+        one, two = _of_magnitudes(magnitudes, last, large), _of_magnitudes(magnitudes + 4, last, large)
         coded = s1 + l0 + 1
         near = tl.floor(y + 0.5)
         below = tl.maximum(near - 1, 0.0)
@@ -449,6 +454,53 @@ def _code_backward(
         tl.store(by_qp + frame * MBS + mb, of_qp, there)
 
 
+# Bits of given levels: diffcodec.h264.trellis.count
+
+
+@triton.jit
+def _given(levels, MBS, TILES, n: tl.constexpr, P: tl.constexpr):
+    """Frame; macroblocks and which there are ``[P]``; magnitudes of their blocks ``[P 256/n, n]`` and which blocks there are."""
+    per: tl.constexpr = 256 // n
+    frame = (tl.program_id(0) // TILES).to(tl.int64)
+    first = tl.program_id(0) % TILES * P
+    mb, r, place = first + tl.arange(0, P), tl.arange(0, P * per), tl.arange(0, n)
+    there = first + r // per < MBS
+    v = tl.load(levels + ((frame * MBS + first) * per + r)[:, None] * n + place, there[:, None], 0.0)
+    return frame, mb, mb < MBS, tl.abs(v), there, place
+
+
+@triton.jit
+def _count_levels(levels, stats, MBS, TILES, n: tl.constexpr, P: tl.constexpr):
+    frame, _mb, _inside, v, there, place = _given(levels, MBS, TILES, n, P)
+    _tally(v, there, stats + frame * 256, place, 0)
+
+
+@triton.jit
+def _bits_of_levels(levels, tables, out, MBS, TILES, n: tl.constexpr, P: tl.constexpr):
+    """Bits of each macroblock's levels, added to ``out`` ``[N, MBS]``."""
+    frame, mb, inside, v, _there, place = _given(levels, MBS, TILES, n, P)
+    magnitudes = tables + (tl.num_programs(0) // TILES) * 256 + frame * 8
+    tables += frame * 256
+    s0, s1 = tl.load(tables + place)[None, :], tl.load(tables + 64 + place)[None, :]
+    l0, l1 = tl.load(tables + 128 + place)[None, :], tl.load(tables + 192 + place)[None, :]
+    _hit, _more, after, large = _flags(v)
+    followed = tl.minimum(after, 1.0)
+    one, two = _of_magnitudes(magnitudes, 1 - followed, large), _of_magnitudes(magnitudes + 4, 1 - followed, large)
+    bits = tl.sum(_magnitude_bits(v, s0 * followed, s1 + 1 + _blend(l1, l0, followed), one, two), 1)
+    bits = tl.sum(tl.reshape(bits, (P, 256 // n)), 1)
+    tl.store(out + frame * MBS + mb, tl.load(out + frame * MBS + mb, inside, 0.0) + bits, inside)
+
+
+def add_bits(levels: Tensor, kind: int, out: Tensor) -> None:
+    """Add bits of levels of intra luma ``[N, H/16, W/16, 256]`` to ``out`` ``[N, H/16, W/16]``."""
+    frames, macroblocks, n = len(levels), levels[0].numel() // 256, _SIZES[kind][0]
+    tiles = -(-macroblocks // _P)
+    stats, tables = levels.new_zeros(frames, 4, 64), levels.new_empty(frames * (256 + 8))
+    _count_levels[(frames * tiles,)](levels, stats, macroblocks, tiles, n, _P)
+    _bits_of_contexts[(frames,)](stats, _CONTEXTS[kind].like(levels), tables, Trellis.memory, 1)
+    _bits_of_levels[(frames * tiles,)](levels, tables, out, macroblocks, tiles, n, _P)
+
+
 class _Plan:
     """Constants and launches for residuals of one kind."""
 
@@ -515,15 +567,25 @@ def _luma(
     source, predicted, qp = source.contiguous(), predicted.contiguous(), qp.contiguous()
     masks = _bytes(intra, use8, large)
     out, four, eight, coded, *_ = _luma_shape(source, predicted, qp, intra, use8, large, prefer, levels)
-    tables = []
-    for kind, found in ((FOUR.value, four), (EIGHT.value, eight)):
-        plan = _Plan(kind, source, qp[0].numel(), qp.shape[2], prefer)
-        tables.append(plan.tables(source, predicted, qp))
-        _code[(plan.n * plan.tiles,)](
-            source, predicted, qp, *masks, out, found, coded.view(torch.uint8), *plan.constants, tables[-1], *plan.sizes,
-            *plan.weights(), **plan.flags(levels),
-        )  # fmt: skip
-    return out, four, eight, coded, *tables
+    found = [
+        code_kind(kind, source, predicted, qp, masks, out, level, coded, prefer, levels)
+        for kind, level in ((FOUR.value, four), (EIGHT.value, eight))
+    ]
+    return out, four, eight, coded, *found
+
+
+def code_kind(
+    kind: int, source: Tensor, predicted: Tensor, qp: Tensor, masks: list[Tensor], out: Tensor, of_levels: Tensor, coded: Tensor,
+    prefer: list[float], levels: bool,
+) -> Tensor:  # fmt: skip
+    """Code macroblocks of one transform into ``out``, ``of_levels`` and ``coded``; bits of the contexts."""
+    plan = _Plan(kind, source, qp[0].numel(), qp.shape[2], prefer)
+    tables = plan.tables(source, predicted, qp)
+    _code[(plan.n * plan.tiles,)](
+        source, predicted, qp, *masks, out, of_levels, coded.view(torch.uint8), *plan.constants, tables, *plan.sizes,
+        *plan.weights(), **plan.flags(levels),
+    )  # fmt: skip
+    return tables
 
 
 @torch.library.register_fake("diffcodec::code_luma", lib=_LIBRARY)
