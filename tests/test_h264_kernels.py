@@ -74,6 +74,18 @@ def same(found: list[list[Tensor]], outs: int, relative: float = 2e-6, differ: f
             assert (a - b).norm() <= relative * a.norm()
 
 
+# Colour
+
+
+@pytest.mark.parametrize("size", [(1, 2, 2), (2, 16, 36)], ids=str)
+def test_colour(size: tuple[int, int, int]) -> None:
+    n, h, w = size
+    rgb = torch.rand(n, 3, h, w, device=DEVICE) * 1.2 - 0.1
+    same(both(dc.color.rgb_to_yuv420, rgb), 2)
+    luma, chroma = whole(0, 256, n, h, w).float(), whole(0, 256, n, 2, h // 2, w // 2).float()
+    same(both(dc.color.yuv420_to_rgb, luma, chroma), 1)
+
+
 # Loop filter
 
 
@@ -283,6 +295,8 @@ def test_operators_keep_the_compilers_contract() -> None:
     vectors = whole(-9, 9, 1, 2, 2, 2)
     colour = planes(2, 8, 8).view(1, 2, 8, 8).requires_grad_()
     check: Callable[..., Any] = torch.library.opcheck
+    check(ops.rgb_to_yuv420.default, (x.detach()[None].repeat(1, 3, 1, 1).requires_grad_(),))
+    check(ops.yuv420_to_rgb.default, (x, colour))
     check(ops.quarter_pel.default, (x.detach(),))
     check(ops.predict_luma.default, (x, phases, block, block, vectors, 8))
     check(ops.fetch_luma.default, (phases, block, vectors, 8))

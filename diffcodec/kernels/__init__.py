@@ -111,6 +111,6 @@ def implements(library: torch.library.Library, name: str) -> Callable[[_F], _F]:
 
 def ops() -> Any:
     """The operators of H.264's parts, registered."""
-    from . import deblock, inter, intra, residual  # noqa: F401
+    from . import color, deblock, inter, intra, residual  # noqa: F401
 
     return torch.ops.diffcodec
