@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.common import record
-from diffcodec.kernels import attacks, deblock, inter, intra, jpeg, motion, residual, warp
+from diffcodec.kernels import attacks, color, deblock, inter, intra, jpeg, motion, residual, warp
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 REGISTERS, THREADS = 65536, 2048  # of a multiprocessor
@@ -119,6 +119,12 @@ def variants() -> dict[str, Variant]:
                 out[f"deblocking, {what}, {edges}, backward{name}"] = Variant(kernel, more, pointers("grad " + names))
     p = pointers("intra coded motion use8 left upper", intra="u8", coded="u8", use8="u8")
     out["deblocking, strengths"] = Variant(deblock._strengths, {"SIZE": deblock._LINES}, p)
+    size = {"SIZE": color._SIZE}
+    out["RGB to YUV, luma"] = Variant(color._luma, size, pointers("rgb out"))
+    out["RGB to YUV, chroma"] = Variant(color._chroma, size, pointers("rgb out"))
+    out["RGB to YUV, backward"] = Variant(color._to_yuv_backward, size, pointers("of_luma of_chroma out"))
+    out["YUV to RGB"] = Variant(color._to_rgb, size, pointers("luma chroma out"))
+    out["YUV to RGB, backward"] = Variant(color._to_rgb_backward, size, pointers("grad of_luma of_chroma"))
     out |= h264_variants()
     return out
 
@@ -188,6 +194,11 @@ def h264_variants() -> dict[str, Variant]:
     add("median of vectors", inter._medians, size, "vectors out", out="i64", **vectors)
     more = {"FINE": True, "P": inter.SEARCH_ROWS}
     add("lookahead, cost", inter._look, more, "phases reference source vectors hadamard costs", inter.SEARCH_WARPS)
+    add("planes of half the size", inter._half_resolution, size, "luma small out", out="u8")
+    names, more = "source predicted hadamard sad by_four by_eight", {"P": inter.SEARCH_ROWS // 4}
+    add("residual, what it costs", inter._weigh, more, names, inter.SEARCH_WARPS)
+    known = vectors | dict.fromkeys(["used0", "used1"], "u8") | dict.fromkeys(["name0", "name1"], "i64")
+    add("motion for the loop filter", inter._motion, {**size, "TWO": True}, "field0 field1 used0 used1 name0 name1 out", **known)
     names = "source past future field0 field1 lam hadamard out"
     more = {"FINE": True, "P": inter.SEARCH_ROWS // 4}
     add("B frames, direction", inter._direction, more, names, inter.SEARCH_WARPS, out="i64", **vectors)

@@ -139,7 +139,7 @@ def test_prediction(size: tuple[int, int, int]) -> None:
         phases = inter.quarter_pel(references).flip(0)
     vectors, which = whole(-150, 150, n, h // 8, w // 8, 2), whole(0, 2, n, h // 8, w // 8)
     vectors[0, 0, :2] = 0
-    same(both(lambda a: inter.predict_luma(phases, [1, 0], list(a), which, vectors, 8), references), 1)
+    same(both(lambda a: inter.predict_luma(phases, 1 - which, list(a), which, vectors, 8), references), 1)
     same(both(lambda: inter.fetch_luma(phases, which, vectors.expand(3, -1, -1, -1, -1), 8)), 1)
     colour = planes(4, h // 2, w // 2, 2).view(2, 2, h // 2, w // 2)
     same(both(lambda c: inter.fetch_chroma(c, which, vectors, 4), colour), 1)
@@ -195,7 +195,24 @@ def test_direction_of_b_frames(size: tuple[int, int, int], name: str) -> None:
     same(both(lambda a, b: inter.mix(a, b, which), past.unflatten(-1, (2, 32)), future.unflatten(-1, (2, 32))), 1)
 
 
+@pytest.mark.parametrize("lists", [1, 2])
+def test_motion_for_the_loop_filter(lists: int) -> None:
+    shape = (2, 6, 4)
+    fields, names = [whole(-9, 9, *shape, 2) for _ in range(lists)], [whole(0, 5, *shape) for _ in range(lists)]
+    uses = [whole(0, 2, *shape) > 0 for _ in range(lists)]
+    same(both(lambda: inter.motion(fields, uses, names)), 1)
+
+
 # Residual
+
+
+@pytest.mark.parametrize("name", HABITS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_weight_of_residuals(size: tuple[int, int, int], name: str) -> None:
+    source, predicted = planes(*size), planes(*size, 1, 20)
+    found = both(lambda: decide.weigh_residual(source, predicted, HABITS[name]))
+    assert found[0][1].any() == HABITS[name].transform8
+    same(found, 2)
 
 
 @pytest.mark.parametrize("levels", [False, True], ids=["", "levels"])
@@ -299,6 +316,9 @@ def test_operators_keep_the_compilers_contract() -> None:
     check(ops.yuv420_to_rgb.default, (x, colour))
     check(ops.quarter_pel.default, (x.detach(),))
     check(ops.predict_luma.default, (x, phases, block, block, vectors, 8))
+    check(ops.half_resolution.default, (x.detach(),))
+    check(ops.weigh_residual.default, (x.detach(), y.detach()))
+    check(ops.motion.default, ([vectors], [block > 0], [block]))
     check(ops.fetch_luma.default, (phases, block, vectors, 8))
     check(ops.fetch_chroma.default, (colour, block, vectors, 4))
     check(ops.whole_search.default, (x.detach(), y.detach(), 2, 8))
@@ -331,10 +351,11 @@ def test_lookahead(quick: bool) -> None:
         ahead = Lookahead(luma, quick)
         ahead.both([(1, 0, 2)])
         ahead.search(pairs)
-        costs = [ahead.intra, ahead.cost.of(pairs), ahead.both_cost.of([(1, 0, 2)])]
-        return [ahead.vectors.of(pairs), *((16 * c).round() for c in costs)]
+        cost, vectors = ahead.one.of(pairs)
+        cost_of_two, share = ahead.two.of([(1, 0, 2)])
+        return [ahead.small, ahead.phases, vectors, share, *((16 * c).round() for c in (ahead.intra, cost, cost_of_two))]
 
-    same(both(look), 4)
+    same(both(look), 7)
 
 
 def test_frame_types() -> None:

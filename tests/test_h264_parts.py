@@ -247,7 +247,7 @@ def test_motion_is_found() -> None:
     zero = torch.zeros(1, 4, 5, 2, dtype=torch.long)
     coarse = inter.whole_search(current, reference, 16, 16)
     assert coarse.shape == zero.shape
-    v, cost = inter.refine(phases, torch.zeros(1, 1, 1, dtype=torch.long), target, [zero, coarse], zero, lam, 16, 4, True)
+    v, cost = inter.refine(phases, torch.zeros(1, 1, 1, dtype=torch.long), current, [zero, coarse], zero, lam, 16, 4, True)
     assert (v[:, 1:-1, 1:-1] == torch.tensor([12, -20])).all(-1).float().mean() > 0.8
     again = inter.costs(phases, torch.zeros(1, 1, 1, dtype=torch.long), target, v[None], 16, True)[0] + inter.vector_bits(v, zero)
     torch.testing.assert_close(cost, again)

@@ -229,12 +229,24 @@ def _texture(planes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def transform8(difference: Tensor, habits: Preset) -> Tensor:
-    """Which macroblocks take the 8x8 transform: those whose residual it concentrates more. Shape: ``[N, H, W] -> [N, H/16, W/16]`` bool."""
-    x = inter.blocks(difference, 8)
-    if not habits.transform8:
-        return torch.zeros(len(x), x.shape[1] // 2, x.shape[2] // 2, dtype=torch.bool, device=x.device)
-    return inter.macroblocks(intra.sa8d(x)) < inter.macroblocks(intra.satd(x, 8))
+def weigh_residual(source: Tensor, predicted: Tensor, habits: Preset) -> tuple[Tensor, Tensor]:
+    """What each macroblock's residual costs, and whether the 8x8 transform concentrates it more.
+
+    Args:
+        source, predicted: ``[N, H, W]``.
+
+    Returns:
+        :func:`distance` of 16x16 samples ``[N, H/16, W/16]``; bool, same shape.
+    """
+    if kernels.here(source):
+        sad, by_four, by_eight = kernels.ops().weigh_residual(source, predicted)
+    else:
+        x = inter.blocks(source - predicted, 8)
+        sad = None if habits.satd else inter.macroblocks(x.abs().sum(-1))
+        by_four = inter.macroblocks(intra.satd(x, 8)) if habits.satd or habits.transform8 else None
+        by_eight = inter.macroblocks(intra.sa8d(x)) if habits.transform8 else None
+    cost = by_four if habits.satd else sad
+    return cost, by_eight < by_four if habits.transform8 else torch.zeros_like(cost, dtype=torch.bool)
 
 
 @torch.no_grad()

@@ -98,15 +98,17 @@ def _sixteen(g: Tensor, b: Tensor, h: Tensor, j: Tensor, right: Tensor, below: T
 def half_resolution(luma: Tensor) -> tuple[Tensor, Tensor]:
     """Planes of half the size, and their sixteen quarter-pel phases: half-pel samples are those of the full plane, one sample further.
 
-    Shape: ``[N, H, W]`` -> ``[N, H/2, W/2]``, ``[N, 16, H/2 + 2 MARGIN, W/2 + 2 MARGIN]`` as :func:`quarter_pel`.
+    Shape: ``[N, H, W]`` -> ``[N, H/2, W/2]``, ``[N, 16, H/2 + 2 MARGIN, W/2 + 2 MARGIN]`` bytes as :func:`quarter_pel`.
     """
+    if kernels.here(luma):
+        return kernels.ops().half_resolution(luma)  # type: ignore[no-any-return]
     x = F.pad(luma[:, None], [0, 1, 0, 1], mode="replicate")
     box = half_up(F.avg_pool2d(x, 2, 1)[:, 0])  # [N, H, W]: mean of the 2x2 samples from each place
     parts = [edges(box[:, y::2, x::2], MARGIN + 1) for y in (0, 1) for x in (0, 1)]
     cut = lambda p, dy=0, dx=0: p[:, 1 + dy : p.shape[1] - 1 + dy, 1 + dx : p.shape[2] - 1 + dx]  # noqa: E731
     g, b, hh, j = (cut(p) for p in parts)
     phases = _sixteen(g, b, hh, j, cut(parts[0], 0, 1), cut(parts[0], 1, 0), cut(parts[1], 1, 0), cut(parts[2], 0, 1))
-    return box[:, ::2, ::2], phases
+    return box[:, ::2, ::2], phases.to(torch.uint8)
 
 
 class _Fetch(torch.autograd.Function):
@@ -204,19 +206,18 @@ class _Predict(torch.autograd.Function):
         return None, None, None, None, *out
 
 
-def predict_luma(phases: Tensor, slots: Sequence[int], planes: Sequence[Tensor], which: Tensor, vectors: Tensor, k: int) -> Tensor:
+def predict_luma(phases: Tensor, place: Tensor, planes: Sequence[Tensor], which: Tensor, vectors: Tensor, k: int) -> Tensor:
     """Blocks that vectors point at, differentiable in the reference planes.
 
     Args:
         phases: :func:`quarter_pel` of many planes, as bytes, ``[S, 16, Hp, Wp]``.
-        slots, planes: where the phases of each reference lie there, and the references ``[H, W]``.
-        which: reference of each block, broadcastable to ``[N, bh, bw]``.
+        place: where the phases of each block's reference lie there, broadcastable to ``[N, bh, bw]``.
+        planes: the references ``[H, W]``. which: of them each block uses, shape of ``place``.
         vectors, k: as for :func:`fetch_luma`.
 
     Returns:
         ``[N, bh, bw, k*k]``.
     """
-    place = torch.tensor(slots, device=which.device)[which]
     if not (torch.is_grad_enabled() and any(p.requires_grad for p in planes)):
         return fetch_luma(phases, place, vectors, k)
     if kernels.here(phases):
@@ -264,6 +265,25 @@ def mix(past: Tensor, future: Tensor, which: Tensor) -> Tensor:
         return kernels.ops().mix(past, future, which)  # type: ignore[no-any-return]
     which = which.view(*which.shape, *[1] * (past.dim() - which.dim()))
     return torch.where(which == 2, half_up((past + future) / 2), torch.where(which == 1, future, past))
+
+
+def motion(fields: Sequence[Tensor], uses: Sequence[Tensor], names: Sequence[Tensor]) -> Tensor:
+    """What predicts each block, as the loop filter compares it: of both lists vector and name of the reference, 0 and -1 where it is not in use.
+
+    Args:
+        fields: of one or two lists ``[N, bh, bw, 2]``. uses: blocks that use it, bool ``[N, bh, bw]``. names: of references, same shape.
+
+    Returns:
+        ``[N, bh, bw, 6]``.
+    """
+    if kernels.here(fields[0]):
+        return kernels.ops().motion(list(fields), list(uses), list(names))  # type: ignore[no-any-return]
+    out = fields[0].new_zeros(*fields[0].shape[:3], 6, dtype=torch.float32)
+    out[..., 2::3] = -1
+    for j, (field, used, name) in enumerate(zip(fields, uses, names)):
+        out[..., 3 * j : 3 * j + 2] = field * used[..., None]
+        out[..., 3 * j + 2] = torch.where(used, name, -1)
+    return out
 
 
 def blocks(planes: Tensor, k: int) -> Tensor:

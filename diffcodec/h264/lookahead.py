@@ -29,25 +29,27 @@ _K = TypeVar("_K", bound=Hashable)
 
 
 class Bank(Generic[_K]):
-    """Tensors of one shape by key; many are read in one go."""
+    """Sets of tensors of the same shapes by key; many are read in one go."""
 
     def __init__(self) -> None:
         self._rows: dict[_K, int] = {}
-        self._parts: list[Tensor] = []
+        self._parts: list[tuple[Tensor, ...]] = []
 
     def __contains__(self, key: _K) -> bool:
         return key in self._rows
 
-    def add(self, keys: Sequence[_K], values: Tensor) -> None:
-        """Shape: ``[len(keys), ...]``."""
+    def add(self, keys: Sequence[_K], *values: Tensor) -> None:
+        """Shape: ``[len(keys), ...]`` each."""
         first = len(self._rows)
         self._rows.update((key, first + i) for i, key in enumerate(keys))
         self._parts.append(values)
 
-    def of(self, keys: Sequence[_K]) -> Tensor:
-        """Shape: ``[len(keys), ...]``; at least one key."""
-        self._parts = [torch.cat(self._parts)] if len(self._parts) > 1 else self._parts
-        return self._parts[0][torch.tensor([self._rows[k] for k in keys], device=self._parts[0].device)]
+    def of(self, keys: Sequence[_K]) -> tuple[Tensor, ...]:
+        """Shape: ``[len(keys), ...]`` each; at least one key."""
+        if len(self._parts) > 1:
+            self._parts = [tuple(torch.cat(parts) for parts in zip(*self._parts))]
+        rows = torch.tensor([self._rows[k] for k in keys], device=self._parts[0][0].device)
+        return tuple(part[rows] for part in self._parts[0])
 
 
 class Lookahead:
@@ -60,24 +62,20 @@ class Lookahead:
 
     Attributes:
         intra: intra cost ``[S, H/16, W/16]``.
-        cost: of coding frame i from frame j, by (i, j), without the choice of intra.
-        vectors: quarter pixels at full resolution ``[H/16, W/16, 2]``, by (i, j).
-        both_cost: of coding B frame i from past j and future k, by (i, j, k).
-        first: the share of each macroblock of such a frame that comes from the past, ``[H/16, W/16]``.
+        one: of coding frame i from frame j, by (i, j): cost without the choice of intra; vectors in quarter pixels at full resolution
+            ``[H/16, W/16, 2]``.
+        two: of coding B frame i from past j and future k, by (i, j, k): cost; the share of each macroblock that comes from the past.
     """
 
     @torch.no_grad()
     def __init__(self, luma: Tensor, quick: bool = False, reach: int = 16) -> None:
         self.quick, self.reach = quick, reach
-        self.small, phases = half_resolution(luma)
-        self.phases = phases.to(torch.uint8)
+        self.small, self.phases = half_resolution(luma)
         n, h, w = self.small.shape
         self.target = blocks(self.small, 8)  # [S, bh, bw, 64]
         self.intra = self._intra().view(n, h // 8, w // 8) + 9
-        self.cost: Bank[tuple[int, int]] = Bank()
-        self.vectors: Bank[tuple[int, int]] = Bank()
-        self.both_cost: Bank[tuple[int, int, int]] = Bank()
-        self.first: Bank[tuple[int, int, int]] = Bank()
+        self.one: Bank[tuple[int, int]] = Bank()
+        self.two: Bank[tuple[int, int, int]] = Bank()
 
     def _intra(self) -> Tensor:
         """Distance of every macroblock from its best intra prediction. Shape: ``[S, M]``."""
@@ -103,14 +101,13 @@ class Lookahead:
     @torch.no_grad()
     def search(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Find the motion of pairs (frame, reference) that are not known yet."""
-        new = [p for p in dict.fromkeys(pairs) if p not in self.cost]
+        new = [p for p in dict.fromkeys(pairs) if p not in self.one]
         for some in self._in_parts(new):
             both = torch.tensor(some, device=self.small.device)  # [P, 2]
             current, reference = both[:, 0], both[:, 1, None, None]
             small = self.small[current]
             found, cost = self._found(small, self.small[both[:, 1]], reference)
-            self.vectors.add(some, 2 * found)
-            self.cost.add(some, cost)
+            self.one.add(some, cost, 2 * found)
 
     def _found(self, small: Tensor, other: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Motion of P planes from others, and its cost.
@@ -135,24 +132,22 @@ class Lookahead:
     @torch.no_grad()
     def both(self, triples: Iterable[tuple[int, int, int]]) -> None:
         """Cost of B frames (frame, past, future) that are not known yet."""
-        new = [t for t in dict.fromkeys(triples) if t not in self.both_cost]
+        new = [t for t in dict.fromkeys(triples) if t not in self.two]
         if not new:
             return
         self.search([p for b, past, future in new for p in ((b, past), (b, future))])
         for some in self._in_parts(new):
-            frame = torch.tensor([t[0] for t in some], device=self.small.device)
+            frame, *references = torch.tensor(some, device=self.small.device).unbind(1)
             predictions, costs = [], []
-            for k in (1, 2):
-                reference = torch.tensor([t[k] for t in some], device=self.small.device)[:, None, None]
-                pairs = [(t[0], t[k]) for t in some]
-                predictions.append(fetch_luma(self.phases, reference, self.vectors.of(pairs) >> 1, 8))
-                costs.append(self.cost.of(pairs))
-            mean = self._distance(self.target[frame] - (predictions[0] + predictions[1]) / 2) + 9
-            still = sum(self.target[torch.tensor([t[k] for t in some], device=self.small.device)] for k in (1, 2)) / 2
-            best, which = torch.stack([*costs, mean, self._distance(self.target[frame] - still) + 4]).min(0)
-            first = (which == 0).to(best) + 0.5 * (which >= 2).to(best)
-            self.both_cost.add(some, best)
-            self.first.add(some, first)
+            for k, reference in enumerate(references, 1):
+                cost, vectors = self.one.of([(t[0], t[k]) for t in some])
+                predictions.append(fetch_luma(self.phases, reference[:, None, None], vectors >> 1, 8))
+                costs.append(cost)
+            target = self.target[frame]
+            mean = self._distance(target - (predictions[0] + predictions[1]) / 2) + 9
+            still = (self.target[references[0]] + self.target[references[1]]) / 2
+            best, which = torch.stack([*costs, mean, self._distance(target - still) + 4]).min(0)
+            self.two.add(some, best, (which == 0).to(best) + 0.5 * (which >= 2).to(best))
 
     def inner(self, cost: Tensor) -> Tensor:
         """Sum over the macroblocks inside the frame's border, as x264 sums. Shape: ``[..., H/16, W/16] -> [...]``."""
@@ -186,9 +181,9 @@ class Lookahead:
         b_cost: dict[tuple[int, int, int], float] = {}
         if pairs:
             own = self.intra[torch.tensor([p[0] for p in pairs], device=self.intra.device)]
-            p_cost = dict(zip(pairs, self.inner(torch.minimum(self.cost.of(pairs), own)).tolist()))
+            p_cost = dict(zip(pairs, self.inner(torch.minimum(self.one.of(pairs)[0], own)).tolist()))
         if triples:
-            b_cost = dict(zip(triples, (B_SHARE * self.inner(self.both_cost.of(triples))).tolist()))
+            b_cost = dict(zip(triples, (B_SHARE * self.inner(self.two.of(triples)[0])).tolist()))
         return [_MiniGops(c, p_cost, b_cost, intra).types(bframes) for c in frames]
 
 

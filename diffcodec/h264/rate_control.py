@@ -25,7 +25,7 @@ def adaptive_offset(luma: Tensor, chroma: Tensor, strength: float = 1.0) -> Tens
     Returns:
         ``[N, H/16, W/16]``; 0 at an energy of 22 000.
     """
-    energy = _energy(luma, 16) + sum(_energy(c, 8) for c in chroma.unbind(1))
+    energy = _energy(luma, 16) + _energy(chroma.flatten(0, 1), 8).unflatten(0, (-1, 2)).sum(1)
     return 1.0397 * strength * (torch.log2(energy.clamp(min=1)) - 14.427)
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -143,33 +143,30 @@ class X264H264(Codec):
         gops: list[Gop] = draw["gop"] if guides is None else [Gop(g.types, references=max(1, self.habits.references)) for g in guides]
         frames = _Frames.of(gops, t)
         source = _Source.of(video)
-        at = frames.source.to(video.device)
-        luma, chroma = source.luma[at], source.chroma[at]  # [F, H16, W16], [F, 2, H16/2, W16/2]
         decided = search = None
         if guides is None:
             search = _Search.of(draw["ahead"], frames)
-            qp = self._qp(draw["crf"].to(video), luma.detach(), chroma.detach(), frames, search)  # [F, bh, bw]
+            qp = self._qp(draw["crf"].to(video), source, frames, search)  # [F, bh, bw]
         else:
-            qp = torch.cat([g.qp for g in guides]).to(luma)
+            qp = torch.cat([g.qp for g in guides]).to(video)
             crf = draw["crf"].to(video).repeat_interleave(t)[:, None, None]
             qp = qp + (crf - crf.detach())  # the quantiser follows the CRF
-            decided = _Decided(torch.cat([g.vectors for g in guides]).to(luma.device), torch.cat([g.used for g in guides]).to(luma.device))
-        coder = _Coder(self.habits, self.constants, luma, chroma, qp, frames, search, decided, rate)
+            decided = _Decided(torch.cat([g.vectors for g in guides]).to(qp.device), torch.cat([g.used for g in guides]).to(qp.device))
+        coder = _Coder(self.habits, self.constants, source, qp, frames, search, decided, rate)
         y, c, counted = coder.run()
         out = yuv420_to_rgb(y, c)[..., :h, :w].reshape(b, t, 3, h, w).to(dtype)
         return out, None if counted is None else counted.view(b, t, -1)
 
-    def _qp(self, crf: Tensor, luma: Tensor, chroma: Tensor, frames: _Frames, search: _Search) -> Tensor:
+    def _qp(self, crf: Tensor, source: _Source, frames: _Frames, search: _Search) -> Tensor:
         """Whole QPs, gradient of the real-valued ones. Shape: ``[B] -> [F, H/16, W/16]``."""
+        seen, adaptive = search.seen, None
         with torch.no_grad():
-            adaptive = rate_control.adaptive_offset(luma, chroma) if self.habits.adaptive else None
-            offset = torch.zeros(len(luma), luma.shape[1] // 16, luma.shape[2] // 16).to(luma)
-            seen = search.seen
-            if adaptive is not None:
-                offset = adaptive
+            offset = torch.zeros_like(seen.intra)
+            if self.habits.adaptive:
+                offset = adaptive = rate_control.adaptive_offset(source.luma, source.chroma)[frames.source.to(crf.device)]
                 if self.habits.tree:
                     offset = offset + rate_control.tree_offset(seen, adaptive, frames.steps, frames.types, frames.display)
-        of_clip = torch.tensor(frames.clip, device=luma.device)
+        of_clip = torch.tensor(frames.clip, device=crf.device)
         if self.habits.tree:
             base = rate_control.with_tree(crf, self.fps)[of_clip]
         else:
@@ -286,18 +283,17 @@ class _Search:
         intra = ahead.intra[frames.source.to(ahead.intra.device)]
         inter, share = intra.clone(), []
         frame, reference = one + two + two, [frames.past[i][0] for i in one + two] + [frames.future[i][0] for i in two]
-        pairs = [(at[i], at[r]) for i, r in zip(frame, reference)]
-        if one:
-            inter[one] = torch.minimum(ahead.cost.of(pairs[: len(one)]), intra[one])
-            share.append(torch.ones_like(intra[one]))
-        if two:
-            inter[two] = ahead.both_cost.of(triples)
-            first = ahead.first.of(triples)
-            share += [first, 1 - first]
         if not frame:
             nothing = intra.new_zeros(0, *intra.shape[1:])
             return _Search(ahead, at, rate_control.Seen(intra, inter, [], [], nothing[..., None].expand(-1, -1, -1, 2), nothing))
-        return _Search(ahead, at, rate_control.Seen(intra, inter, frame, reference, ahead.vectors.of(pairs), torch.cat(share)))
+        cost, vectors = ahead.one.of([(at[i], at[r]) for i, r in zip(frame, reference)])
+        if one:
+            inter[one] = torch.minimum(cost[: len(one)], intra[one])
+            share.append(torch.ones_like(cost[: len(one)]))
+        if two:
+            inter[two], first = ahead.two.of(triples)
+            share += [first, 1 - first]
+        return _Search(ahead, at, rate_control.Seen(intra, inter, frame, reference, vectors, torch.cat(share)))
 
     def cheapest(self, frames: list[int], options: list[tuple[int, ...]], most: int) -> tuple[Tensor, Tensor]:
         """For each macroblock the number of the reference that costs least, and the vector from it: ``[N, H/16, W/16]``, ``[N, H/16, W/16, 2]``.
@@ -306,11 +302,11 @@ class _Search:
             frames: N frames. options: references of each. most: references that any has.
         """
         pairs = [(self.at[i], self.at[o[min(k, len(o) - 1)]]) for i, o in zip(frames, options) for k in range(most)]
-        cost = self.ahead.cost.of(pairs).unflatten(0, (-1, most))
-        further = torch.full((most, 1, 1), 2.0, device=cost.device)
-        further[0] = 0
+        cost, vectors = (x.unflatten(0, (-1, most)) for x in self.ahead.one.of(pairs))
+        if most == 1:
+            return torch.zeros_like(cost[:, 0], dtype=torch.long), vectors[:, 0]
+        further = torch.tensor([0.0] + [2.0] * (most - 1), device=cost.device)[:, None, None]
         best = (cost + further).argmin(1)
-        vectors = self.ahead.vectors.of(pairs).unflatten(0, (-1, most))
         return best, vectors.gather(1, best[:, None, ..., None].expand(-1, -1, -1, -1, 2))[:, 0]
 
 
@@ -343,6 +339,36 @@ class _Prediction:
     moved: Tensor
 
 
+@dataclass(frozen=True)
+class _References:
+    """References of blocks of 8x8.
+
+    Attributes:
+        frames: the references.
+        slot: where the phases of each block's lie. which: number among ``frames``. name: the frame. ``[N, H/8, W/8]``.
+    """
+
+    frames: list[int]
+    slot: Tensor
+    which: Tensor
+    name: Tensor
+
+
+class _Given(NamedTuple):
+    """What is known of frames that are coded together.
+
+    Attributes:
+        luma, chroma: source ``[N, H, W]``, ``[N, 2, H/2, W/2]``.
+        qp, qpc, lam: QP of luma and chroma, lambda ``[N, H/16, W/16]``.
+    """
+
+    luma: Tensor
+    chroma: Tensor
+    qp: Tensor
+    qpc: Tensor
+    lam: Tensor
+
+
 class _Coder:
     """Codes the frames of a batch in coding order."""
 
@@ -350,58 +376,59 @@ class _Coder:
         self,
         habits: Preset,
         constants: Constants,
-        luma: Tensor,
-        chroma: Tensor,
+        source: _Source,
         qp: Tensor,
         frames: _Frames,
         search: _Search | None,
         decided: _Decided | None,
         rate: bool,
     ) -> None:
-        self.decided, self.rate = decided, rate
         self.habits, self.constants, self.frames, self.search = habits, constants, frames, search
-        self.luma, self.chroma, self.qp = luma, chroma, qp
-        self.qpc = residual.chroma_qp(qp, habits.chroma_offset)
-        self.lam = torch.exp2((qp.detach() - 12) / 6).clamp(min=1)
-        n = len(luma)
+        self.decided, self.rate = decided, rate
+        every = ([i for i in step if frames.types[i] in kind] for step in frames.steps for kind in ("I", "P", "Bb"))
+        self.groups = [group for group in every if group]
+        # in coding order once and for all: groups are then views, whose gradients are put together in one go
+        order = torch.tensor([i for group in self.groups for i in group])
+        at, order = frames.source[order].to(qp.device), order.to(qp.device)
+        qp = qp[order]
+        lam = torch.exp2((qp.detach() - 12) / 6).clamp(min=1)
+        all_of_them = (source.luma[at], source.chroma[at], qp, residual.chroma_qp(qp, habits.chroma_offset), lam)
+        sizes = [len(group) for group in self.groups]
+        self.given = [_Given(*parts) for parts in zip(*(x.split(sizes) for x in all_of_them))]
+        n, (_, h, w) = len(frames.types), source.luma.shape
         self.done_luma: list[Any] = [None] * n
         self.done_chroma: list[Any] = [None] * n
         used = sorted({r for i in range(n) for r in (*frames.past[i], *frames.future[i])})
         self.slots = {r: k for k, r in enumerate(used)}  # places of references among the phases
-        margin = 2 * MARGIN
-        self.phases = luma.new_empty(len(used), 16, luma.shape[1] + margin, luma.shape[2] + margin, dtype=torch.uint8)
+        self.phases = source.luma.new_empty(len(used), 16, h + 2 * MARGIN, w + 2 * MARGIN, dtype=torch.uint8)
         self.has_phases: set[int] = set()
         self.counted: list[Any] = [None] * n  # features of the rate
 
     def run(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """The clips' decoded frames, luma ``[S, H, W]`` and chroma ``[S, 2, H/2, W/2]``, and if wanted what bits are counted from, ``[S, 6]``."""
-        for step in self.frames.steps:
-            for kind in ("I", "P", "Bb"):
-                now = [i for i in step if self.frames.types[i] in kind]
-                if now:
-                    self._code(now)
+        for now, given in zip(self.groups, self.given):
+            self._code(now, given)
         shown = self.frames.shown
         y, c = (torch.stack([done[i] for i in shown]) for done in (self.done_luma, self.done_chroma))
         return y, c, torch.stack([self.counted[i] for i in shown]) if self.rate else None
 
-    def _code(self, now: list[int]) -> None:
-        index = torch.tensor(now, device=self.luma.device)
-        source, chroma = self.luma[index], self.chroma[index]  # [N, H, W], [N, 2, H/2, W/2]
-        qp, qpc, lam = self.qp[index], self.qpc[index], self.lam[index]
-        p = self._intra(source, chroma, qp, qpc, lam) if self.frames.types[now[0]] == "I" else self._inter(now, source, chroma, lam)
-        found = residual.code_luma(source, p.luma, qp, p.intra, p.use8, p.large, self.constants.prefer, self.rate)
-        c, levels_c = residual.code_chroma(chroma, p.chroma, qpc, p.intra, self.constants.prefer, self.rate)
+    def _code(self, now: list[int], given: _Given) -> None:
+        p = self._intra(given) if self.frames.types[now[0]] == "I" else self._inter(now, given)
+        qp, qpc = given.qp, given.qpc
+        found = residual.code_luma(given.luma, p.luma, qp, p.intra, p.use8, p.large, self.constants.prefer, self.rate)
+        c, levels_c = residual.code_chroma(given.chroma, p.chroma, qpc, p.intra, self.constants.prefer, self.rate)
         y = found.decoded
         if self.habits.deblock:
             y, c = loop.deblock(y, c, loop.strengths(p.intra, found.coded, p.motion, p.use8), qp.detach(), qpc.detach())
-        for i, a, d in zip(now, y, c):
+        for i, a, d in zip(now, y.unbind(), c.unbind()):
             self.done_luma[i], self.done_chroma[i] = a, d
         if self.rate:
-            for i, f in zip(now, rates.features([found.four, found.eight, levels_c], found.coded, p.bits, p.moved)):
+            for i, f in zip(now, rates.features([found.four, found.eight, levels_c], found.coded, p.bits, p.moved).unbind()):
                 self.counted[i] = f
 
-    def _intra(self, source: Tensor, chroma: Tensor, qp: Tensor, qpc: Tensor, lam: Tensor) -> _Prediction:
+    def _intra(self, given: _Given) -> _Prediction:
         """Prediction of intra frames from a reconstruction of themselves."""
+        source, chroma, qp, qpc, lam = given
         every = torch.ones_like(qp, dtype=torch.bool)
         prefer = self.constants.prefer
         with torch.no_grad():
@@ -424,25 +451,25 @@ class _Coder:
             found.bits, every,
         )  # fmt: skip
 
-    def _inter(self, now: list[int], source: Tensor, chroma: Tensor, lam: Tensor) -> _Prediction:
+    def _inter(self, now: list[int], given: _Given) -> _Prediction:
         """Prediction of P and B frames: from references, and in P frames from neighbours in the source where that is cheaper."""
+        source, chroma, _, _, lam = given
         bidirectional = self.frames.types[now[0]] in "Bb"
         if self.decided is None:
             y, c, fields, uses, names = self._searched(now, source, lam, bidirectional)
             is_intra = torch.zeros_like(lam, dtype=torch.bool)
         else:
-            y, c, fields, uses, names, is_intra = self._guided(now, source, self.decided)
+            y, c, fields, uses, names, is_intra = self._guided(now, given, self.decided)
         predicted = inter.unblocks(y, 8)
         predicted_c = inter.unblocks(c.movedim(3, 1).flatten(0, 1), 4).view(chroma.shape)
         bits, moved = decide.motion_bits(fields, uses, lam) if self.rate else (torch.zeros_like(lam), is_intra)
-        use8 = decide.transform8(source.detach() - predicted.detach(), self.habits)
+        cost, use8 = decide.weigh_residual(source.detach(), predicted.detach(), self.habits)
         large = torch.zeros_like(is_intra)
-        if not bidirectional or is_intra.any():
+        if not bidirectional or (self.decided is not None and is_intra.any()):
             found = decide.choose_intra(source.detach(), source.detach(), lam, self.habits)
             if self.decided is None:
-                cost = decide.distance(inter.blocks(source - predicted, 16).detach(), 16, self.habits)
                 is_intra = found.cost * self.constants.intra_bias < cost
-            if is_intra.any():
+            if kernels.here(source) or is_intra.any():  # where kernels run, to look would mean to wait for them
                 wide = spread(is_intra, 16)
                 mode = decide.choose_chroma(chroma.detach(), chroma.detach(), lam, self.habits)
                 predicted = torch.where(wide, decide.predict_intra(source, found), predicted)
@@ -450,31 +477,35 @@ class _Coder:
                 use8 = torch.where(is_intra, found.kind == 1, use8)
                 large = is_intra & (found.kind == 0)
                 bits, moved = torch.where(is_intra, found.bits, bits), moved | is_intra
-        motion = []
-        for j in range(2):  # of both lists: vector and name of the reference
-            if j < len(fields):
-                motion += [
-                    torch.where(uses[j][..., None], fields[j].to(source), 0.0),
-                    torch.where(uses[j], names[j].to(source), -1.0)[..., None],
-                ]
-            else:
-                motion += [torch.zeros_like(motion[0]), torch.full_like(motion[1], -1.0)]
-        return _Prediction(predicted, predicted_c, is_intra, use8, large, torch.cat(motion, -1), bits, moved)
+        motion = inter.motion(fields, uses, names)
+        return _Prediction(predicted, predicted_c, is_intra, use8, large, motion, bits, moved)
 
-    def _reference(self, ids: list[int]) -> Tensor:
-        """Have the quarter-pel luma of references at hand; their chroma ``[R, 2, H/2, W/2]``."""
-        new = [i for i in dict.fromkeys(ids) if i not in self.has_phases]
+    def _references(self, ids: list[int], place: Tensor) -> tuple[Tensor, _References]:
+        """Have references at hand.
+
+        Args:
+            ids: frames.
+            place: which of them each macroblock uses ``[N, H/16, W/16]``.
+
+        Returns:
+            Where the phases of each macroblock's lie ``[N, H/16, W/16]``; and the rest by blocks of 8x8.
+        """
+        own = list(dict.fromkeys(ids))
+        new = [i for i in own if i not in self.has_phases]
         if new:
             with torch.no_grad():
                 self.phases[[self.slots[i] for i in new]] = inter.quarter_pel(torch.stack([self.done_luma[i] for i in new]))
             self.has_phases.update(new)
-        return torch.stack([self.done_chroma[i] for i in ids])
+        table = torch.tensor([[self.slots[i] for i in ids], [own.index(i) for i in ids], ids], device=place.device)
+        slot = table[:, place]  # [3, N, H/16, W/16]
+        of_blocks = spread(slot.flatten(0, 1), 2).unflatten(0, slot.shape[:2])
+        return slot[0], _References(own, *of_blocks)
 
-    def _predicted(self, ids: list[int], place: Tensor, field: Tensor) -> Tensor:
-        """8x8 blocks of references. Shape: ``[N, H/8, W/8], [N, H/8, W/8, 2] -> [N, H/8, W/8, 64]``."""
-        own = list(dict.fromkeys(ids))
-        which = torch.tensor([own.index(i) for i in ids], device=place.device)[place]
-        return inter.predict_luma(self.phases, [self.slots[i] for i in own], [self.done_luma[i] for i in own], which, field, 8)
+    def _fetched(self, r: _References, field: Tensor) -> tuple[Tensor, Tensor]:
+        """8x8 blocks of references ``[N, H/8, W/8, 64]``, and of their chroma ``[N, H/8, W/8, 2, 16]``, that vectors point at."""
+        luma, chroma = ([done[i] for i in r.frames] for done in (self.done_luma, self.done_chroma))
+        y = inter.predict_luma(self.phases, r.slot, luma, r.which, field, 8)
+        return y, inter.fetch_chroma(torch.stack(chroma), r.which, field, 4)
 
     def _searched(
         self, now: list[int], source: Tensor, lam: Tensor, bidirectional: bool
@@ -492,16 +523,14 @@ class _Coder:
             options = [f.future[i] if j else f.past[i] for i in now]
             most = max(map(len, options))
             ids = [o[min(k, len(o) - 1)] for o in options for k in range(most)]  # frame by frame
-            colour = self._reference(ids)
-            slots = torch.tensor([self.slots[i] for i in ids], device=source.device)
             best, coarse = self.search.cheapest(now, options, most)
-            place = most * torch.arange(n, device=source.device)[:, None, None] + best  # [N, bh, bw]
-            field = decide.vectors(source.detach(), self.phases, slots[place], coarse, lam, self.habits)
-            place = spread(place, 2)
-            planes.append(self._predicted(ids, place, field))
-            chromas.append(inter.fetch_chroma(colour, place, field, 4))
+            slot, references = self._references(ids, most * torch.arange(n, device=source.device)[:, None, None] + best)
+            field = decide.vectors(source.detach(), self.phases, slot, coarse, lam, self.habits)
+            y, c = self._fetched(references, field)
+            planes.append(y)
+            chromas.append(c)
             fields.append(field)
-            names.append(torch.tensor(ids, device=source.device)[place])
+            names.append(references.name)
         if not bidirectional:
             return planes[0], chromas[0], fields, [torch.ones_like(names[0], dtype=torch.bool)], names
         which = decide.direction(source.detach(), planes[0].detach(), planes[1].detach(), fields, lam, self.habits)
@@ -509,10 +538,10 @@ class _Coder:
         return y, c, fields, [which != 1, which != 0], names
 
     def _guided(
-        self, now: list[int], source: Tensor, decided: _Decided
+        self, now: list[int], given: _Given, decided: _Decided
     ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
         """Inter prediction with given vectors; as :meth:`_searched`. Streams do not export which reference is meant: the best one is taken."""
-        f, n = self.frames, len(now)
+        f, n, source = self.frames, len(now), given.luma
         index = torch.tensor(now, device=source.device)
         vectors, used = decided.vectors[index], decided.used[index]
         target = inter.blocks(source, 8).detach()
@@ -523,16 +552,17 @@ class _Coder:
             if not most:
                 continue
             ids = [o[min(k, len(o) - 1)] for o in options for k in range(most)]  # frame by frame
-            colour = self._reference(ids)
-            slots = torch.tensor([self.slots[i] for i in ids], device=source.device)
             field = vectors[:, j]
             first = most * torch.arange(n, device=source.device)[:, None, None]
+            _, every = self._references(ids, torch.cat([(first + k).expand_as(given.qp) for k in range(most)]))
             with torch.no_grad():
-                cost = torch.stack([intra.satd(target - inter.fetch_luma(self.phases, slots[first + k], field, 8), 8) for k in range(most)])
-                place = first + spread(inter.macroblocks(cost).argmin(0), 2)
-            planes.append(self._predicted(ids, place, field))
-            chromas.append(inter.fetch_chroma(colour, place, field, 4))
-            names.append(torch.tensor(ids, device=source.device)[place])
+                moved = inter.fetch_luma(self.phases, every.slot.unflatten(0, (most, n)), field.expand(most, *field.shape), 8)
+                place = first + inter.macroblocks(intra.satd(target - moved, 8)).argmin(0)
+            _, references = self._references(ids, place)
+            y, c = self._fetched(references, field)
+            planes.append(y)
+            chromas.append(c)
+            names.append(references.name)
         uses = [used[:, j] for j in range(len(planes))]
         y, c = planes[0], chromas[0]
         if len(planes) == 2:

@@ -93,14 +93,15 @@ def here(x: torch.Tensor) -> bool:
 
 
 def implements(library: torch.library.Library, name: str) -> Callable[[_F], _F]:
-    """Register what an operator does; it runs on the GPU that its first argument is on, which need not be torch's current one."""
+    """Register what an operator does; it runs on the GPU that its first tensor is on, which need not be torch's current one."""
 
     def register(run: _F) -> _F:
         @functools.wraps(run)
-        def there(first: torch.Tensor, *rest: Any) -> Any:
-            if first.device.type != "cuda":
+        def there(first: torch.Tensor | list[torch.Tensor], *rest: Any) -> Any:
+            device = first.device if isinstance(first, torch.Tensor) else first[0].device
+            if device.type != "cuda":
                 return run(first, *rest)
-            with torch.cuda.device(first.device):
+            with torch.cuda.device(device):
                 return run(first, *rest)
 
         library.impl(name, there, "CompositeExplicitAutograd")

@@ -7,6 +7,7 @@ tile: its Hadamard transforms are one product with a matrix of 64 x 64, exact in
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import triton
@@ -14,9 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..blocks import spread
+from ..constants import Constant
 from ..h264.inter import MARGIN, SHARES
 from ..h264.lookahead import INTER, MOVING
-from ..h264.tables import HADAMARD4_OF_8
+from ..h264.tables import HADAMARD4_OF_8, HADAMARD8
 from . import implements
 
 _SIZE = 256  # places of a plane in a program
@@ -83,6 +85,12 @@ def _quarter_pel(luma, out, H, W, SPANS, SIZE: tl.constexpr):
             s = _sample(_half_up(raw_b * 0.03125))
     h, m = _sample(_half_up(raw_h * 0.03125)), _sample(_half_up(raw_m * 0.03125))
     j = _sample(_half_up(raw_j * 0.0009765625))
+    _put_phases(out + n * 16 * wide * high + place, wide * high, g, b, h, j, right, below, s, m, there)
+
+
+@triton.jit
+def _put_phases(out, size, g, b, h, j, right, below, s, m, there):
+    """The sixteen phases from whole and half samples (8.4.2.2.1)."""
     phases = (
         g, _mean(g, b), b, _mean(b, right),
         _mean(g, h), _mean(b, h), _mean(b, j), _mean(b, m),
@@ -90,7 +98,34 @@ def _quarter_pel(luma, out, H, W, SPANS, SIZE: tl.constexpr):
         _mean(h, below), _mean(h, s), _mean(j, s), _mean(m, s),
     )  # fmt: skip
     for i in tl.static_range(16):
-        tl.store(out + (n * 16 + i) * wide * high + place, phases[i].to(tl.uint8), there)
+        tl.store(out + i * size, phases[i].to(tl.uint8), there)
+
+
+@triton.jit
+def _box(luma, y, x, part_y: tl.constexpr, part_x: tl.constexpr, H, W):
+    """The mean of 2 x 2 samples from places (2 y + part_y, 2 x + part_x); edges of these planes are repeated."""
+    y = 2 * tl.minimum(tl.maximum(y, 0), H // 2 - 1) + part_y
+    x = 2 * tl.minimum(tl.maximum(x, 0), W // 2 - 1) + part_x
+    total = _at(luma, y, x, H, W) + _at(luma, y, x + 1, H, W) + _at(luma, y + 1, x, H, W) + _at(luma, y + 1, x + 1, H, W)
+    return _half_up(total * 0.25)
+
+
+@triton.jit
+def _half_resolution(luma, small, out, H, W, SPANS, SIZE: tl.constexpr):
+    """``[N, H, W] -> [N, H/2, W/2], [N, 16, H/2 + 2 MARGIN, W/2 + 2 MARGIN]`` bytes."""
+    n = (tl.program_id(0) // SPANS).to(tl.int64)
+    wide, high = W // 2 + 2 * _MARGIN, H // 2 + 2 * _MARGIN
+    place = tl.program_id(0) % SPANS * SIZE + tl.arange(0, SIZE)
+    there = place < wide * high
+    y, x = place // wide - _MARGIN, place % wide - _MARGIN
+    plane = luma + n * H * W
+    g, b = _box(plane, y, x, 0, 0, H, W), _box(plane, y, x, 0, 1, H, W)
+    h, j = _box(plane, y, x, 1, 0, H, W), _box(plane, y, x, 1, 1, H, W)
+    right, below = _box(plane, y, x + 1, 0, 0, H, W), _box(plane, y + 1, x, 0, 0, H, W)
+    s, m = _box(plane, y + 1, x, 0, 1, H, W), _box(plane, y, x + 1, 1, 0, H, W)
+    _put_phases(out + n * 16 * wide * high + place, wide * high, g, b, h, j, right, below, s, m, there)
+    inside = there & (y >= 0) & (y < H // 2) & (x >= 0) & (x < W // 2)
+    tl.store(small + (n * (H // 2) + y) * (W // 2) + x, g, inside)
 
 
 @triton.jit
@@ -560,6 +595,38 @@ def _look(phases, reference, source, vectors, hadamard, costs, BLOCKS, BH, BW, H
     tl.store(costs + b, cost + _INTER + tl.where((vy != 0) | (vx != 0), _MOVING, 0.0), there)
 
 
+# Residuals, before they are coded
+
+
+@triton.jit
+def _of_macroblock(costs, P: tl.constexpr):
+    return tl.sum(tl.reshape(costs, (P, 4)), 1)
+
+
+@triton.jit
+def _weigh(source, predicted, hadamard, sad, by_four, by_eight, BLOCKS, BH, BW, P: tl.constexpr):
+    """SAD, SATD and SA8D of macroblocks, ``[N, bh, bw]`` each."""
+    b, there, rb, top, left, i, k = _blocks(tl.program_id(0) * P, BLOCKS, BH, BW, 16, P)
+    difference = _own(source, rb, top, left, i, k, BH, BW, 16) - _own(predicted, rb, top, left, i, k, BH, BW, 16)
+    tl.store(sad + b, _of_macroblock(tl.sum(tl.abs(difference), 1), P), there)
+    tl.store(by_four + b, _of_macroblock(_satd(difference, _hadamard(hadamard)), P), there)
+    tl.store(by_eight + b, _of_macroblock(_satd(difference, _hadamard(hadamard + 4096)), P), there)
+
+
+@triton.jit
+def _motion(field0, field1, used0, used1, name0, name1, out, BLOCKS, TWO: tl.constexpr, SIZE: tl.constexpr):
+    """:func:`diffcodec.h264.inter.motion`."""
+    b, there = _some(BLOCKS, SIZE)
+    for j in tl.static_range(2):
+        field, used, name = (field0, used0, name0) if j == 0 else (field1, used1, name1)
+        on = tl.load(used + b) != 0
+        if j == 1 and not TWO:
+            on = b < 0
+        for i in tl.static_range(2):
+            tl.store(out + 6 * b + 3 * j + i, tl.where(on, tl.load(field + 2 * b + i), 0).to(tl.float32), there)
+        tl.store(out + 6 * b + 3 * j + 2, tl.where(on, tl.load(name + b), -1).to(tl.float32), there)
+
+
 # B frames
 
 
@@ -569,11 +636,6 @@ def _bits_of_block(field, b, BH, BW):
     py, px = _predictor(field, b, BH, BW)
     vy, vx = tl.load(field + 2 * b).to(tl.int32), tl.load(field + 2 * b + 1).to(tl.int32)
     return _component_bits(vy - py) + _component_bits(vx - px)
-
-
-@triton.jit
-def _of_macroblock(costs, P: tl.constexpr):
-    return tl.sum(tl.reshape(costs, (P, 4)), 1)
 
 
 @triton.jit
@@ -633,6 +695,9 @@ def _mix_backward(grad, which, past, future, TOTAL, S, SIZE: tl.constexpr):
 
 _LIBRARY = torch.library.Library("diffcodec", "FRAGMENT")
 _LIBRARY.define("quarter_pel(Tensor luma) -> Tensor")
+_LIBRARY.define("half_resolution(Tensor luma) -> (Tensor, Tensor)")
+_LIBRARY.define("weigh_residual(Tensor source, Tensor predicted) -> (Tensor, Tensor, Tensor)")
+_LIBRARY.define("motion(Tensor[] fields, Tensor[] uses, Tensor[] names) -> Tensor")
 _LIBRARY.define("fetch_luma(Tensor phases, Tensor reference, Tensor vectors, int k) -> Tensor")
 _LIBRARY.define("predict_luma(Tensor planes, Tensor phases, Tensor place, Tensor which, Tensor vectors, int k) -> Tensor")
 _LIBRARY.define("predict_luma_backward(Tensor grad, Tensor planes, Tensor which, Tensor vectors, int k) -> Tensor")
@@ -666,6 +731,57 @@ def _phases(luma: Tensor) -> Tensor:
 def _phases_shape(luma: Tensor) -> Tensor:
     n, h, w = luma.shape
     return luma.new_empty(n, 16, h + 2 * MARGIN, w + 2 * MARGIN, dtype=torch.uint8)
+
+
+@implements(_LIBRARY, "half_resolution")
+def _halved(luma: Tensor) -> tuple[Tensor, Tensor]:
+    n, h, w = luma.shape
+    small, phases = _halved_shape(luma)
+    spans = -(-phases[0, 0].numel() // _SIZE)
+    _half_resolution[(n * spans,)](luma.contiguous(), small, phases, h, w, spans, _SIZE)
+    return small, phases
+
+
+@torch.library.register_fake("diffcodec::half_resolution", lib=_LIBRARY)
+def _halved_shape(luma: Tensor) -> tuple[Tensor, Tensor]:
+    small = luma.new_empty(len(luma), luma.shape[1] // 2, luma.shape[2] // 2)
+    return small, _phases_shape(small)
+
+
+# SATD and SA8D of 8 x 8 samples: [2, 64, 64]
+_TRANSFORMS = Constant(np.stack([HADAMARD4_OF_8.value.numpy(), HADAMARD8.value.numpy()]))
+
+
+@implements(_LIBRARY, "weigh_residual")
+def _weighed(source: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    _, h, w = source.shape
+    out = _weighed_shape(source, predicted)
+    given, p = (source.contiguous(), predicted.contiguous(), _TRANSFORMS.like(source)), SEARCH_ROWS // 4
+    macroblocks = out[0].numel()
+    _weigh[(-(-macroblocks // p),)](*given, *out, macroblocks, h // 16, w // 16, p, num_warps=SEARCH_WARPS)
+    return out
+
+
+@torch.library.register_fake("diffcodec::weigh_residual", lib=_LIBRARY)
+def _weighed_shape(source: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    n, h, w = source.shape
+    costs = [source.new_empty(n, h // 16, w // 16) for _ in range(3)]
+    return costs[0], costs[1], costs[2]
+
+
+@implements(_LIBRARY, "motion")
+def _moved(fields: list[Tensor], uses: list[Tensor], names: list[Tensor]) -> Tensor:
+    out = _moved_shape(fields, uses, names)
+    given = [[x.contiguous() for x in xs] for xs in (fields, [u.contiguous().view(torch.uint8) for u in uses], names)]
+    pairs = [x for xs in given for x in (xs[0], xs[-1])]
+    n = uses[0].numel()
+    _motion[(-(-n // _SIZE),)](*pairs, out, n, len(fields) > 1, _SIZE)
+    return out
+
+
+@torch.library.register_fake("diffcodec::motion", lib=_LIBRARY)
+def _moved_shape(fields: list[Tensor], uses: list[Tensor], names: list[Tensor]) -> Tensor:
+    return fields[0].new_empty(*uses[0].shape, 6, dtype=torch.float32)
 
 
 def _laid_out(index: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
