@@ -141,7 +141,7 @@ def rgb_to_yuv420(rgb: Tensor) -> tuple[Tensor, Tensor]:
         Luma ``[N, H, W]``, chroma ``[N, 2, H/2, W/2]`` (Cb, Cr), 0..255.
     """
     if kernels.here(rgb) and rgb.dtype == torch.float32:
-        return kernels.ops().rgb_to_yuv420(rgb)  # type: ignore[no-any-return]
+        return kernels.ops.rgb_to_yuv420(rgb)  # type: ignore[no-any-return]
     parts = [_rgb_to_yuv420(x) for x in rgb.split(_at_once(rgb))]
     return parts[0] if len(parts) == 1 else (torch.cat([y for y, _ in parts]), torch.cat([c for _, c in parts]))
 
@@ -183,7 +183,7 @@ def yuv420_to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
     Shape: ``[N, H, W], [N, 2, H/2, W/2] -> [N, 3, H, W]`` on the [0, 1] scale, clamped; the gradient passes floors and clamp.
     """
     if kernels.here(luma) and luma.dtype == torch.float32:
-        return kernels.ops().yuv420_to_rgb(luma, chroma)  # type: ignore[no-any-return]
+        return kernels.ops.yuv420_to_rgb(luma, chroma)  # type: ignore[no-any-return]
     k = _at_once(luma)
     parts = [_yuv420_to_rgb(y, c) for y, c in zip(luma.split(k), chroma.split(k))]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

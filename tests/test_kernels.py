@@ -211,3 +211,21 @@ def test_block_motion(block: int, search: int, subpel: int, size: tuple[int, int
     assert (flows[0] == flows[1]).all(1).float().mean() > 0.9  # sums in another order: a tie may fall the other way
     errors = [(dc.motion.warp(reference, f) - current).abs().mean() for f in flows]
     torch.testing.assert_close(errors[1], errors[0], rtol=1e-3, atol=0)
+
+
+def test_operators_called_directly_are_those_of_torch_library() -> None:
+    x = pictures(1, 3, 16, 24)
+    weights = torch.tensor([[0.25, 0.5, 0.25]], device=DEVICE)
+    found = []
+    for call in (kernels.ops.blur, torch.ops.diffcodec.blur):
+        v = x.clone().requires_grad_()
+        out = call(v, weights, False)
+        (grad,) = torch.autograd.grad(out.square().sum(), v)
+        found.append((out.detach(), grad))
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+    v = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(kernels.ops.blur(v, weights, False).square().sum(), v, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+    with pytest.raises(AttributeError, match="no operator diffcodec::nothing"):
+        _ = kernels.ops.nothing

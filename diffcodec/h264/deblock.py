@@ -30,7 +30,7 @@ def strengths(intra: Tensor, coded: Tensor, motion: Tensor, use8: Tensor) -> tup
         bS of left and of upper edges, ``[N, H/4, W/4]`` whole numbers 0..4; 0 at the picture's edge.
     """
     if kernels.here(motion):
-        return kernels.ops().deblock_strengths(intra, coded, motion, use8)  # type: ignore[no-any-return]
+        return kernels.ops.deblock_strengths(intra, coded, motion, use8)  # type: ignore[no-any-return]
     mb = spread(intra, 4)
     eight = spread(use8, 4)
     move = spread(motion, 2)
@@ -239,7 +239,7 @@ def deblock(luma: Tensor, chroma: Tensor, bs: tuple[Tensor, Tensor], qp: Tensor,
         Filtered luma and chroma.
     """
     if kernels.here(luma):
-        return kernels.ops().deblock(luma, chroma, *bs, qp, qpc)  # type: ignore[no-any-return]
+        return kernels.ops.deblock(luma, chroma, *bs, qp, qpc)  # type: ignore[no-any-return]
     left, upper = bs
     run = _Horizontal.apply
     luma = run(luma.mT.contiguous(), _parameters(left.mT, qp.mT), False).mT.contiguous()

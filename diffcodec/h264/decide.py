@@ -89,7 +89,7 @@ def choose_intra(
     assert prefer is not None
     prefer = dataclasses.replace(prefer, trellis=None)  # x264 prices without it
     if kernels.here(source):
-        kind, chosen = kernels.ops().price_intra(source, around, list(found.modes), qp, lam, bits, prefer.numbers())
+        kind, chosen = kernels.ops.price_intra(source, around, list(found.modes), qp, lam, bits, prefer.numbers())
         return dataclasses.replace(found, kind=kind, bits=chosen)
     priced = []
     for i in range(3):
@@ -108,9 +108,7 @@ def _by_distance(source: Tensor, around: Tensor, lam: Tensor, habits: Preset, be
         likely = [] if known is None else [known.kind, *known.modes[1:]]
         transforms = [t.like(source) for k in (16, 8, 4) if (t := transform_of(k, habits)) is not None]
         of_bits = _LARGE_BITS.like(lam), _SMALL_BITS.like(lam)
-        kind, cost, bits, of_kinds, *modes = kernels.ops().choose_intra(
-            source, around, lam, *of_bits, likely, transforms, habits.small_intra
-        )
+        kind, cost, bits, of_kinds, *modes = kernels.ops.choose_intra(source, around, lam, *of_bits, likely, transforms, habits.small_intra)
         return Intra(kind, cost, bits, tuple(modes if habits.small_intra else modes[:1])), of_kinds
     best, mode = _cheapest(source, around, lam, 16, habits, None)
     costs, modes, named = [best.view(n, bh, bw)], [mode], [_LARGE_BITS.like(lam)[mode].view(n, bh, bw) + LARGE]
@@ -143,7 +141,7 @@ def _cheapest(source: Tensor, around: Tensor, lam: Tensor, k: int, habits: Prese
     if kernels.here(source):
         transform = transform_of(k, habits)
         kind = 0 if chroma else k
-        return kernels.ops().cheapest_intra(  # type: ignore[no-any-return]
+        return kernels.ops.cheapest_intra(  # type: ignore[no-any-return]
             source, around, lam, bits.like(lam), expected, None if transform is None else transform.like(source), kind
         )
     flat, near = (x.flatten(0, 1) if chroma else x for x in (source, around))
@@ -168,7 +166,7 @@ def _forbidden(usable: Tensor) -> Tensor:
 def predict_intra(around: Tensor, found: Intra) -> Tensor:
     """Prediction of frames as decided; differentiable in the samples around. Shape: ``[N, H, W]`` -> same."""
     if kernels.here(around):
-        return kernels.ops().predict_intra(around, list(found.modes), found.kind)  # type: ignore[no-any-return]
+        return kernels.ops.predict_intra(around, list(found.modes), found.kind)  # type: ignore[no-any-return]
     _n, h, w = around.shape
     p, _ = intra.predict_large(around)
     out = inter.unblocks(inter.pick(p, found.modes[0]).unflatten(1, (h // 16, w // 16)), 16)
@@ -189,7 +187,7 @@ def choose_chroma(chroma: Tensor, around: Tensor, lam: Tensor, habits: Preset) -
 def predict_chroma(around: Tensor, mode: Tensor) -> Tensor:
     """Prediction of chroma as decided; differentiable. Shape: ``[N, 2, h, w]`` -> same."""
     if kernels.here(around):
-        return kernels.ops().predict_intra(around, [mode], None)  # type: ignore[no-any-return]
+        return kernels.ops.predict_intra(around, [mode], None)  # type: ignore[no-any-return]
     n, _, h, w = around.shape
     p, _ = intra.predict_chroma(around.flatten(0, 1))
     chosen = inter.pick(p.unflatten(0, (n, 2)), mode[:, None].expand(-1, 2, -1))
@@ -239,7 +237,7 @@ def weigh_residual(source: Tensor, predicted: Tensor, habits: Preset) -> tuple[T
         :func:`distance` of 16x16 samples ``[N, H/16, W/16]``; bool, same shape.
     """
     if kernels.here(source):
-        sad, by_four, by_eight = kernels.ops().weigh_residual(source, predicted)
+        sad, by_four, by_eight = kernels.ops.weigh_residual(source, predicted)
     else:
         x = inter.blocks(source - predicted, 8)
         sad = None if habits.satd else inter.macroblocks(x.abs().sum(-1))
@@ -265,7 +263,7 @@ def vectors(source: Tensor, phases: Tensor, reference: Tensor, coarse: Tensor, l
     n, bh, bw = lam.shape
     fine, subpel = habits.satd, habits.subpel
     if kernels.here(source):
-        return kernels.ops().vectors(source, phases, reference, coarse, lam, subpel, fine, habits.partitions)  # type: ignore[no-any-return]
+        return kernels.ops.vectors(source, phases, reference, coarse, lam, subpel, fine, habits.partitions)  # type: ignore[no-any-return]
     predictor = inter.median_predictor(coarse)
     start = [predictor, torch.zeros_like(coarse), coarse]
     v16, _ = inter.refine(phases, reference, source, start, predictor, lam, 16, subpel, fine, 1)
@@ -318,7 +316,7 @@ def direction(source: Tensor, past: Tensor, future: Tensor, fields: list[Tensor]
         ``[N, H/8, W/8]``.
     """
     if kernels.here(source):
-        return kernels.ops().direction(source, past, future, *fields, lam, habits.satd)  # type: ignore[no-any-return]
+        return kernels.ops.direction(source, past, future, *fields, lam, habits.satd)  # type: ignore[no-any-return]
     target = inter.blocks(source, 8)
     predictions = [past, future, half_up((past + future) / 2)]
     costs = torch.stack([intra.satd(target - p, 8) if habits.satd else (target - p).abs().sum(-1) for p in predictions])

@@ -39,7 +39,7 @@ def quarter_pel(luma: Tensor) -> Tensor:
     quarters below and to the right of it. No gradient.
     """
     if kernels.here(luma):
-        return kernels.ops().quarter_pel(luma)  # type: ignore[no-any-return]
+        return kernels.ops.quarter_pel(luma)  # type: ignore[no-any-return]
     return torch.stack([_sixteen(*_eight(plane[None]))[0].to(torch.uint8) for plane in luma])  # floats of all at once would be large
 
 
@@ -101,7 +101,7 @@ def half_resolution(luma: Tensor) -> tuple[Tensor, Tensor]:
     Shape: ``[N, H, W]`` -> ``[N, H/2, W/2]``, ``[N, 16, H/2 + 2 MARGIN, W/2 + 2 MARGIN]`` bytes as :func:`quarter_pel`.
     """
     if kernels.here(luma):
-        return kernels.ops().half_resolution(luma)  # type: ignore[no-any-return]
+        return kernels.ops.half_resolution(luma)  # type: ignore[no-any-return]
     x = F.pad(luma[:, None], [0, 1, 0, 1], mode="replicate")
     box = half_up(F.avg_pool2d(x, 2, 1)[:, 0])  # [N, H, W]: mean of the 2x2 samples from each place
     parts = [edges(box[:, y::2, x::2], MARGIN + 1) for y in (0, 1) for x in (0, 1)]
@@ -180,7 +180,7 @@ def fetch_luma(phases: Tensor, reference: Tensor, vectors: Tensor, k: int) -> Te
         ``[..., bh, bw, k*k]`` float.
     """
     if kernels.here(phases):
-        return kernels.ops().fetch_luma(phases, reference, vectors, k)  # type: ignore[no-any-return]
+        return kernels.ops.fetch_luma(phases, reference, vectors, k)  # type: ignore[no-any-return]
     return _windows(phases.view(-1), _starts(phases.shape, reference, vectors, k), (k, k), phases.shape[-1])
 
 
@@ -221,7 +221,7 @@ def predict_luma(phases: Tensor, place: Tensor, planes: Sequence[Tensor], which:
     if not (torch.is_grad_enabled() and any(p.requires_grad for p in planes)):
         return fetch_luma(phases, place, vectors, k)
     if kernels.here(phases):
-        return kernels.ops().predict_luma(torch.stack(list(planes)), phases, place, which, vectors, k)  # type: ignore[no-any-return]
+        return kernels.ops.predict_luma(torch.stack(list(planes)), phases, place, which, vectors, k)  # type: ignore[no-any-return]
     start, own = (_starts(phases.shape, w, vectors, k) for w in (place, which))
     return _Predict.apply(phases, start, own, k, *planes)  # type: ignore[no-any-return]
 
@@ -238,7 +238,7 @@ def fetch_chroma(planes: Tensor, reference: Tensor, vectors: Tensor, k: int) -> 
         ``[N, bh, bw, 2, k*k]``.
     """
     if kernels.here(planes):
-        return kernels.ops().fetch_chroma(planes, reference, vectors, k)  # type: ignore[no-any-return]
+        return kernels.ops.fetch_chroma(planes, reference, vectors, k)  # type: ignore[no-any-return]
     planes = edges(planes.flatten(0, 1), MARGIN)  # [2 R, hp, wp]
     hp, wp = planes.shape[-2:]
     bh, bw = vectors.shape[1:3]
@@ -262,7 +262,7 @@ def mix(past: Tensor, future: Tensor, which: Tensor) -> Tensor:
     Shape: ``[N, bh, bw, ...]`` twice, ``[N, bh, bw] -> [N, bh, bw, ...]``.
     """
     if kernels.here(past):
-        return kernels.ops().mix(past, future, which)  # type: ignore[no-any-return]
+        return kernels.ops.mix(past, future, which)  # type: ignore[no-any-return]
     which = which.view(*which.shape, *[1] * (past.dim() - which.dim()))
     return torch.where(which == 2, half_up((past + future) / 2), torch.where(which == 1, future, past))
 
@@ -277,7 +277,7 @@ def motion(fields: Sequence[Tensor], uses: Sequence[Tensor], names: Sequence[Ten
         ``[N, bh, bw, 6]``.
     """
     if kernels.here(fields[0]):
-        return kernels.ops().motion(list(fields), list(uses), list(names))  # type: ignore[no-any-return]
+        return kernels.ops.motion(list(fields), list(uses), list(names))  # type: ignore[no-any-return]
     out = fields[0].new_zeros(*fields[0].shape[:3], 6, dtype=torch.float32)
     out[..., 2::3] = -1
     for j, (field, used, name) in enumerate(zip(fields, uses, names)):
@@ -323,7 +323,7 @@ def whole_search(current: Tensor, reference: Tensor, reach: int, k: int) -> Tens
         Quarter samples ``[N, H/k, W/k, 2]``.
     """
     if kernels.here(current):
-        return kernels.ops().whole_search(current, reference, reach, k)  # type: ignore[no-any-return]
+        return kernels.ops.whole_search(current, reference, reach, k)  # type: ignore[no-any-return]
     small, small_ref = (F.avg_pool2d(p[:, None], 2)[:, 0] for p in (current, reference))
     _n, h, w = small.shape
     r = -(-reach // 2)
@@ -385,7 +385,7 @@ def refine(
         Vectors and their cost (distortion + lambda bits).
     """
     if kernels.here(source):
-        return kernels.ops().refine(  # type: ignore[no-any-return]
+        return kernels.ops.refine(  # type: ignore[no-any-return]
             phases, reference, source, torch.stack(start), predictor, lam, k, subpel, fine, rounds
         )
     target = blocks(source, k)
@@ -417,7 +417,7 @@ def refine(
 def median_predictor(vectors: Tensor) -> Tensor:
     """Median of the left, upper and upper right neighbours' vectors (8.4.1.3), all blocks at once. Shape: ``[N, bh, bw, 2]`` -> same."""
     if kernels.here(vectors):
-        return kernels.ops().median_predictor(vectors)  # type: ignore[no-any-return]
+        return kernels.ops.median_predictor(vectors)  # type: ignore[no-any-return]
     p = F.pad(vectors, (0, 0, 1, 1, 1, 0))  # zeros to the left, to the right and above
     left, up, right = p[:, 1:, :-2], p[:, :-1, 1:-1], p[:, :-1, 2:]
     return torch.maximum(torch.minimum(left, up), torch.minimum(torch.maximum(left, up), right))

@@ -83,7 +83,7 @@ class Lookahead:
             bits = (_FIRST_THREE if self.quick else _ALL).like(self.small)
             weight = self.small.new_ones(self.target.shape[:-1])
             transform = None if self.quick else HADAMARD4_OF_8.like(self.small)
-            return kernels.ops().cheapest_intra(self.small, self.small, weight, bits, None, transform, 8)[0]  # type: ignore[no-any-return]
+            return kernels.ops.cheapest_intra(self.small, self.small, weight, bits, None, transform, 8)[0]  # type: ignore[no-any-return]
         p, usable = predict_all(self.small, 8)  # [S, M, 9, 64]
         if self.quick:
             p, usable = p[:, :, :3], usable[:, :3]
@@ -120,7 +120,7 @@ class Lookahead:
         """
         reach, subpel = self.reach // 2, 2 if self.quick else 4
         if kernels.here(small):
-            return kernels.ops().look(small, other, self.phases, reference, reach, subpel, not self.quick)  # type: ignore[no-any-return]
+            return kernels.ops.look(small, other, self.phases, reference, reach, subpel, not self.quick)  # type: ignore[no-any-return]
         coarse = whole_search(small, other, reach, 8)
         predictor = median_predictor(coarse)
         start = [torch.zeros_like(coarse), predictor, coarse]

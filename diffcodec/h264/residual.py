@@ -182,7 +182,7 @@ def code_luma(
         levels: whether levels are asked for: kernels write them only then.
     """
     if kernels.here(source):
-        return CodedLuma(*kernels.ops().code_luma(source, predicted, qp, intra, use8, large, prefer.numbers(), levels)[:4])
+        return CodedLuma(*kernels.ops.code_luma(source, predicted, qp, intra, use8, large, prefer.numbers(), levels)[:4])
     residual = source - predicted
     n, bh, bw = qp.shape
     m = bh * bw
@@ -252,7 +252,7 @@ def code_chroma(
         Decoded chroma as for luma, levels ``[N, 2, H/16, W/16, 64]`` (the four DCs at places 0, 16, 32, 48).
     """
     if kernels.here(source):
-        return kernels.ops().code_chroma(source, predicted, qpc, intra, prefer.numbers(), levels)[:2]  # type: ignore[no-any-return]
+        return kernels.ops.code_chroma(source, predicted, qpc, intra, prefer.numbers(), levels)[:2]  # type: ignore[no-any-return]
     residual = source - predicted
     n, _, h, w = residual.shape
     bh, bw = h // 8, w // 8

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from ..checks import require
 
@@ -92,6 +93,36 @@ def here(x: torch.Tensor) -> bool:
     return wanted(_of_parts.get(), x)
 
 
+class Operator:
+    """An operator of torch.library as eager code calls it: past torch's dispatcher, whose bookkeeping takes longer than launching a kernel."""
+
+    def __init__(self, name: str, run: Callable[..., Any]) -> None:
+        self.name, self.run = name, run
+        self.function: Any = None  # torch.autograd.Function of one that has a gradient
+
+    def __call__(self, *args: Any) -> Any:
+        first = args[0]
+        if torch.compiler.is_compiling() or type(first[0] if isinstance(first, list) else first) not in (torch.Tensor, torch.nn.Parameter):
+            return getattr(torch.ops.diffcodec, self.name)(*args)
+        if self.function is None or not torch.is_grad_enabled():
+            return self.run(*args)
+        return self.function.apply(*args)
+
+
+class _Operators:
+    """All operators by name."""
+
+    def __getattr__(self, name: str) -> Operator:
+        from . import attacks, color, deblock, inter, intra, jpeg, motion, residual, warp  # noqa: F401
+
+        if name not in self.__dict__:
+            raise AttributeError(f"there is no operator diffcodec::{name}")
+        return self.__dict__[name]  # type: ignore[no-any-return]
+
+
+ops: Any = _Operators()
+
+
 def implements(library: torch.library.Library, name: str) -> Callable[[_F], _F]:
     """Register what an operator does; it runs on the GPU that its first tensor is on, which need not be torch's current one."""
 
@@ -105,13 +136,33 @@ def implements(library: torch.library.Library, name: str) -> Callable[[_F], _F]:
                 return run(first, *rest)
 
         library.impl(name, there, "CompositeExplicitAutograd")
+        setattr(ops, name, Operator(name, there))
         return run
 
     return register
 
 
-def ops() -> Any:
-    """The operators of H.264's parts, registered."""
-    from . import color, deblock, inter, intra, residual  # noqa: F401
+def differentiates(library: torch.library.Library, name: str, keep: Callable[..., None], gradients: Callable[..., Any]) -> None:
+    """Register an operator's gradient.
 
-    return torch.ops.diffcodec
+    Args:
+        keep: ``keep(ctx, inputs, output)`` saves what the gradient needs.
+        gradients: ``gradients(ctx, *grads)``, one for each input.
+    """
+    torch.library.register_autograd(f"diffcodec::{name}", gradients, setup_context=keep, lib=library)
+    operator: Operator = getattr(ops, name)
+
+    class Direct(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            out = operator.run(*args)
+            keep(ctx, args, out)
+            return out
+
+        @staticmethod
+        @once_differentiable  # type: ignore[untyped-decorator]
+        def backward(ctx: Any, *grads: Any) -> Any:
+            found = gradients(ctx, *grads)
+            return tuple(None if isinstance(g, list) else g for g in found) if isinstance(found, tuple) else found
+
+    operator.function = Direct

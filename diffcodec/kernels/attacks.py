@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import implements
+from . import differentiates, implements, ops
 
 _SIZE = 1024
 
@@ -227,42 +227,31 @@ def _keep_nothing(ctx, inputs, output):  # type: ignore[no-untyped-def]
     pass
 
 
-torch.library.register_autograd(
-    "diffcodec::take_frames",
-    lambda ctx, grad: (torch.ops.diffcodec.take_frames_backward(grad, ctx.saved_tensors[0], ctx.frames), None),
-    setup_context=_keep_index,
-    lib=_LIBRARY,
+differentiates(
+    _LIBRARY, "take_frames", _keep_index, lambda ctx, grad: (ops.take_frames_backward(grad, ctx.saved_tensors[0], ctx.frames), None)
 )
-torch.library.register_autograd(
-    "diffcodec::average_frames",
-    lambda ctx, grad: (torch.ops.diffcodec.average_frames(grad, ctx.saved_tensors[0], True), None, None),
-    setup_context=_keep_weights,
-    lib=_LIBRARY,
+differentiates(
+    _LIBRARY, "average_frames", _keep_weights, lambda ctx, grad: (ops.average_frames(grad, ctx.saved_tensors[0], True), None, None)
 )
-torch.library.register_autograd(
-    "diffcodec::blur",
-    lambda ctx, grad: (torch.ops.diffcodec.blur(grad, ctx.saved_tensors[0], True), None, None),
-    setup_context=_keep_weights,
-    lib=_LIBRARY,
-)
-torch.library.register_autograd("diffcodec::add_noise", lambda ctx, grad: (grad, None, None), setup_context=_keep_nothing, lib=_LIBRARY)
+differentiates(_LIBRARY, "blur", _keep_weights, lambda ctx, grad: (ops.blur(grad, ctx.saved_tensors[0], True), None, None))
+differentiates(_LIBRARY, "add_noise", _keep_nothing, lambda ctx, grad: (grad, None, None))
 
 
 def take_frames(video: Tensor, index: Tensor) -> Tensor:
     """Frames of each clip by index. Shape: ``[B, T, ...], [B, T'] -> [B, T', ...]``."""
-    return torch.ops.diffcodec.take_frames(video, index)  # type: ignore[no-any-return]
+    return ops.take_frames(video, index)  # type: ignore[no-any-return]
 
 
 def average_frames(video: Tensor, window: Tensor) -> Tensor:
     """Means of ``window [B]`` frames around each. Shape: ``[B, T, ...]`` -> same."""
-    return torch.ops.diffcodec.average_frames(video, window, False)  # type: ignore[no-any-return]
+    return ops.average_frames(video, window, False)  # type: ignore[no-any-return]
 
 
 def blur(video: Tensor, weights: Tensor) -> Tensor:
     """Filter over frames (of a video), rows and columns. Shape: ``[B, T, C, H, W]`` or ``[B, C, H, W]``, symmetric ``[B, K]`` -> as the first."""
-    return torch.ops.diffcodec.blur(video, weights, False)  # type: ignore[no-any-return]
+    return ops.blur(video, weights, False)  # type: ignore[no-any-return]
 
 
 def add_noise(video: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """``video + sigma noise``, clamped. Shape: ``[B, ...]``, same, ``[B]`` -> as the first."""
-    return torch.ops.diffcodec.add_noise(video, noise, sigma)  # type: ignore[no-any-return]
+    return ops.add_noise(video, noise, sigma)  # type: ignore[no-any-return]

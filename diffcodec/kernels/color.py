@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import implements
+from . import differentiates, implements, ops
 
 _SIZE = 256  # samples in a program
 _NEAREST = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and taking it away rounds to the nearest whole number, ties to even
@@ -206,12 +206,12 @@ def _nothing(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _yuv_gradients(ctx, of_luma, of_chroma):  # type: ignore[no-untyped-def]
-    return torch.ops.diffcodec.rgb_to_yuv420_backward(of_luma, of_chroma)
+    return ops.rgb_to_yuv420_backward(of_luma, of_chroma)
 
 
 def _rgb_gradients(ctx, grad):  # type: ignore[no-untyped-def]
-    return torch.ops.diffcodec.yuv420_to_rgb_backward(grad)
+    return ops.yuv420_to_rgb_backward(grad)
 
 
-torch.library.register_autograd("diffcodec::rgb_to_yuv420", _yuv_gradients, setup_context=_nothing, lib=_LIBRARY)
-torch.library.register_autograd("diffcodec::yuv420_to_rgb", _rgb_gradients, setup_context=_nothing, lib=_LIBRARY)
+differentiates(_LIBRARY, "rgb_to_yuv420", _nothing, _yuv_gradients)
+differentiates(_LIBRARY, "yuv420_to_rgb", _nothing, _rgb_gradients)

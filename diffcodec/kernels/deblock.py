@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..constants import Constant
 from ..h264.tables import ALPHA, BETA, TC0
-from . import implements
+from . import differentiates, implements, ops
 
 _LINES = 128
 _TABLES = Constant(torch.cat([ALPHA.value[None], BETA.value[None], TC0.value]).numpy())  # [5, 52]: alpha, beta, tc0 for bS 1, 2, 3
@@ -418,7 +418,7 @@ def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _gradients(ctx, of_luma, of_chroma):  # type: ignore[no-untyped-def]
-    return *torch.ops.diffcodec.deblock_backward(of_luma, of_chroma, *ctx.saved_tensors), None, None, None, None
+    return *ops.deblock_backward(of_luma, of_chroma, *ctx.saved_tensors), None, None, None, None
 
 
-torch.library.register_autograd("diffcodec::deblock", _gradients, setup_context=_keep, lib=_LIBRARY)
+differentiates(_LIBRARY, "deblock", _keep, _gradients)

@@ -19,7 +19,7 @@ from ..constants import Constant
 from ..h264.inter import MARGIN, SHARES
 from ..h264.lookahead import INTER, MOVING
 from ..h264.tables import HADAMARD4_OF_8, HADAMARD8
-from . import implements
+from . import differentiates, implements, ops
 
 _SIZE = 256  # places of a plane in a program
 _ROWS = 32  # blocks of 8 x 8 in a program
@@ -837,10 +837,10 @@ def _keep_planes(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _of_planes(ctx, grad):  # type: ignore[no-untyped-def]
-    return torch.ops.diffcodec.predict_luma_backward(grad, *ctx.saved_tensors, ctx.k), None, None, None, None, None
+    return ops.predict_luma_backward(grad, *ctx.saved_tensors, ctx.k), None, None, None, None, None
 
 
-torch.library.register_autograd("diffcodec::predict_luma", _of_planes, setup_context=_keep_planes, lib=_LIBRARY)
+differentiates(_LIBRARY, "predict_luma", _keep_planes, _of_planes)
 
 
 @implements(_LIBRARY, "fetch_chroma")
@@ -879,10 +879,10 @@ def _keep_chroma(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _of_chroma(ctx, grad):  # type: ignore[no-untyped-def]
-    return torch.ops.diffcodec.fetch_chroma_backward(grad, *ctx.saved_tensors, ctx.k), None, None, None
+    return ops.fetch_chroma_backward(grad, *ctx.saved_tensors, ctx.k), None, None, None
 
 
-torch.library.register_autograd("diffcodec::fetch_chroma", _of_chroma, setup_context=_keep_chroma, lib=_LIBRARY)
+differentiates(_LIBRARY, "fetch_chroma", _keep_chroma, _of_chroma)
 
 
 @implements(_LIBRARY, "whole_search")
@@ -1039,7 +1039,7 @@ def _keep_which(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _of_mixed(ctx, grad):  # type: ignore[no-untyped-def]
-    return *torch.ops.diffcodec.mix_backward(grad, *ctx.saved_tensors), None
+    return *ops.mix_backward(grad, *ctx.saved_tensors), None
 
 
-torch.library.register_autograd("diffcodec::mix", _of_mixed, setup_context=_keep_which, lib=_LIBRARY)
+differentiates(_LIBRARY, "mix", _keep_which, _of_mixed)

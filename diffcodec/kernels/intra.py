@@ -19,7 +19,7 @@ from torch import Tensor
 from ..constants import Constant
 from ..h264 import decide, intra
 from ..h264.tables import HADAMARD4_OF_8, HADAMARD8
-from . import implements, residual
+from . import differentiates, implements, ops, residual
 
 _R = 16  # blocks in a program
 _SIZE = 128  # blocks in a program that adds up
@@ -595,7 +595,7 @@ def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 def _gradients(ctx, grad):  # type: ignore[no-untyped-def]
     around, kind, *modes = ctx.saved_tensors
-    return torch.ops.diffcodec.predict_intra_backward(grad, around, modes, kind), [None] * len(modes), None
+    return ops.predict_intra_backward(grad, around, modes, kind), [None] * len(modes), None
 
 
-torch.library.register_autograd("diffcodec::predict_intra", _gradients, setup_context=_keep, lib=_LIBRARY)
+differentiates(_LIBRARY, "predict_intra", _keep, _gradients)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import implements
+from . import differentiates, implements, ops
 
 # how the quantiser's gradient, and without exact arithmetic its value, are made
 MODES = {"cubic": 0, "straight_through": 1, "soft": 2, "laplacian": 3, "gaussian": 4, "uniform": 5, "paper": 6, "identity": 7}
@@ -923,11 +923,11 @@ def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
 def _gradients(ctx, grad):  # type: ignore[no-untyped-def]
     x, tables = ctx.saved_tensors
     wrt_tables = ctx.needs_input_grad[1]
-    of_x, of_tables = torch.ops.diffcodec.jpeg_backward(grad, x, tables, *ctx.options, wrt_tables)
+    of_x, of_tables = ops.jpeg_backward(grad, x, tables, *ctx.options, wrt_tables)
     return of_x, of_tables if wrt_tables else None, None, None, None, None, None
 
 
-torch.library.register_autograd("diffcodec::jpeg", _gradients, setup_context=_keep, lib=_LIBRARY)
+differentiates(_LIBRARY, "jpeg", _keep, _gradients)
 
 
 def code(x: Tensor, tables: Tensor, subsampling: tuple[int, int], whole: bool, mode: str, width: float = 1.0) -> Tensor:
@@ -945,4 +945,4 @@ def code(x: Tensor, tables: Tensor, subsampling: tuple[int, int], whole: bool, m
         As ``x``, in [0, 1].
     """
     v, u = subsampling
-    return torch.ops.diffcodec.jpeg(x, tables, v, u, whole, MODES[mode], width)  # type: ignore[no-any-return]
+    return ops.jpeg(x, tables, v, u, whole, MODES[mode], width)  # type: ignore[no-any-return]

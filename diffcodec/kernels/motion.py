@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..blocks import pad_to_multiple
-from . import implements
+from . import implements, ops
 
 _SAMPLES = 1024  # of a program of the refinement
 
@@ -218,4 +218,4 @@ def _search_shape(current: Tensor, reference: Tensor, block: int, search: int, s
 
 def search(current: Tensor, reference: Tensor, block: int, search: int, subpel: int, smoothness: float) -> Tensor:
     """Vectors ``[N, bh, bw, 2]`` (x, y) in pixels for luma planes ``[N, H, W]`` in [0, 1]."""
-    return torch.ops.diffcodec.block_motion_fused(current, reference, block, search, subpel, smoothness)  # type: ignore[no-any-return]
+    return ops.block_motion_fused(current, reference, block, search, subpel, smoothness)  # type: ignore[no-any-return]

@@ -18,7 +18,7 @@ from ..constants import Constant
 from ..h264.residual import TIE
 from ..h264.tables import FLAT, HADAMARD2, STEPS, WALSH4
 from ..h264.trellis import LAMBDA, LONGER, Trellis, contexts_of_places
-from . import implements
+from . import differentiates, implements, ops
 
 _P = 4  # macroblocks in a program
 _LONGER, _TIE = tl.constexpr(LONGER), tl.constexpr(TIE)
@@ -637,11 +637,11 @@ def _of_luma(ctx, grad, four, eight, *_):  # type: ignore[no-untyped-def]
     grad = torch.zeros_like(source) if grad is None else grad
     if ctx.levels and (four is None) != (eight is None):
         four, eight = (source.new_zeros(*ctx.saved_tensors[2].shape, 256) if g is None else g for g in (four, eight))
-    found = torch.ops.diffcodec.code_luma_backward(grad, four, eight, *ctx.saved_tensors, ctx.prefer)
+    found = ops.code_luma_backward(grad, four, eight, *ctx.saved_tensors, ctx.prefer)
     return (*found, None, None, None, None, None)
 
 
-torch.library.register_autograd("diffcodec::code_luma", _of_luma, setup_context=_keep_luma, lib=_LIBRARY)
+differentiates(_LIBRARY, "code_luma", _keep_luma, _of_luma)
 
 
 @implements(_LIBRARY, "code_chroma")
@@ -713,8 +713,8 @@ def _keep_chroma(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 def _of_chroma(ctx, grad, of_levels, _):  # type: ignore[no-untyped-def]
     grad = torch.zeros_like(ctx.saved_tensors[0]) if grad is None else grad
-    found = torch.ops.diffcodec.code_chroma_backward(grad, of_levels, *ctx.saved_tensors, ctx.prefer)
+    found = ops.code_chroma_backward(grad, of_levels, *ctx.saved_tensors, ctx.prefer)
     return (*found, None, None, None)
 
 
-torch.library.register_autograd("diffcodec::code_chroma", _of_chroma, setup_context=_keep_chroma, lib=_LIBRARY)
+differentiates(_LIBRARY, "code_chroma", _keep_chroma, _of_chroma)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import implements
+from . import differentiates, implements, ops
 
 _SIZE = 512
 
@@ -112,13 +112,13 @@ def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 def _gradients(ctx, grad):  # type: ignore[no-untyped-def]
     need = ctx.needs_input_grad
-    found = torch.ops.diffcodec.warp_backward(grad, *ctx.saved_tensors, need[0], need[1])
+    found = ops.warp_backward(grad, *ctx.saved_tensors, need[0], need[1])
     return tuple(g if wanted else None for g, wanted in zip(found, need))
 
 
-torch.library.register_autograd("diffcodec::warp", _gradients, setup_context=_keep, lib=_LIBRARY)
+differentiates(_LIBRARY, "warp", _keep, _gradients)
 
 
 def warp(reference: Tensor, flow: Tensor) -> Tensor:
     """``[N, C, H, W], [N, 2, H, W] -> [N, C, H, W]``."""
-    return torch.ops.diffcodec.warp(reference, flow)  # type: ignore[no-any-return]
+    return ops.warp(reference, flow)  # type: ignore[no-any-return]
