@@ -1,0 +1,85 @@
+"""How much of a pass through DiffH264 with kernels is launches: of kernels, and of what torch does between them.
+
+On a GPU each takes microseconds of the CPU, whatever the size of the batch. Runs in Triton's interpreter, so frames are tiny.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from unittest import mock
+
+os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime import interpreter
+
+import diffcodec as dc
+from benchmarks.common import record
+from benchmarks.gpu import natural
+
+NO_WORK = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "_reshape_alias", "_unsafe_view"}
+
+
+class Counter(TorchDispatchMode):
+    """Operators of torch that do work: no views, no allocations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: collections.Counter[str] = collections.Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = func._schema.name.split("::")[1]
+        if name not in NO_WORK and not func.is_view:
+            self.found[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def counted(call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    launches: collections.Counter[str] = collections.Counter()
+    run = interpreter.GridExecutor.__call__
+
+    def launch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        launches[self.fn.__name__] += 1
+        with torch.utils._python_dispatch._disable_current_modes():  # the interpreter's own copies
+            return run(self, *args, **kwargs)
+
+    with mock.patch.object(interpreter.GridExecutor, "__call__", launch), Counter() as counter:
+        out = call()
+    return out, {
+        "kernels": launches.total(),
+        "torch": counter.found.total(),
+        "of_kernels": dict(launches.most_common()),
+        "of_torch": dict(counter.found.most_common()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--presets", nargs="+", default=["ultrafast", "veryfast", "medium"])
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--size", type=int, nargs=2, default=(32, 48))
+    args = parser.parse_args()
+    shape = (1, args.frames, 3, *args.size)
+    rows: dict[str, Any] = {}
+    for preset in args.presets:
+        layer = dc.DiffH264(24, preset, backend="triton")
+        x = natural(shape, torch.device("cpu"), 0).requires_grad_()
+        draw = layer.prepare(x.detach(), layer.sample(shape, torch.Generator().manual_seed(1)), None, None)[1]
+        out, forward = counted(lambda layer=layer, x=x: layer(x, layer.sample(shape, torch.Generator().manual_seed(1))))
+        _, backward = counted(lambda out=out, x=x: torch.autograd.grad(out.sum(), x))
+        types = layer.frame_types(shape, draw)
+        rows[preset] = {"types": types, "forward": forward, "backward": backward}
+        print(f"{preset}, {types[0]}: " + "; ".join(f"{w} {r['kernels']} kernels, {r['torch']} of torch" for w, r in
+              (("forward", forward), ("backward", backward))), flush=True)  # fmt: skip
+    record("calls", {"shape": list(shape), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
