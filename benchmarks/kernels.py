@@ -170,6 +170,7 @@ def h264_variants() -> dict[str, Variant]:
             add(f"residual, {end}", residual._code, flags, names, residual.WARPS[kind], **bits)
             names = f"grad of_levels source predicted qp intra use8 large by_source by_predicted by_qp {coefficients}"
             add(f"residual, backward, {end}", residual._code_backward, flags, names, residual.WARPS[kind], **bits)
+    add("quantisers, walk", residual._settle, {}, "qp frame out", 1)
     add("bits of contexts", residual._bits_of_contexts, {"KINDS": 2}, "stats contexts tables")
     whole = {"places": "i64", "there_of": "u8", "expected": "i64", "found": "i64", "modes": "i64", "kind": "i64"}
     for k, what in ((4, "4 x 4"), (8, "8 x 8"), (intra._LUMA, "16 x 16"), (intra._CHROMA, "chroma")):

@@ -30,3 +30,8 @@ class Constant:
             with torch.inference_mode(False):  # an inference tensor could not be used in a graph later
                 self._copies[key] = self.value.to(device=x.device, dtype=x.dtype)
         return self._copies[key]
+
+
+def listed(values: Sequence[Any], device: torch.device) -> Tensor:
+    """Numbers that Python knows, on a device; nobody waits for what a GPU still does, as ``torch.tensor(values, device=...)`` would."""
+    return torch.tensor(values).to(device, non_blocking=True)

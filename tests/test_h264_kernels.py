@@ -10,10 +10,11 @@ import pytest
 import torch
 from conftest import natural
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import diffcodec as dc
 from diffcodec import kernels
-from diffcodec.h264 import deblock, decide, inter, intra, residual
+from diffcodec.h264 import deblock, decide, inter, intra, rate_control, residual
 from diffcodec.h264.habits import PRESETS, constants_of
 from diffcodec.h264.lookahead import Lookahead
 
@@ -245,6 +246,13 @@ def test_residual(size: tuple[int, int, int], name: str, levels: bool) -> None:
     same(both(chroma, *of_colour, qp), 1 + levels, close, 1e-3)
 
 
+def test_quantisers_that_settle() -> None:
+    qp, frame = whole(22, 26, 3, 4, 5).float(), whole(22, 26, 3).float()
+    found = both(lambda: rate_control.settled(qp, frame))
+    assert (found[0][0] != qp).any()
+    same(found, 1)
+
+
 # Intra prediction
 
 
@@ -332,6 +340,7 @@ def test_operators_keep_the_compilers_contract() -> None:
     check(ops.mix.default, (rows, rows.detach().flip(1).requires_grad_(), block))
     check(ops.deblock.default, (x, colour, *edges(*size), qp.detach(), qp.detach()))
     check(ops.deblock_strengths.default, (no, torch.zeros(1, 4, 4, dtype=torch.bool, device=DEVICE), lam.new_zeros(1, 2, 2, 6), no))
+    check(ops.settle.default, (qp.detach(), qp.detach()[:, 0, 0]))
     check(ops.code_luma.default, (x, y, qp, yes, no, no, numbers, True))
     check(ops.code_chroma.default, (colour, colour.detach().flip(1).requires_grad_(), qp, yes, numbers, True))
     mode = torch.full((1, 1), 2, device=DEVICE)
@@ -390,6 +399,19 @@ def test_whole_codec(preset: str, frames: int, dtype: torch.dtype) -> None:
     assert (a != b).float().mean() < 1e-2
     torch.testing.assert_close(fused_bits, bits, rtol=1e-2, atol=1)
     assert (g - h).float().norm() < 0.02 * g.float().norm()
+
+
+@pytest.mark.parametrize("preset", ["medium", "ultrafast"])
+def test_nothing_waits_for_a_gpu(preset: str) -> None:
+    """Where frame types are given, values are never asked for: fake tensors have none."""
+    types = "IPBbPP" if preset == "medium" else "IPPPPP"
+    layer = dc.DiffH264(24, preset, gop=dc.h264.Gop(types), backend="triton")
+    draw = layer.sample((2, 6, 3, 32, 48), torch.Generator().manual_seed(0))
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        video = torch.rand(2, 6, 3, 32, 48, requires_grad=True)
+        out = layer.simulate(video, {**draw, "crf": fake.from_tensor(draw["crf"])}, True)[0]
+        (grad,) = torch.autograd.grad(out.sum(), video)
+    assert out.shape == grad.shape == video.shape
 
 
 def test_a_backend_that_cannot_run_says_why() -> None:

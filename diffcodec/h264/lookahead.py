@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..constants import Constant
+from ..constants import Constant, listed
 from .gop import Gop, group
 from .inter import blocks, fetch_luma, half_resolution, median_predictor, refine, vector_bits, whole_search
 from .intra import predict_all, satd
@@ -48,7 +48,7 @@ class Bank(Generic[_K]):
         """Shape: ``[len(keys), ...]`` each; at least one key."""
         if len(self._parts) > 1:
             self._parts = [tuple(torch.cat(parts) for parts in zip(*self._parts))]
-        rows = torch.tensor([self._rows[k] for k in keys], device=self._parts[0][0].device)
+        rows = listed([self._rows[k] for k in keys], self._parts[0][0].device)
         return tuple(part[rows] for part in self._parts[0])
 
 
@@ -103,7 +103,7 @@ class Lookahead:
         """Find the motion of pairs (frame, reference) that are not known yet."""
         new = [p for p in dict.fromkeys(pairs) if p not in self.one]
         for some in self._in_parts(new):
-            both = torch.tensor(some, device=self.small.device)  # [P, 2]
+            both = listed(some, self.small.device)  # [P, 2]
             current, reference = both[:, 0], both[:, 1, None, None]
             small = self.small[current]
             found, cost = self._found(small, self.small[both[:, 1]], reference)
@@ -137,7 +137,7 @@ class Lookahead:
             return
         self.search([p for b, past, future in new for p in ((b, past), (b, future))])
         for some in self._in_parts(new):
-            frame, *references = torch.tensor(some, device=self.small.device).unbind(1)
+            frame, *references = listed(some, self.small.device).unbind(1)
             predictions, costs = [], []
             for k, reference in enumerate(references, 1):
                 cost, vectors = self.one.of([(t[0], t[k]) for t in some])
@@ -163,6 +163,8 @@ class Lookahead:
         Returns:
             A string a clip.
         """
+        if not frames:  # nothing to wait for
+            return []
         spans = range(1, bframes + 2)
         pairs = [(c[j], c[j - d]) for c in frames for j in range(len(c)) for d in spans if j >= d]
         self.search(pairs)
@@ -180,7 +182,7 @@ class Lookahead:
         p_cost: dict[tuple[int, int], float] = {}
         b_cost: dict[tuple[int, int, int], float] = {}
         if pairs:
-            own = self.intra[torch.tensor([p[0] for p in pairs], device=self.intra.device)]
+            own = self.intra[listed([p[0] for p in pairs], self.intra.device)]
             p_cost = dict(zip(pairs, self.inner(torch.minimum(self.one.of(pairs)[0], own)).tolist()))
         if triples:
             b_cost = dict(zip(triples, (B_SHARE * self.inner(self.two.of(triples)[0])).tolist()))

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import kernels
+from ..constants import Constant, listed
 from .lookahead import interior
 
 QCOMP = 0.6
@@ -80,7 +82,7 @@ def tree_offset(seen: Seen, adaptive: Tensor, order: Sequence[Sequence[int]], ty
     uses = [u for step in steps for u in step]
     if uses:
         table = [uses, [seen.frame[u] for u in uses], [seen.reference[u] for u in uses], [types[seen.frame[u]] != "b" for u in uses]]
-        use, frame, reference, refers = torch.tensor(table, device=own.device)
+        use, frame, reference, refers = listed(table, own.device)
         places, weights = _covered(reference, seen.vectors[use], own.shape)
         weights = weights * (passed_on[frame] * seen.share[use])[:, None]  # [U, 4, bh, bw]
         at_once, further = weights * own[frame][:, None], weights * refers[:, None, None, None]
@@ -91,6 +93,9 @@ def tree_offset(seen: Seen, adaptive: Tensor, order: Sequence[Sequence[int]], ty
             flat.index_add_(0, places[some].flatten(), amount.flatten())
             first += n
     return -5 * (1 - QCOMP) * torch.log2(1 + received / own.clamp(min=1e-6))
+
+
+_CORNERS = Constant([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]])  # (y, x) of the macroblocks below and to the right
 
 
 def _covered(frame: Tensor, vectors: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
@@ -107,7 +112,7 @@ def _covered(frame: Tensor, vectors: Tensor, size: torch.Size) -> tuple[Tensor, 
     device = vectors.device
     y = (torch.arange(bh, device=device)[:, None] + vectors[..., 0] / 64)[:, None]
     x = (torch.arange(bw, device=device) + vectors[..., 1] / 64)[:, None]
-    corner = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]], device=device)[..., None, None]
+    corner = _CORNERS.like(x)[..., None, None]
     ys, xs = y.floor() + corner[0], x.floor() + corner[1]  # [U, 4, bh, bw]
     share = (1 - (y - ys).abs()) * (1 - (x - xs).abs()) * ((ys >= 0) & (ys < bh) & (xs >= 0) & (xs < bw))
     place = (frame[:, None, None, None] * bh + ys.clamp(0, bh - 1)) * bw + xs.clamp(0, bw - 1)
@@ -121,6 +126,8 @@ def settled(qp: Tensor, frame: Tensor) -> Tensor:
         qp: whole numbers ``[F, H/16, W/16]``.
         frame: QP of each frame ``[F]``, before the first macroblock.
     """
+    if kernels.here(qp):
+        return kernels.ops.settle(qp, frame)  # type: ignore[no-any-return]
     rows = qp.flatten(1).mT.cpu().numpy().copy()  # [M, F]: a walk through the macroblocks, all frames at once
     before = frame.cpu().numpy()
     for row in rows:

@@ -19,6 +19,7 @@ from .. import kernels
 from ..blocks import pad_to, pad_to_multiple, spread
 from ..checks import replace_value, require
 from ..color import rgb_to_yuv420, yuv420_to_rgb
+from ..constants import listed
 from ..layer import Codec, Draw
 from ..strength import Strength, StrengthLike, uniform
 from . import bits as rates
@@ -163,10 +164,10 @@ class X264H264(Codec):
         with torch.no_grad():
             offset = torch.zeros_like(seen.intra)
             if self.habits.adaptive:
-                offset = adaptive = rate_control.adaptive_offset(source.luma, source.chroma)[frames.source.to(crf.device)]
+                offset = adaptive = rate_control.adaptive_offset(source.luma, source.chroma)[listed(frames.source, crf.device)]
                 if self.habits.tree:
                     offset = offset + rate_control.tree_offset(seen, adaptive, frames.steps, frames.types, frames.display)
-        of_clip = torch.tensor(frames.clip, device=crf.device)
+        of_clip = listed(frames.clip, crf.device)
         if self.habits.tree:
             base = rate_control.with_tree(crf, self.fps)[of_clip]
         else:
@@ -194,7 +195,7 @@ class _Frames:
         spans: first and last + 1 of each clip.
     """
 
-    source: Tensor
+    source: list[int]
     clip: list[int]
     display: list[int]
     types: list[str]
@@ -232,7 +233,7 @@ class _Frames:
                     steps.append([])
                 steps[s] += [base + i for i in now]
             spans.append((base, len(source)))
-        return _Frames(torch.tensor(source), clip, display, types, past, future, steps, shown, spans)
+        return _Frames(source, clip, display, types, past, future, steps, shown, spans)
 
 
 def _reflected(i: int, t: int) -> int:
@@ -273,14 +274,14 @@ class _Search:
 
     @staticmethod
     def of(ahead: Lookahead, frames: _Frames) -> _Search:
-        at = frames.source.tolist()
+        at = frames.source
         n = len(at)
         ahead.search([(at[i], at[r]) for i in range(n) for r in (*frames.past[i], *frames.future[i])])
         one = [i for i in range(n) if frames.past[i] and not frames.future[i]]
         two = [i for i in range(n) if frames.future[i]]
         triples = [(at[i], at[frames.past[i][0]], at[frames.future[i][0]]) for i in two]
         ahead.both(triples)
-        intra = ahead.intra[frames.source.to(ahead.intra.device)]
+        intra = ahead.intra[listed(at, ahead.intra.device)]
         inter, share = intra.clone(), []
         frame, reference = one + two + two, [frames.past[i][0] for i in one + two] + [frames.future[i][0] for i in two]
         if not frame:
@@ -288,10 +289,12 @@ class _Search:
             return _Search(ahead, at, rate_control.Seen(intra, inter, [], [], nothing[..., None].expand(-1, -1, -1, 2), nothing))
         cost, vectors = ahead.one.of([(at[i], at[r]) for i, r in zip(frame, reference)])
         if one:
-            inter[one] = torch.minimum(cost[: len(one)], intra[one])
+            at_one = listed(one, intra.device)
+            inter.index_copy_(0, at_one, torch.minimum(cost[: len(one)], intra[at_one]))
             share.append(torch.ones_like(cost[: len(one)]))
         if two:
-            inter[two], first = ahead.two.of(triples)
+            both, first = ahead.two.of(triples)
+            inter.index_copy_(0, listed(two, intra.device), both)
             share += [first, 1 - first]
         return _Search(ahead, at, rate_control.Seen(intra, inter, frame, reference, vectors, torch.cat(share)))
 
@@ -305,7 +308,7 @@ class _Search:
         cost, vectors = (x.unflatten(0, (-1, most)) for x in self.ahead.one.of(pairs))
         if most == 1:
             return torch.zeros_like(cost[:, 0], dtype=torch.long), vectors[:, 0]
-        further = torch.tensor([0.0] + [2.0] * (most - 1), device=cost.device)[:, None, None]
+        further = listed([0.0] + [2.0] * (most - 1), cost.device)[:, None, None]
         best = (cost + further).argmin(1)
         return best, vectors.gather(1, best[:, None, ..., None].expand(-1, -1, -1, -1, 2))[:, 0]
 
@@ -388,9 +391,8 @@ class _Coder:
         every = ([i for i in step if frames.types[i] in kind] for step in frames.steps for kind in ("I", "P", "Bb"))
         self.groups = [group for group in every if group]
         # in coding order once and for all: groups are then views, whose gradients are put together in one go
-        order = torch.tensor([i for group in self.groups for i in group])
-        at, order = frames.source[order].to(qp.device), order.to(qp.device)
-        qp = qp[order]
+        order = [i for group in self.groups for i in group]
+        at, qp = listed([frames.source[i] for i in order], qp.device), qp[listed(order, qp.device)]
         lam = torch.exp2((qp.detach() - 12) / 6).clamp(min=1)
         all_of_them = (source.luma[at], source.chroma[at], qp, residual.chroma_qp(qp, habits.chroma_offset), lam)
         sizes = [len(group) for group in self.groups]
@@ -465,7 +467,7 @@ class _Coder:
         bits, moved = decide.motion_bits(fields, uses, lam) if self.rate else (torch.zeros_like(lam), is_intra)
         cost, use8 = decide.weigh_residual(source.detach(), predicted.detach(), self.habits)
         large = torch.zeros_like(is_intra)
-        if not bidirectional or (self.decided is not None and is_intra.any()):
+        if not bidirectional or (self.decided is not None and (kernels.here(source) or is_intra.any())):
             found = decide.choose_intra(source.detach(), source.detach(), lam, self.habits)
             if self.decided is None:
                 is_intra = found.cost * self.constants.intra_bias < cost
@@ -494,9 +496,10 @@ class _Coder:
         new = [i for i in own if i not in self.has_phases]
         if new:
             with torch.no_grad():
-                self.phases[[self.slots[i] for i in new]] = inter.quarter_pel(torch.stack([self.done_luma[i] for i in new]))
+                planes = inter.quarter_pel(torch.stack([self.done_luma[i] for i in new]))
+                self.phases.index_copy_(0, listed([self.slots[i] for i in new], place.device), planes)
             self.has_phases.update(new)
-        table = torch.tensor([[self.slots[i] for i in ids], [own.index(i) for i in ids], ids], device=place.device)
+        table = listed([[self.slots[i] for i in ids], [own.index(i) for i in ids], ids], place.device)
         slot = table[:, place]  # [3, N, H/16, W/16]
         of_blocks = spread(slot.flatten(0, 1), 2).unflatten(0, slot.shape[:2])
         return slot[0], _References(own, *of_blocks)
@@ -542,7 +545,7 @@ class _Coder:
     ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
         """Inter prediction with given vectors; as :meth:`_searched`. Streams do not export which reference is meant: the best one is taken."""
         f, n, source = self.frames, len(now), given.luma
-        index = torch.tensor(now, device=source.device)
+        index = listed(now, source.device)
         vectors, used = decided.vectors[index], decided.used[index]
         target = inter.blocks(source, 8).detach()
         planes, chromas, names = [], [], []

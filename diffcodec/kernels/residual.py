@@ -501,6 +501,20 @@ def add_bits(levels: Tensor, kind: int, out: Tensor) -> None:
     _bits_of_levels[(frames * tiles,)](levels, tables, out, macroblocks, tiles, n, _P)
 
 
+# Quantisers
+
+
+@triton.jit
+def _settle(qp, frame, out, MBS):
+    """:func:`diffcodec.h264.rate_control.settled`: a walk through the macroblocks of one frame."""
+    n = tl.program_id(0).to(tl.int64)
+    before = tl.load(frame + n)
+    for i in range(MBS):
+        own = tl.load(qp + n * MBS + i)
+        before = tl.where(tl.abs(own - before) == 1, before, own)
+        tl.store(out + n * MBS + i, before)
+
+
 class _Plan:
     """Constants and launches for residuals of one kind."""
 
@@ -558,6 +572,22 @@ _LIBRARY.define(
     "code_chroma_backward(Tensor grad, Tensor? of_levels, Tensor source, Tensor predicted, Tensor qp, Tensor intra, Tensor tables,"
     " float[] prefer) -> (Tensor, Tensor, Tensor)"
 )
+
+
+_LIBRARY.define("settle(Tensor qp, Tensor frame) -> Tensor")
+
+
+@implements(_LIBRARY, "settle")
+def _settled(qp: Tensor, frame: Tensor) -> Tensor:
+    qp = qp.contiguous()
+    out = torch.empty_like(qp)
+    _settle[(len(qp),)](qp, frame.contiguous(), out, qp[0].numel(), num_warps=1)
+    return out
+
+
+@torch.library.register_fake("diffcodec::settle", lib=_LIBRARY)
+def _settled_shape(qp: Tensor, frame: Tensor) -> Tensor:
+    return torch.empty_like(qp, memory_format=torch.contiguous_format)
 
 
 @implements(_LIBRARY, "code_luma")
