@@ -1,5 +1,6 @@
 """Speed and memory on the CPU, as ratios to one GEMM pass in the same process.
 
+Twice: in turn with all others of a table, where each job finds caches and heap as the others left them, and in turn with the GEMM pass alone.
 A layer is timed only after it has passed a check of what it computes.
 """
 
@@ -130,6 +131,9 @@ def table(jobs: dict[str, Job], x: Tensor, repeats: int, memory: bool = True) ->
         base = times["GEMM pass"]["median_ms"]
         for name, t in times.items():
             rows[name][what] = t | {"ratio": t["median_ms"] / base}
+    for name, job in jobs.items():
+        both = interleaved({n: partial(forward_backward, j, x) for n, j in (("GEMM pass", gemm_pass), (name, job))}, repeats)
+        rows[name]["alone"] = both[name] | {"ratio": both[name]["median_ms"] / both["GEMM pass"]["median_ms"]}
     if memory:
         size = x.numel() * x.element_size()
         for name, job in jobs.items():
@@ -137,7 +141,7 @@ def table(jobs: dict[str, Job], x: Tensor, repeats: int, memory: bool = True) ->
     for name, row in rows.items():
         print(
             f"  {name:58s} forward {row['forward']['ratio']:6.2f}   forward + backward {row['forward_backward']['ratio']:6.2f}"
-            f" ({row['forward_backward']['median_ms']:.0f} ms)   memory {row.get('peak_memory_x_input', 0):5.1f} x"
+            f" ({row['forward_backward']['median_ms']:.0f} ms), alone {row['alone']['ratio']:6.2f} ({row['alone']['median_ms']:.0f} ms)   memory {row.get('peak_memory_x_input', 0):5.1f} x"
         )
     return rows
 

@@ -164,7 +164,7 @@ def motion() -> Table:
 
 
 def speed() -> Table:
-    head = ["layer", "input", "threads", "forward", "forward + backward", "median ms", "peak memory x input"]
+    head = ["layer", "input", "threads", "forward", "forward + backward", "median ms", "alone", "median ms", "peak memory x input"]
     rows = []
     for t in load("speed")["tables"]:
         for name, r in t["rows"].items():
@@ -177,6 +177,8 @@ def speed() -> Table:
                     number(r["forward"]["ratio"], 2),
                     number(both["ratio"], 2),
                     f"{both['median_ms']:.0f} ({both['q1_ms']:.0f}-{both['q3_ms']:.0f})",
+                    number(r["alone"]["ratio"], 2),
+                    f"{r['alone']['median_ms']:.0f} ({r['alone']['q1_ms']:.0f}-{r['alone']['q3_ms']:.0f})",
                     number(r["peak_memory_x_input"], 1),
                 ]
             )
@@ -186,7 +188,8 @@ def speed() -> Table:
 def speed_short() -> Table:
     """Two threads, forward + backward and memory only."""
     head, rows = speed()
-    return [head[0], head[1], head[4], head[6]], [[r[0], r[1], r[4], r[6]] for r in rows if r[2] == "2"]
+    kept = (0, 1, 4, 6, 8)
+    return [head[i] for i in kept], [[r[i] for i in kept] for r in rows if r[2] == "2"]
 
 
 def binaries() -> Table:
