@@ -1,12 +1,14 @@
 """Speed and memory on the CPU, as ratios to one GEMM pass in the same process.
 
-Twice: in turn with all others of a table, where each job finds caches and heap as the others left them, and in turn with the GEMM pass alone.
+Twice: in turn with all others of a table, where each job finds caches and heap as the others left them, and alone with the GEMM pass in a process of
+its own, where large blocks of memory are new pages every time.
 A layer is timed only after it has passed a check of what it computes.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -122,7 +124,30 @@ def correct(name: str, job: Job, x: Tensor) -> None:
         raise SystemExit(f"{name} failed its check: below 20 dB from its input")
 
 
-def table(jobs: dict[str, Job], x: Tensor, repeats: int, memory: bool = True) -> dict[str, Any]:
+INPUTS: dict[str, tuple[str, Callable[[], dict[str, Job]], Callable[[], Tensor]]] = {
+    "stills": ("stills 16 x 3 x 256 x 256", still_jobs, lambda: photographs(16)),
+    "frame": (
+        "one frame 3 x 1080 x 1920",
+        lambda: {k: v for k, v in still_jobs().items() if k != "torch_dct on the blocks"},
+        lambda: nn.functional.interpolate(photographs(1, 512), size=(1080, 1920), mode="bicubic").clamp(0, 1),
+    ),
+    "clips": ("clips 2 x 8 x 3 x 128 x 128", video_jobs, lambda: video(2, 8, 128)),
+}
+
+
+def alone(kind: str, name: str, threads: int, repeats: int) -> dict[str, float]:
+    """A job in turn with the GEMM pass only, forward and backward."""
+    torch.set_num_threads(threads)
+    _, jobs, x = INPUTS[kind]
+    both = {"GEMM pass": gemm_pass, name: jobs()[name]}
+    given = x()
+    times = interleaved({n: partial(forward_backward, j, given) for n, j in both.items()}, repeats)
+    return times[name] | {"ratio": times[name]["median_ms"] / times["GEMM pass"]["median_ms"]}
+
+
+def table(kind: str, threads: int, repeats: int) -> dict[str, Any]:
+    _, make, given = INPUTS[kind]
+    jobs, x = make(), given()
     rows: dict[str, Any] = {name: {} for name in jobs}
     for name, job in jobs.items():
         correct(name, job, x)
@@ -131,17 +156,16 @@ def table(jobs: dict[str, Job], x: Tensor, repeats: int, memory: bool = True) ->
         base = times["GEMM pass"]["median_ms"]
         for name, t in times.items():
             rows[name][what] = t | {"ratio": t["median_ms"] / base}
+    size = x.numel() * x.element_size()
     for name, job in jobs.items():
-        both = interleaved({n: partial(forward_backward, j, x) for n, j in (("GEMM pass", gemm_pass), (name, job))}, repeats)
-        rows[name]["alone"] = both[name] | {"ratio": both[name]["median_ms"] / both["GEMM pass"]["median_ms"]}
-    if memory:
-        size = x.numel() * x.element_size()
-        for name, job in jobs.items():
-            rows[name]["peak_memory_x_input"] = peak_memory(partial(forward_backward, job, x), size) / size
+        rows[name]["peak_memory_x_input"] = peak_memory(partial(forward_backward, job, x), size) / size
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows[name]["alone"] = pool.apply(alone, (kind, name, threads, repeats))
     for name, row in rows.items():
+        both, own = row["forward_backward"], row["alone"]
         print(
-            f"  {name:58s} forward {row['forward']['ratio']:6.2f}   forward + backward {row['forward_backward']['ratio']:6.2f}"
-            f" ({row['forward_backward']['median_ms']:.0f} ms), alone {row['alone']['ratio']:6.2f} ({row['alone']['median_ms']:.0f} ms)   memory {row.get('peak_memory_x_input', 0):5.1f} x"
+            f"  {name:58s} forward {row['forward']['ratio']:6.2f}   forward + backward {both['ratio']:6.2f} ({both['median_ms']:.0f} ms)"
+            f"   alone {own['ratio']:6.2f} ({own['median_ms']:.0f} ms)   memory {row['peak_memory_x_input']:5.1f} x"
         )
     return rows
 
@@ -164,20 +188,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--inputs", nargs="+", default=["stills", "frame", "clips", "hd"], choices=["stills", "frame", "clips", "hd"])
     args = parser.parse_args()
-    stills, clips = photographs(16), video(2, 8, 128)
-    frame = nn.functional.interpolate(photographs(1, 512), size=(1080, 1920), mode="bicubic").clamp(0, 1)
     out: dict[str, Any] = {"unit": "ratio to the GEMM pass of the same table", "tables": []}
     for threads in args.threads:
         torch.set_num_threads(threads)
-        for title, jobs, x, repeats in (
-            ("stills 16 x 3 x 256 x 256", still_jobs(), stills, args.repeats),
-            ("one frame 3 x 1080 x 1920", {k: v for k, v in still_jobs().items() if k != "torch_dct on the blocks"}, frame, args.repeats),
-            ("clips 2 x 8 x 3 x 128 x 128", video_jobs(), clips, max(3, args.repeats // 4)),  # SPyNet takes seconds
-        ):
-            if not any(word in title for word in args.inputs):
+        for kind, (title, _, _) in INPUTS.items():
+            if kind not in args.inputs:
                 continue
             print(f"{title}, {threads} thread(s)")
-            rows = table(jobs, x, repeats)
+            rows = table(kind, threads, max(3, args.repeats // 4) if kind == "clips" else args.repeats)  # SPyNet takes seconds
             entry = {"input": title, "threads": threads, "rows": rows}
             if SPYNET in rows:
                 slow = rows[SPYNET]
