@@ -204,6 +204,19 @@ def binaries() -> Table:
     return ["GPU", "binaries", "with spills", "most registers", "fewest threads a multiprocessor", "most shared memory, bytes"], out
 
 
+def calls() -> Table:
+    """Launches of a pass through DiffH264."""
+    body = []
+    for preset, r in load("calls")["rows"].items():
+        plain, fused = r["reference"], r["triton"]
+        cells = [[str(plain[w]["torch"]), str(fused[w]["torch"]), str(fused[w]["kernels"])] for w in BOTH_WAYS]
+        body.append([preset, *cells[0], *cells[1]])
+    return ["preset", *(f"{w}, {what}" for w in BOTH_WAYS for what in ("all torch", "torch beside kernels", "kernels"))], body
+
+
+BOTH_WAYS = ("forward", "backward")
+
+
 def scaling() -> Table:
     """Slopes of time and memory over each axis."""
     rows = load("scaling")["rows"]
@@ -361,6 +374,7 @@ TABLES = {
     "speed-short": speed_short,
     "full-hd": full_hd,
     "scaling": scaling,
+    "calls": calls,
     "convergence": convergence,
     "kernels": binaries,
     "gpu": gpu,
