@@ -1,6 +1,7 @@
 """How many launches a pass through DiffH264 is, of kernels and of what torch does between them; and how many operations of torch it is without.
 
 On a GPU each takes microseconds of the CPU, whatever the size of the batch. Runs in Triton's interpreter, so frames are tiny.
+``cpu_ms`` is what a pass takes with launches that do nothing: Python, and the little that torch computes at that size.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import collections
 import functools
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest import mock
@@ -61,6 +63,29 @@ def counted(call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
     }
 
 
+def nothing(*args: Any, **kwargs: Any) -> None:
+    """Instead of a launch."""
+
+
+def without_launches(call: Callable[[], Any], then: Callable[[Any], Any], repeats: int = 10) -> tuple[float, float]:
+    """Least milliseconds of a call and of what follows it, where kernels do nothing; what they would have written is zeros."""
+    new_zeros, zeros_like = torch.Tensor.new_zeros, torch.zeros_like
+    times: tuple[list[float], list[float]] = ([], [])
+    with (
+        mock.patch.object(interpreter.GridExecutor, "__call__", nothing),
+        mock.patch.object(torch.Tensor, "new_empty", lambda *args, **kwargs: new_zeros(*args, **kwargs)),
+        mock.patch.object(torch, "empty_like", lambda *args, **kwargs: zeros_like(*args, **kwargs)),
+    ):
+        for _ in range(3 + repeats):
+            began = time.perf_counter()
+            out = call()
+            middle = time.perf_counter()
+            then(out)
+            times[0].append(1e3 * (middle - began))
+            times[1].append(1e3 * (time.perf_counter() - middle))
+    return min(times[0]), min(times[1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--presets", nargs="+", default=["ultrafast", "veryfast", "medium"])
@@ -78,6 +103,10 @@ def main() -> None:
             out, forward = counted(functools.partial(layer, x, draw))
             _, backward = counted(functools.partial(torch.autograd.grad, out.sum(), x))
             rows[preset][backend] = {"forward": forward, "backward": backward}
+            if backend == "triton":
+                spent = without_launches(functools.partial(layer, x, draw), lambda out, x=x: torch.autograd.grad(out.sum(), x))
+                rows[preset]["cpu_ms"] = dict(zip(("forward", "backward"), spent))
+                print(f"{preset}: with launches that do nothing {spent[0]:.1f} + {spent[1]:.1f} ms", flush=True)
             counts = (f"{w} {r['kernels']} kernels, {r['torch']} of torch" for w, r in (("forward", forward), ("backward", backward)))
             print(f"{preset}, {backend}: {'; '.join(counts)}", flush=True)
     record("calls", {"shape": list(shape), "rows": rows})

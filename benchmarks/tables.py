@@ -210,8 +210,9 @@ def calls() -> Table:
     for preset, r in load("calls")["rows"].items():
         plain, fused = r["reference"], r["triton"]
         cells = [[str(plain[w]["torch"]), str(fused[w]["torch"]), str(fused[w]["kernels"])] for w in BOTH_WAYS]
-        body.append([preset, *cells[0], *cells[1]])
-    return ["preset", *(f"{w}, {what}" for w in BOTH_WAYS for what in ("all torch", "torch beside kernels", "kernels"))], body
+        body.append([preset, *cells[0], *cells[1], f"{sum(r['cpu_ms'].values()):.0f}"])
+    columns = (f"{w}, {what}" for w in BOTH_WAYS for what in ("all torch", "torch beside kernels", "kernels"))
+    return ["preset", *columns, "ms of a CPU, if launches did nothing"], body
 
 
 BOTH_WAYS = ("forward", "backward")

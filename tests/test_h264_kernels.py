@@ -401,6 +401,17 @@ def test_whole_codec(preset: str, frames: int, dtype: torch.dtype) -> None:
     assert (g - h).float().norm() < 0.02 * g.float().norm()
 
 
+def test_gradient_of_the_real_codec() -> None:
+    pytest.importorskip("av")
+    video, grads = natural(1, 4, 32, 48).to(DEVICE), []
+    for backend in ("reference", "triton"):
+        x = video.clone().requires_grad_()
+        out = dc.RealCodec(crf=24, gradient=dc.DiffH264(24, backend=backend))(x)
+        torch.manual_seed(2)
+        grads.append(torch.autograd.grad((out * torch.randn(video.shape, device=DEVICE)).sum(), x)[0])
+    assert (grads[0] - grads[1]).norm() < (0.02 if DEVICE == "cpu" else 0.3) * grads[0].norm()
+
+
 @pytest.mark.parametrize("preset", ["medium", "ultrafast"])
 def test_nothing_waits_for_a_gpu(preset: str) -> None:
     """Where frame types are given, values are never asked for: fake tensors have none."""
