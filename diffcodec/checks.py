@@ -151,3 +151,8 @@ def require(name: str, value: object, allowed: Sequence[object]) -> None:
     """``value`` is one of ``allowed``, or an error that lists them."""
     if value not in allowed:
         raise ValueError(f"unknown {name} {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+def traced(x: Tensor) -> bool:
+    """Whether torch traces or fakes a tensor, rather than computes with it."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)

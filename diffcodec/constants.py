@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import traced
+
 
 class Constant:
     """A constant that layers need on the device and in the dtype of whatever comes in.
@@ -23,7 +25,7 @@ class Constant:
 
     def like(self, x: Tensor) -> Tensor:
         """The constant on the device and in the dtype of ``x``."""
-        if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
+        if traced(x):
             return self.value.to(device=x.device, dtype=x.dtype)
         key = (x.device, x.dtype)
         if key not in self._copies:

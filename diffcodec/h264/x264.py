@@ -298,13 +298,14 @@ class _Search:
             share += [first, 1 - first]
         return _Search(ahead, at, rate_control.Seen(intra, inter, frame, reference, vectors, torch.cat(share)))
 
-    def cheapest(self, frames: list[int], options: list[tuple[int, ...]], most: int) -> tuple[Tensor, Tensor]:
+    def cheapest(self, frames: list[int], references: list[int]) -> tuple[Tensor, Tensor]:
         """For each macroblock the number of the reference that costs least, and the vector from it: ``[N, H/16, W/16]``, ``[N, H/16, W/16, 2]``.
 
         Args:
-            frames: N frames. options: references of each. most: references that any has.
+            frames: N frames. references: frame by frame, as many for each.
         """
-        pairs = [(self.at[i], self.at[o[min(k, len(o) - 1)]]) for i, o in zip(frames, options) for k in range(most)]
+        most = len(references) // len(frames)
+        pairs = [(self.at[frames[k // most]], self.at[r]) for k, r in enumerate(references)]
         cost, vectors = (x.unflatten(0, (-1, most)) for x in self.ahead.one.of(pairs))
         if most == 1:
             return torch.zeros_like(cost[:, 0], dtype=torch.long), vectors[:, 0]
@@ -482,6 +483,12 @@ class _Coder:
         motion = inter.motion(fields, uses, names)
         return _Prediction(predicted, predicted_c, is_intra, use8, large, motion, bits, moved)
 
+    def _options(self, now: list[int], j: int) -> tuple[list[int], int]:
+        """References of a list (0: past, 1: future), frame by frame and as many for each, the last one repeated; and how many that is."""
+        options = [self.frames.future[i] if j else self.frames.past[i] for i in now]
+        most = max(map(len, options))
+        return [o[min(k, len(o) - 1)] for o in options for k in range(most)], most
+
     def _references(self, ids: list[int], place: Tensor) -> tuple[Tensor, _References]:
         """Have references at hand.
 
@@ -519,14 +526,12 @@ class _Coder:
             Predictions of 8x8 blocks ``[N, H/8, W/8, 64]``, of their chroma ``[N, H/8, W/8, 2, 16]``; for each list the vectors, which blocks use
             it, and the name of the reference, all ``[N, H/8, W/8]``.
         """
-        f, n = self.frames, len(now)
+        n = len(now)
         planes, chromas, fields, names = [], [], [], []
         assert self.search is not None
         for j in range(1 + bidirectional):
-            options = [f.future[i] if j else f.past[i] for i in now]
-            most = max(map(len, options))
-            ids = [o[min(k, len(o) - 1)] for o in options for k in range(most)]  # frame by frame
-            best, coarse = self.search.cheapest(now, options, most)
+            ids, most = self._options(now, j)
+            best, coarse = self.search.cheapest(now, ids)
             slot, references = self._references(ids, most * torch.arange(n, device=source.device)[:, None, None] + best)
             field = decide.vectors(source.detach(), self.phases, slot, coarse, lam, self.habits)
             y, c = self._fetched(references, field)
@@ -544,17 +549,15 @@ class _Coder:
         self, now: list[int], given: _Given, decided: _Decided
     ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], list[Tensor], Tensor]:
         """Inter prediction with given vectors; as :meth:`_searched`. Streams do not export which reference is meant: the best one is taken."""
-        f, n, source = self.frames, len(now), given.luma
+        n, source = len(now), given.luma
         index = listed(now, source.device)
         vectors, used = decided.vectors[index], decided.used[index]
         target = inter.blocks(source, 8).detach()
         planes, chromas, names = [], [], []
         for j in range(2):
-            options = [f.past[i] if j == 0 else f.future[i] for i in now]
-            most = max(len(o) for o in options)
+            ids, most = self._options(now, j)
             if not most:
                 continue
-            ids = [o[min(k, len(o) - 1)] for o in options for k in range(most)]  # frame by frame
             field = vectors[:, j]
             first = most * torch.arange(n, device=source.device)[:, None, None]
             _, every = self._references(ids, torch.cat([(first + k).expand_as(given.qp) for k in range(most)]))

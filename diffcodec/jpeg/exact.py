@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..blocks import join, pad_to, pad_to_multiple, split
+from ..checks import traced
 from ..color import SUBSAMPLINGS
 from ..constants import Constant
 from ..transform import dct_matrix
@@ -88,7 +89,7 @@ def _bands(n: int, rows: int, row: int, unit: int, like: Tensor) -> list[tuple[s
 
     A band lies in one picture, with a multiple of ``unit`` rows, or covers whole pictures.
     """
-    if like.device.type != "cpu" or torch.compiler.is_compiling() or type(like) not in (Tensor, torch.nn.Parameter):
+    if like.device.type != "cpu" or traced(like):
         return [(slice(0, n), slice(0, rows))]
     pictures, height = max(1, _BAND // (rows * row)), max(1, _BAND // (row * unit)) * unit
     return [

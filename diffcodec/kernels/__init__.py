@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch.autograd.function import once_differentiable
 
-from ..checks import require
+from ..checks import require, traced
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 BACKENDS = ("auto", "reference", "triton")
@@ -102,7 +102,7 @@ class Operator:
 
     def __call__(self, *args: Any) -> Any:
         first = args[0]
-        if torch.compiler.is_compiling() or type(first[0] if isinstance(first, list) else first) not in (torch.Tensor, torch.nn.Parameter):
+        if traced(first[0] if isinstance(first, list) else first):
             return getattr(torch.ops.diffcodec, self.name)(*args)
         if self.function is None or not torch.is_grad_enabled():
             return self.run(*args)

@@ -290,8 +290,18 @@ def _whole(current, reference, out, BLOCKS, BH, BW, H, W, REACH, K: tl.constexpr
         cost += 0.1 * tl.log2(1 + 2 * (tl.abs(dy) + tl.abs(dx)).to(tl.float32))
         by, bx = tl.where(cost < best, dy, by), tl.where(cost < best, dx, bx)
         best = tl.minimum(cost, best)
-    tl.store(out + 2 * b, 8 * by.to(tl.int64), there)
-    tl.store(out + 2 * b + 1, 8 * bx.to(tl.int64), there)
+    _put_vector(out, b, 8 * by, 8 * bx, there)
+
+
+@triton.jit
+def _vector(field, b):
+    return tl.load(field + 2 * b).to(tl.int32), tl.load(field + 2 * b + 1).to(tl.int32)
+
+
+@triton.jit
+def _put_vector(out, b, vy, vx, there):
+    tl.store(out + 2 * b, vy.to(tl.int64), there)
+    tl.store(out + 2 * b + 1, vx.to(tl.int64), there)
 
 
 @triton.jit
@@ -313,9 +323,25 @@ def _satd(difference, hadamard):
 
 
 @triton.jit
+def _distance(difference, hadamard, FINE: tl.constexpr):
+    """SATD or SAD. Shape: ``[R, 64] -> [R]``."""
+    if FINE:
+        cost = _satd(difference, hadamard)
+    else:
+        cost = tl.sum(tl.abs(difference), 1)
+    return cost
+
+
+@triton.jit
 def _hadamard(matrix):
     i = tl.arange(0, 64)
     return tl.load(matrix + i[:, None] * 64 + i[None, :])
+
+
+@triton.jit
+def of_macroblock(costs, P: tl.constexpr):
+    """Sum over the four rows of each macroblock. Shape: ``[4 P] -> [P]``."""
+    return tl.sum(tl.reshape(costs, (P, 4)), 1)
 
 
 @triton.jit
@@ -334,12 +360,9 @@ def _price(
     else:  # the window of 16 x 16 stays whole at the end of the plane
         inner_y, inner_x = top % 16, left % 16
         moved = _window(phases, reference, top - inner_y, left - inner_x, wy, wx, i + inner_y[:, None], k + inner_x[:, None], HP, WP, 16)
-    if FINE:
-        cost = _satd(moved - target, hadamard)
-    else:
-        cost = tl.sum(tl.abs(moved - target), 1)
+    cost = _distance(moved - target, hadamard, FINE)
     if K == 16:
-        cost = tl.sum(tl.reshape(cost, (P, 4)), 1)
+        cost = of_macroblock(cost, P)
     return cost + lam * (_component_bits(vy - py) + _component_bits(vx - px))
 
 
@@ -360,7 +383,7 @@ def _ring(
 
 
 @triton.jit
-def _blocks(first, BLOCKS, BH, BW, K: tl.constexpr, P: tl.constexpr):
+def block_rows(first, BLOCKS, BH, BW, K: tl.constexpr, P: tl.constexpr):
     """P blocks from one on, and the blocks of 8 x 8 that they are made of.
 
     Returns:
@@ -402,12 +425,6 @@ def _predictor(field, b, BH, BW):
 
 
 @triton.jit
-def _put_vector(out, b, vy, vx, there):
-    tl.store(out + 2 * b, vy.to(tl.int64), there)
-    tl.store(out + 2 * b + 1, vx.to(tl.int64), there)
-
-
-@triton.jit
 def _some(BLOCKS, SIZE: tl.constexpr):
     """Blocks of this program, and which there are."""
     b = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
@@ -423,7 +440,8 @@ def _begin(field, start, predictor, BLOCKS, BH, BW, STILL_FIRST: tl.constexpr, S
     _put_vector(predictor, b, y, x, there)
     _put_vector(start + STILL_FIRST * 2 * BLOCKS, b, y, x, there)
     _put_vector(start + (1 - STILL_FIRST) * 2 * BLOCKS, b, tl.zeros_like(y), tl.zeros_like(x), there)
-    _put_vector(start + 4 * BLOCKS, b, tl.load(field + 2 * b), tl.load(field + 2 * b + 1), there)
+    y, x = _vector(field, b)
+    _put_vector(start + 4 * BLOCKS, b, y, x, there)
 
 
 @triton.jit
@@ -449,13 +467,19 @@ def _divide(whole, start, predictor, BLOCKS, BH, BW, SIZE: tl.constexpr):
             near = b - x + tl.minimum(tl.maximum(x + 2 * i - 3, 0), BW - 1)
         else:
             near = b + (tl.minimum(tl.maximum(y + 2 * i - 7, 0), BH - 1) - y) * BW
-        vy, vx = tl.load(whole + 2 * near), tl.load(whole + 2 * near + 1)
+        vy, vx = _vector(whole, near)
         for q in tl.static_range(4):
             _put_vector(start + i * 8 * BLOCKS, corner + q // 2 * 2 * BW + q % 2, vy, vx, there)
 
 
 @triton.jit
-def _own(source, rb, top, left, i, k, BH, BW, K: tl.constexpr):
+def _eight(rb, top, left, BH, BW):
+    """Number of the block of 8 x 8 that a row of a macroblock is."""
+    return (rb // (BH * BW) * (2 * BH) + top // 8) * (2 * BW) + left // 8
+
+
+@triton.jit
+def samples(source, rb, top, left, i, k, BH, BW, K: tl.constexpr):
     """Samples of rows of blocks, of planes ``[N, K BH, K BW]``."""
     plane = (rb // (BH * BW)).to(tl.int64) * (BH * K * BW * K)
     return tl.load(source + (plane + top * (BW * K) + left)[:, None] + i * (BW * K) + k)
@@ -467,16 +491,15 @@ def _refine(
     ROUNDS: tl.constexpr, SUBPEL: tl.constexpr, FINE: tl.constexpr, K: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """:func:`diffcodec.h264.inter.refine` for P blocks."""
-    b, there, rb, top, left, i, k = _blocks(tl.program_id(0) * P, BLOCKS, BH, BW, K, P)
-    mine = _own(target, rb, top, left, i, k, BH, BW, K)
+    b, there, rb, top, left, i, k = block_rows(tl.program_id(0) * P, BLOCKS, BH, BW, K, P)
+    mine = samples(target, rb, top, left, i, k, BH, BW, K)
     ref, weight = tl.load(reference + rb), tl.load(lam + b)
-    py, px = tl.load(predictor + 2 * b).to(tl.int32), tl.load(predictor + 2 * b + 1).to(tl.int32)
+    py, px = _vector(predictor, b)
     matrix = _hadamard(hadamard)
     by, bx = py, px
     best = tl.full([P], float("inf"), tl.float32)
     for c in range(STARTS):
-        at = start + (c * BLOCKS + b) * 2
-        vy, vx = tl.load(at).to(tl.int32), tl.load(at + 1).to(tl.int32)
+        vy, vx = _vector(start, c * BLOCKS + b)
         cost = _price(phases, ref, mine, matrix, top, left, i, k, vy, vx, py, px, weight, HP, WP, False, K, P)
         by, bx = tl.where(cost < best, vy, by), tl.where(cost < best, vx, bx)
         best = tl.minimum(cost, best)
@@ -488,8 +511,7 @@ def _refine(
         by, bx, best = _ring(phases, ref, mine, matrix, top, left, i, k, by, bx, best, py, px, weight, HP, WP, 2, FINE, K, P)
     if SUBPEL > 2:
         by, bx, best = _ring(phases, ref, mine, matrix, top, left, i, k, by, bx, best, py, px, weight, HP, WP, 1, FINE, K, P)
-    tl.store(vectors + 2 * b, by.to(tl.int64), there)
-    tl.store(vectors + 2 * b + 1, bx.to(tl.int64), there)
+    _put_vector(vectors, b, by, bx, there)
     tl.store(costs + b, best, there)
 
 
@@ -529,24 +551,21 @@ def _partition(
 
     ``target``: ``[N, H, W]``; ``whole``: ``[N, bh, bw, 2]``; ``four``, ``out``: ``[N, 2 bh, 2 bw, 2]``.
     """
-    b, there, rb, top, left, i, k = _blocks(tl.program_id(0) * P, BLOCKS, BH, BW, 16, P)
-    row = (rb // (BH * BW) * (2 * BH) + top // 8) * (2 * BW) + left // 8  # number of the block of 8 x 8
-    mine = _own(target, rb, top, left, i, k, BH, BW, 16)
+    b, there, rb, top, left, i, k = block_rows(tl.program_id(0) * P, BLOCKS, BH, BW, 16, P)
+    row = _eight(rb, top, left, BH, BW)
+    mine = samples(target, rb, top, left, i, k, BH, BW, 16)
     ref, weight = tl.load(reference + rb), tl.load(lam + b)
-    py, px = tl.load(predictor + 2 * b).to(tl.int32), tl.load(predictor + 2 * b + 1).to(tl.int32)
+    py, px = _vector(predictor, b)
     matrix = _hadamard(hadamard)
-    fy = _four(tl.load(four + 2 * row).to(tl.int32), P)
-    fx = _four(tl.load(four + 2 * row + 1).to(tl.int32), P)
-    ys = (tl.load(whole + 2 * b).to(tl.int32), fy[0], fy[1], fy[2], fy[3])
-    xs = (tl.load(whole + 2 * b + 1).to(tl.int32), fx[0], fx[1], fx[2], fx[3])
+    ry, rx = _vector(four, row)
+    fy, fx = _four(ry, P), _four(rx, P)
+    wy, wx = _vector(whole, b)
+    ys = (wy, fy[0], fy[1], fy[2], fy[3])
+    xs = (wx, fx[0], fx[1], fx[2], fx[3])
     costs, bits = (), ()
     for v in tl.static_range(5):
         moved = _window(phases, ref, top, left, _of_rows(ys[v], P, 4), _of_rows(xs[v], P, 4), i, k, HP, WP, 8)
-        if FINE:
-            cost = _satd(moved - mine, matrix)
-        else:
-            cost = tl.sum(tl.abs(moved - mine), 1)
-        costs = costs + (_four(cost, P),)
+        costs = costs + (_four(_distance(moved - mine, matrix, FINE), P),)
         bits = bits + ((_component_bits(ys[v] - py) + _component_bits(xs[v] - px)) * weight,)
     best, w = _cheapest(costs, bits, 0, 0, True, P)
     best += weight
@@ -578,17 +597,15 @@ def _partition(
         vy, vx = ys[0], xs[0]
         for v in tl.static_range(1, 5):
             vy, vx = tl.where(picked[q] == v, ys[v], vy), tl.where(picked[q] == v, xs[v], vx)
-        at = out + 2 * (corner + q // 2 * 2 * BW + q % 2)
-        tl.store(at, vy.to(tl.int64), there)
-        tl.store(at + 1, vx.to(tl.int64), there)
+        _put_vector(out, corner + q // 2 * 2 * BW + q % 2, vy, vx, there)
 
 
 @triton.jit
 def _look(phases, reference, source, vectors, hadamard, costs, BLOCKS, BH, BW, HP, WP, FINE: tl.constexpr, P: tl.constexpr):
-    """What the lookahead makes vectors cost: :meth:`diffcodec.h264.lookahead.Lookahead.search`."""
-    b, there, rb, top, left, i, k = _blocks(tl.program_id(0) * P, BLOCKS, BH, BW, 8, P)
-    mine = _own(source, rb, top, left, i, k, BH, BW, 8)
-    vy, vx = tl.load(vectors + 2 * b).to(tl.int32), tl.load(vectors + 2 * b + 1).to(tl.int32)
+    """What the lookahead makes vectors cost: ``Lookahead._found`` in :mod:`diffcodec.h264.lookahead`."""
+    b, there, rb, top, left, i, k = block_rows(tl.program_id(0) * P, BLOCKS, BH, BW, 8, P)
+    mine = samples(source, rb, top, left, i, k, BH, BW, 8)
+    vy, vx = _vector(vectors, b)
     py, px = _predictor(vectors, b, BH, BW)
     matrix = _hadamard(hadamard)
     cost = _price(phases, tl.load(reference + rb), mine, matrix, top, left, i, k, vy, vx, py, px, 1.0, HP, WP, FINE, 8, P)
@@ -599,18 +616,13 @@ def _look(phases, reference, source, vectors, hadamard, costs, BLOCKS, BH, BW, H
 
 
 @triton.jit
-def _of_macroblock(costs, P: tl.constexpr):
-    return tl.sum(tl.reshape(costs, (P, 4)), 1)
-
-
-@triton.jit
 def _weigh(source, predicted, hadamard, sad, by_four, by_eight, BLOCKS, BH, BW, P: tl.constexpr):
     """SAD, SATD and SA8D of macroblocks, ``[N, bh, bw]`` each."""
-    b, there, rb, top, left, i, k = _blocks(tl.program_id(0) * P, BLOCKS, BH, BW, 16, P)
-    difference = _own(source, rb, top, left, i, k, BH, BW, 16) - _own(predicted, rb, top, left, i, k, BH, BW, 16)
-    tl.store(sad + b, _of_macroblock(tl.sum(tl.abs(difference), 1), P), there)
-    tl.store(by_four + b, _of_macroblock(_satd(difference, _hadamard(hadamard)), P), there)
-    tl.store(by_eight + b, _of_macroblock(_satd(difference, _hadamard(hadamard + 4096)), P), there)
+    b, there, rb, top, left, i, k = block_rows(tl.program_id(0) * P, BLOCKS, BH, BW, 16, P)
+    difference = samples(source, rb, top, left, i, k, BH, BW, 16) - samples(predicted, rb, top, left, i, k, BH, BW, 16)
+    tl.store(sad + b, of_macroblock(tl.sum(tl.abs(difference), 1), P), there)
+    tl.store(by_four + b, of_macroblock(_satd(difference, _hadamard(hadamard)), P), there)
+    tl.store(by_eight + b, of_macroblock(_satd(difference, _hadamard(hadamard + 4096)), P), there)
 
 
 @triton.jit
@@ -634,7 +646,7 @@ def _motion(field0, field1, used0, used1, name0, name1, out, BLOCKS, TWO: tl.con
 def _bits_of_block(field, b, BH, BW):
     """Bits of the vectors of blocks against their neighbours' median."""
     py, px = _predictor(field, b, BH, BW)
-    vy, vx = tl.load(field + 2 * b).to(tl.int32), tl.load(field + 2 * b + 1).to(tl.int32)
+    vy, vx = _vector(field, b)
     return _component_bits(vy - py) + _component_bits(vx - px)
 
 
@@ -643,10 +655,10 @@ def _direction(
     source, past, future, field0, field1, lam, hadamard, out, BLOCKS, BH, BW, FINE: tl.constexpr, P: tl.constexpr
 ):  # fmt: skip
     """:func:`diffcodec.h264.decide.direction` of P macroblocks."""
-    b, there, rb, top, left, i, k = _blocks(tl.program_id(0) * P, BLOCKS, BH, BW, 16, P)
-    row = (rb // (BH * BW) * (2 * BH) + top // 8) * (2 * BW) + left // 8  # number of the block of 8 x 8
+    b, there, rb, top, left, i, k = block_rows(tl.program_id(0) * P, BLOCKS, BH, BW, 16, P)
+    row = _eight(rb, top, left, BH, BW)
     at = row.to(tl.int64)[:, None] * 64 + i * 8 + k
-    mine = _own(source, rb, top, left, i, k, BH, BW, 16)
+    mine = samples(source, rb, top, left, i, k, BH, BW, 16)
     matrix = _hadamard(hadamard)
     bits0, bits1 = _bits_of_block(field0, row, 2 * BH, 2 * BW), _bits_of_block(field1, row, 2 * BH, 2 * BW)
     weight = tl.load(lam + rb) / 4
@@ -659,17 +671,13 @@ def _direction(
             difference, bits = mine - tl.load(future + at), bits1 + 2
         else:
             difference, bits = mine - _mean(tl.load(past + at), tl.load(future + at)), bits0 + bits1 + 3
-        if FINE:
-            cost = _satd(difference, matrix)
-        else:
-            cost = tl.sum(tl.abs(difference), 1)
-        cost += weight * bits
+        cost = _distance(difference, matrix, FINE) + weight * bits
         which = tl.where(cost < best, way, which)
         best = tl.minimum(cost, best)
-        together = _of_macroblock(cost, P)
+        together = of_macroblock(cost, P)
         of_whole = tl.where(together < whole, way, of_whole)
         whole = tl.minimum(together, whole)
-    split = _of_macroblock(best, P) + 6 * tl.load(lam + b) < whole
+    split = of_macroblock(best, P) + 6 * tl.load(lam + b) < whole
     found = tl.where(_of_rows(split, P, 4), which, _of_rows(of_whole, P, 4))
     tl.store(out + row, found.to(tl.int64), _of_rows(there, P, 4))
 

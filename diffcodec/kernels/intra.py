@@ -20,6 +20,7 @@ from ..constants import Constant
 from ..h264 import decide, intra
 from ..h264.tables import HADAMARD4_OF_8, HADAMARD8
 from . import differentiates, implements, ops, residual
+from .inter import block_rows, of_macroblock, samples
 
 _R = 16  # blocks in a program
 _SIZE = 128  # blocks in a program that adds up
@@ -330,8 +331,8 @@ def _likely(kind, eight, four, likely8, likely4, BLOCKS, BH, BW, SIZE: tl.conste
         own4 = tl.load(four + (n * 4 * BH + oy) * 4 * BW + ox, inside, 2)
         actual = tl.where(of == 2, own4, tl.where(of == 1, own8, 2))
         own_macroblock = at % 4 != 0
-        best8 = tl.minimum(best8, tl.where(at == 0, 2, tl.where(own_macroblock, own8, actual)))
-        best4 = tl.minimum(best4, tl.where(at == 0, 2, tl.where(own_macroblock, own4, actual)))
+        best8 = tl.minimum(best8, tl.where(own_macroblock, own8, actual))
+        best4 = tl.minimum(best4, tl.where(own_macroblock, own4, actual))
     edge = (y == 0) | (x == 0)
     tl.store(likely4 + b, tl.where(edge, 2, best4), there)
     first = there & (y % 2 == 0) & (x % 2 == 0)
@@ -396,19 +397,13 @@ def _lost(x, y, matrix):
 @triton.jit
 def _price(source, done, lam, bits, textures, out, BLOCKS, BH, BW, P: tl.constexpr):
     """:func:`diffcodec.h264.decide.price` of P macroblocks, whose bits are known."""
-    mb = tl.program_id(0) * P + tl.arange(0, P)
-    there = mb < BLOCKS
-    r, s = tl.arange(0, 4 * P), tl.arange(0, 64)[None, :]
-    of = tl.minimum(tl.program_id(0) * P + r // 4, BLOCKS - 1)
-    y, x = of // BW % BH * 16 + r % 4 // 2 * 8, of % BW * 16 + r % 2 * 8
-    at = ((of // (BH * BW)).to(tl.int64) * (BH * BW * 256) + y * (BW * 16) + x)[:, None] + s // 8 * (BW * 16) + s % 8
-    mine, other = tl.load(source + at), tl.load(done + at)
-    error = tl.sum(tl.reshape(tl.sum((mine - other) * (mine - other), 1), (P, 4)), 1)
-    lost = tl.abs(tl.sum(tl.reshape(_lost(mine, other, textures), (P, 4)), 1))
-    lost += tl.abs(tl.sum(tl.reshape(_lost(mine, other, textures + 4096), (P, 4)), 1))
-    weight = tl.load(lam + mb, there, 0.0)
-    cost = error + _TEXTURE * weight * lost + _RATE * weight * weight * tl.load(bits + mb, there, 0.0)
-    tl.store(out + mb, cost, there)
+    b, there, rb, top, left, i, k = block_rows(tl.program_id(0) * P, BLOCKS, BH, BW, 16, P)
+    mine, other = samples(source, rb, top, left, i, k, BH, BW, 16), samples(done, rb, top, left, i, k, BH, BW, 16)
+    error = of_macroblock(tl.sum((mine - other) * (mine - other), 1), P)
+    lost = tl.abs(of_macroblock(_lost(mine, other, textures), P)) + tl.abs(of_macroblock(_lost(mine, other, textures + 4096), P))
+    weight = tl.load(lam + b)
+    cost = error + _TEXTURE * weight * lost + _RATE * weight * weight * tl.load(bits + b)
+    tl.store(out + b, cost, there)
 
 
 def warps(kind: int) -> int:
