@@ -1,0 +1,289 @@
+"""PyAV underneath: files opened with care, frames decoded with damage noticed, turned and converted; libx264 asked so that it repeats itself."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import importlib
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Demuxers of containers and raw streams that hold video. Not among them: playlists and patterns, which read other files than the one that was named.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,ivf,yuv4mpegpipe,ogg,flv,asf,mxf,nut,gif,apng,dv,rm,wtv,mjpeg,vc1,"
+    "h261,h263"
+)
+NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+DAMAGED = ("error", "keep")
+_log_lock = threading.Lock()
+
+
+class VideoError(ValueError):
+    """A video file that cannot be read or written; the message names the file and what is wrong with it."""
+
+
+@contextlib.contextmanager
+def opened(path: str | Any) -> Iterator[tuple[Any, Any]]:
+    """An open container and its video stream; every failure becomes a :class:`VideoError` that names the file.
+
+    Only regular files are opened, by their own name whatever it looks like, and only formats that read no other file.
+    """
+    import av
+
+    path = Path(path)
+    try:
+        mode = path.stat()
+    except OSError as error:
+        raise VideoError(
+            f"{path}: no such file" if isinstance(error, FileNotFoundError) else f"{path}: {error.strerror or error}"
+        ) from None
+    if stat.S_ISDIR(mode.st_mode):
+        raise VideoError(f"{path} is a folder; expected a video file")
+    if not stat.S_ISREG(mode.st_mode):
+        raise VideoError(f"{path} is a pipe or device; expected a video file")
+    if mode.st_size == 0:
+        raise VideoError(f"{path} is empty (0 bytes)")
+    try:
+        with av.open(
+            f"file:{path}", metadata_errors="ignore", options={"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        ) as container:
+            if not container.streams.video:
+                kinds = ", ".join(sorted({s.type for s in container.streams})) or "none"
+                raise VideoError(f"{path} holds no video stream (streams: {kinds})")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise VideoError(f"{path}: its video is coded in a format that this build of ffmpeg cannot decode")
+            stream.thread_type = "AUTO"
+            yield container, stream
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:  # of what is written meanwhile
+            raise
+        what = "no video format that is read here, or damaged" if isinstance(error, av.error.InvalidDataError) else error.strerror or error
+        raise VideoError(f"{path}: not a readable video ({what})") from error
+
+
+class Damage:
+    """What is wrong with a file, as far as decoding has come.
+
+    Attributes:
+        corrupt: numbers of frames that the decoder marked. lost: frames that packets announced and that did not come.
+        spreads: whether a marked frame has been shown since the last whole key frame: what is predicted from it is wrong as well.
+    """
+
+    def __init__(self) -> None:
+        self.corrupt: list[int] = []
+        self.lost = 0
+        self.spreads = False
+
+    def __bool__(self) -> bool:
+        return bool(self.corrupt or self.lost)
+
+    def __str__(self) -> str:
+        out = []
+        if self.corrupt:
+            some = ", ".join(map(str, self.corrupt[:5])) + (", ..." if len(self.corrupt) > 5 else "")
+            out.append(f"{len(self.corrupt)} damaged frames ({some})")
+        if self.lost:
+            out.append(f"{self.lost} missing frames")
+        return " and ".join(out) or "no damage"
+
+
+def decode(
+    container: Any,
+    stream: Any,
+    damage: Damage,
+    whole: bool = True,
+    others: Sequence[Any] = (),
+    pass_on: Callable[[Any], None] | None = None,
+) -> Iterator[Any]:
+    """Decoded frames in display order; what is wrong is counted in ``damage`` before the frame behind it is handed out.
+
+    Args:
+        container, stream: of :func:`opened`.
+        damage: what is wrong so far.
+        whole: the file is read from its beginning: at its end, frames that the container announced and that did not come are counted, too.
+        others, pass_on: further streams, and what their packets are given to.
+    """
+    import av
+
+    packets = frames = refused = 0
+    pending: set[int] = set()  # time stamps of packets whose frame has not come
+    packed = stream.codec_context.name == "mpeg4" and container.format.name == "avi"  # B frames of XviD and DivX, two frames a packet
+    hidden = packed or stream.codec_context.name in ("vp8", "libvpx")  # frames that are not shown have time stamps of their own
+    end: int | None = None
+    for packet in container.demux(stream, *others):
+        if packet.stream.index != stream.index:
+            if pass_on is not None:
+                pass_on(packet)
+            continue
+        real = packet.size > 0 and not packet.is_discard
+        packets += real
+        refused += real and packet.is_corrupt  # cut short, or with a gap before it
+        if real and packet.pts is not None:
+            pending.add(packet.pts)
+        try:
+            decoded = packet.decode()
+        except av.error.InvalidDataError:
+            refused += real and not packet.is_corrupt
+            continue
+        for frame in decoded:
+            if frame.pts is not None:
+                late = {p for p in pending if p < frame.pts}
+                damage.lost += 0 if hidden else len(late)
+                pending -= late
+                pending.discard(frame.pts)
+                end = frame.pts if end is None else max(end, frame.pts)
+            if frame.is_corrupt:
+                damage.corrupt.append(frames)
+                damage.spreads = True
+            elif frame.key_frame:
+                damage.spreads = False
+            frames += 1
+            yield frame
+    if not whole:
+        return
+    missing = max(packets, stream.frames) - frames - (packed and not refused)  # the index of packed frames counts one more than there are
+    damage.lost = max(damage.lost, missing, refused, _cut(container, stream, end))
+
+
+def _cut(container: Any, stream: Any, end: int | None) -> int:
+    """Frames between the last one and the time at which the container says that the video ends."""
+    if end is None or not stream.average_rate:
+        return 0
+    if told := stream.metadata.get("DURATION", ""):  # Matroska, as ffmpeg writes it: 00:00:01.200000000
+        hours, minutes, seconds = told.split(":")
+        length = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    elif container.duration and len(container.streams) == 1 and container.format.name in _TIMED:
+        length = container.duration / 1e6
+    else:
+        return 0
+    shown = float(end * stream.time_base)
+    return max(0, int((length - shown) * float(stream.average_rate) - 0.5))
+
+
+_TIMED = ("matroska,webm", "flv", "asf", "avi")  # containers that say how long they are and keep it although they are cut short
+
+
+class Pictures:
+    """Frames as players show them: RGB, turned as the file says."""
+
+    def __init__(self) -> None:
+        self._convert = Converter()
+
+    def __call__(self, frame: Any, **options: Any) -> np.ndarray:
+        """uint8 ``[H, W, 3]``; options as of :class:`Converter`, sizes before turning."""
+        return np.ascontiguousarray(turned(self._convert(frame, **options), orientation(frame)))
+
+
+class Converter:
+    """Frames into another format or size, with one converter and one thread.
+
+    PyAV's own ``frame.to_ndarray(format=...)`` makes a converter for each frame, with as many threads as there are processors; they live as long as
+    the frame, and a process forked meanwhile waits for them for ever.
+    """
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()
+        self._options: dict[str, Any] = {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
+
+    def __call__(self, frame: Any, format: str = "rgb24", **options: Any) -> np.ndarray:
+        """The frame as an array: rgb24 ``[H, W, 3]``, planar formats as PyAV lays them out."""
+        out: np.ndarray = self.frame(frame, format, **options).to_ndarray()
+        return out
+
+    def frame(self, frame: Any, format: str, **options: Any) -> Any:
+        """The same as a frame of PyAV."""
+        return self._reformatter.reformat(frame, format=format, **options, **self._options)
+
+
+def side_data(frame: Any) -> list[Any]:
+    """A frame's side data. ``frame.side_data`` would tie both into a cycle that only the garbage collector frees."""
+    from av.sidedata.sidedata import SideDataContainer
+
+    return list(SideDataContainer(frame))  # type: ignore[call-arg]
+
+
+def orientation(frame: Any) -> tuple[int, bool]:
+    """How players turn a frame before they show it, by its display matrix (ISO/IEC 14496-12, 6.2.2).
+
+    Returns:
+        Quarter turns counter-clockwise, and whether it is mirrored left to right before them. (0, False) for angles between.
+    """
+    for data in side_data(frame):
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = (int(v) for v in np.frombuffer(data, np.int32)[:5])
+            signs = tuple((v > 0) - (v < 0) for v in (a, b, c, d))
+            if 0 in (a, b) and 0 in (c, d):
+                return _TURNS.get(signs, (0, False))  # type: ignore[arg-type]
+    return 0, False
+
+
+_TURNS = {
+    (1, 0, 0, 1): (0, False), (0, -1, 1, 0): (1, False), (-1, 0, 0, -1): (2, False), (0, 1, -1, 0): (3, False),
+    (-1, 0, 0, 1): (0, True), (0, -1, -1, 0): (3, True), (1, 0, 0, -1): (2, True), (0, 1, 1, 0): (1, True),
+}  # fmt: skip
+
+
+def turned(picture: np.ndarray, turn: tuple[int, bool]) -> np.ndarray:
+    """A picture or plane ``[H, W, ...]`` as it is shown."""
+    quarters, mirrored = turn
+    if mirrored:
+        picture = picture[:, ::-1]
+    return np.rot90(picture, quarters) if quarters else picture
+
+
+@functools.cache
+def x264_asm() -> str | None:
+    """What libx264's assembly is limited to so that it gives the same stream for the same frames: "avx2" on a CPU with AVX-512, else nothing.
+
+    With AVX-512, core 165's macroblock-tree code reads memory that nobody wrote where the width is no multiple of 128. "avx2" gives what its C code
+    gives. Nothing is asked for elsewhere: x264 uses what it is told without asking the CPU.
+    """
+    return "avx2" if _avx512() else None
+
+
+def _avx512() -> bool:
+    """Whether this CPU has the subset of AVX-512 that x264 looks for (F, CD, BW, DQ, VL), by numpy's and torch's own detection."""
+    import torch
+
+    for module in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):
+        with contextlib.suppress(ImportError, AttributeError):
+            if importlib.import_module(module).__cpu_features__.get("AVX512_SKX", False):
+                return True
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def x264_options(options: dict[str, str]) -> dict[str, str]:
+    """Options for libx264, with its assembly limited (:func:`x264_asm`) unless they say something of it themselves."""
+    inner = ":".join(options.get(k, "") for k in ("x264-params", "x264opts")).split(":")
+    asm = x264_asm()
+    if asm is None or any(p.partition("=")[0] in ("asm", "no-asm") for p in inner):
+        return options
+    own = options.get("x264-params")
+    return options | {"x264-params": f"asm={asm}:{own}" if own else f"asm={asm}"}
+
+
+@contextlib.contextmanager
+def captured_log(level: int) -> Iterator[list[tuple[int, str, str]]]:
+    """What ffmpeg's libraries say meanwhile. One at a time: the level is global to the process.
+
+    Only around single-threaded work of the calling thread: a codec's own thread that wants to say something waits for Python.
+    """
+    import av.logging
+
+    with _log_lock:
+        before = av.logging.get_level()
+        av.logging.set_level(level)
+        try:
+            with av.logging.Capture() as log:
+                yield log
+        finally:
+            av.logging.set_level(before)
