@@ -66,7 +66,7 @@ def features(task: tuple[report.Clip, int, float], preset: str, used: Constants)
     engine = dc.DiffH264(crf, preset, constants=used).engine
     x = clip.video[None]
     with torch.no_grad():
-        return engine.coded(x, engine.decide(x, engine.sample(x.shape)))[1].sum((0, 1))
+        return engine.features(x, engine.sample(x.shape))[1].sum((0, 1))
 
 
 def residuals(tasks: Sequence[Any], sims: Sequence[fidelity.Measured], reals: Sequence[fidelity.Measured]) -> Tensor:

@@ -3,7 +3,8 @@
 Video is ``[B, T, 3, H, W]``, RGB in [0, 1], floating point; images ``[B, 3, H, W]``. Every layer is an ``nn.Module`` from video to video.
 """
 
-from . import attacks, blocks, color, fidelity, metrics, motion, rounding, transform
+from . import _start  # noqa: F401  # isort: skip  # first: it is for the seconds that the rest takes
+from . import attacks, blocks, color, fidelity, media, metrics, motion, rounding, transform
 from .adapt import adapt
 from .attacks import (
     Brightness,
@@ -33,13 +34,14 @@ from .jpeg import DiffJPEG, JPEGDrop, JPEGMask
 from .layer import Codec, Layer
 from .proxy import CompNet
 from .real import RealCodec, RealJPEG
-from .strength import Ramp
+from .strength import Choice, Ramp
 from .video import Clips, VideoError, read_image, read_video, video_info, write_video
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Brightness",
+    "Choice",
     "Clips",
     "Codec",
     "Coded",
@@ -75,6 +77,7 @@ __all__ = [
     "blocks",
     "color",
     "fidelity",
+    "media",
     "metrics",
     "motion",
     "read_image",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .coded import Coded
-from .layer import Codec, Draw, Layer
+from .layer import Codec, Draw, Generators, Layer
 
 _AXES = {5: "BTCHW", 4: "BCHW"}
 
@@ -34,14 +34,15 @@ class Adapted(nn.Module):
     def sample(
         self,
         shape: Sequence[int],
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         *,
         step: int | None = None,
         device: torch.device | None = None,
+        **strengths: Any,
     ) -> Draw:
         """As :meth:`diffcodec.Layer.sample`, for a shape in the caller's layout."""
         self._check_rank(len(shape), tuple(shape))
-        return self.layer.sample([shape[i] for i in self._inward], generator, step=step, device=device)
+        return self.layer.sample([shape[i] for i in self._inward], generator, step=step, device=device, **strengths)
 
     def forward(
         self,
@@ -49,10 +50,11 @@ class Adapted(nn.Module):
         draw: Mapping[str, Any] | None = None,
         *,
         step: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
+        **strengths: Any,
     ) -> Tensor:
         """As :meth:`diffcodec.Layer.forward`, in the caller's layout and range."""
-        return self._call(self.layer, video, draw, step, generator)  # type: ignore[no-any-return]
+        return self._call(self.layer, video, draw, step, generator, strengths)  # type: ignore[no-any-return]
 
     def encode(
         self,
@@ -60,14 +62,23 @@ class Adapted(nn.Module):
         draw: Mapping[str, Any] | None = None,
         *,
         step: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
+        **strengths: Any,
     ) -> Coded:
         """As :meth:`diffcodec.Codec.encode`, in the caller's layout and range; for codecs only."""
         if not isinstance(self.layer, Codec):
             raise TypeError(f"{type(self.layer).__name__} is no codec: it has no encode")
-        return self._call(self.layer.encode, video, draw, step, generator)  # type: ignore[no-any-return]
+        return self._call(self.layer.encode, video, draw, step, generator, strengths)  # type: ignore[no-any-return]
 
-    def _call(self, call: Any, video: Tensor, draw: Mapping[str, Any] | None, step: int | None, generator: torch.Generator | None) -> Any:
+    def _call(
+        self,
+        call: Any,
+        video: Tensor,
+        draw: Mapping[str, Any] | None,
+        step: int | None,
+        generator: Generators,
+        strengths: Mapping[str, Any],
+    ) -> Any:
         if not isinstance(video, Tensor):
             raise TypeError(f"expected a torch.Tensor, got {type(video).__name__}")
         self._check_rank(video.dim(), tuple(video.shape))
@@ -81,7 +92,7 @@ class Adapted(nn.Module):
         low, high = self.range
         inner = (video.permute(self._inward) - low) / (high - low)
         try:
-            out = call(inner, draw, step=step, generator=generator)
+            out = call(inner, draw, step=step, generator=generator, **strengths)
         except (TypeError, ValueError) as error:
             where = f"behind adapt(layout={self.layout!r}, range={self.range}), values on the layer's own [0, 1] scale"
             raise type(error)(f"{str(error).partition(';')[0]} ({where})") from error

@@ -1,40 +1,54 @@
-"""Checks on what a layer is given, and the switch that turns the costly ones on everywhere.
+"""Checks on what a layer is given, and operations that differ forward and backward.
 
-Shapes and dtypes are always checked: that costs nothing. Values are checked where reading them costs no
-synchronisation (eager CPU calls), elsewhere only under ``validate(True)``.
+Shapes and dtypes are always checked: that costs nothing. Values are read in eager calls on every device, unless ``validate(False)`` says not to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import math
+import numbers
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
 
-_LOWEST, _HIGHEST = -1.0, 2.0  # a watermarked video leaves [0, 1] a little; a 0..255 tensor leaves this at once
-_always = False
+_EIGHT_BIT = 8.0  # above it, and hardly below 0: values on a scale such as 0..255
+_OUTSIDE, _SHARE = 0.05, 0.1  # how far outside [0, 1] values are lost to the clamp, and how many of them are worth a warning
+_reads: ContextVar[bool] = ContextVar("validate", default=True)
+_warned: set[tuple[str, str]] = set()
 
 
 class validate:
-    """Check the values of every input, on every device.
+    """Switch the check of values (NaN, infinity, another scale than [0, 1]) off or on.
 
-    By default values (range, NaN) are checked on eager CPU calls only: on CUDA the check would wait for the GPU.
-    Works as a call (``validate(True)``) and as a context manager (``with validate(True): ...``).
+    It is on by default, on every device. On CUDA reading values waits for the GPU once a call: ``validate(False)`` saves that.
+    Works as a call (``validate(False)``, from now on) and as a context manager (``with validate(False): ...``); both concern the thread that they
+    run in and no other.
 
     Args:
-        on: True checks everywhere, False restores the default.
+        on: whether values are checked.
     """
 
     def __init__(self, on: bool) -> None:
-        global _always
-        self._before, _always = _always, bool(on)
+        self._on = bool(on)
+        self._before = [_reads.get()]
+        self._entered = False
+        _reads.set(self._on)
 
     def __enter__(self) -> validate:
+        if self._entered:  # the same object once more: what holds now comes back afterwards
+            self._before.append(_reads.get())
+            _reads.set(self._on)
+        self._entered = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        global _always
-        _always = self._before
+        _reads.set(self._before.pop())
 
 
 def check_tensor(x: object, who: str) -> Tensor:
@@ -52,7 +66,7 @@ def check_video(x: object, who: str) -> Tensor:
     """A video ``[B, T, 3, H, W]``; errors point to :func:`diffcodec.adapt` where the layout looks like another one."""
     x = check_tensor(x, who)
     if x.dim() != 5 or x.shape[2] != 3:
-        raise ValueError(f"{who} expected a video [B, T, 3, H, W], got shape {tuple(x.shape)}{_layout_hint(x)}")
+        raise ValueError(f"{who} expected a video [B, T, 3, H, W], got shape {tuple(x.shape)}{_layout_hint(x, True)}")
     return x
 
 
@@ -61,35 +75,220 @@ def check_image_or_video(x: object, who: str, channels: tuple[int, ...] = (1, 3)
     x = check_tensor(x, who)
     if x.dim() not in (4, 5) or x.shape[-3] not in channels:
         c = " or ".join(map(str, channels))
-        raise ValueError(f"{who} expected images [B, {c}, H, W] or videos [B, T, {c}, H, W], got shape {tuple(x.shape)}{_layout_hint(x)}")
+        hint = _layout_hint(x, False)
+        raise ValueError(f"{who} expected images [B, {c}, H, W] or videos [B, T, {c}, H, W], got shape {tuple(x.shape)}{hint}")
     return x
 
 
-def _layout_hint(x: Tensor) -> str:
+def _layout_hint(x: Tensor, only_videos: bool) -> str:
     if x.dim() == 5 and x.shape[1] == 3:
         return "; this looks like [B, C, T, H, W]: wrap the layer with diffcodec.adapt(layer, layout='BCTHW')"
     if x.dim() in (4, 5) and x.shape[-1] == 3:
         layout = "BTHWC" if x.dim() == 5 else "BHWC"
         return f"; this looks like channels last: wrap the layer with diffcodec.adapt(layer, layout='{layout}')"
-    if x.dim() in (3, 4):
-        return "; a single clip or image needs a batch dimension: x[None]"
+    if x.dim() == 4 and x.shape[1] == 3 and only_videos:
+        return "; a batch of images is a batch of clips of one frame each, x[:, None]; the frames of one clip are x[None]"
+    if x.dim() == 4 and x.shape[1] == 3:
+        return "; a single clip needs a batch dimension: x[None]"
+    if x.dim() == 3:
+        return "; a single image needs a batch dimension: x[None]" + (", as a clip of one frame x[None, None]" if only_videos else "")
     return ""
 
 
 def check_values(x: Tensor, who: str) -> None:
-    """Raise where values are NaN, infinite, or so far outside [0, 1] that they must be on another scale."""
-    if torch.compiler.is_compiling() or not (_always or x.device.type == "cpu"):
+    """Raise where values cannot mean a picture; warn once where many are lost to the clamp.
+
+    The same on every device: NaN and infinity are errors, and so are values on a 0..255 scale and values that all lie outside [0, 1]. Values outside
+    [0, 1] are clamped, with the gradient passed through; where more than a tenth of them lie well outside, a warning says so, once for each ``who``.
+    """
+    plain = _readable(x)
+    if plain is None:
         return
-    low, high = (v.item() for v in torch.aminmax(x.detach()))
-    if low >= _LOWEST and high <= _HIGHEST:
+    low, high = (v.item() for v in torch.aminmax(plain))
+    if low >= -_OUTSIDE and high <= 1 + _OUTSIDE and high >= 0 and low <= 1:
         return
-    if not (low > -float("inf") and high < float("inf")):  # aminmax carries NaN through
+    if not (low > -math.inf and high < math.inf):  # aminmax carries NaN through
         raise ValueError(f"{who} expected finite values in [0, 1], got NaN or infinity (min {low}, max {high})")
-    hint = " (a 0..255 video? divide by 255)" if high > 2 else ""
-    raise ValueError(
-        f"{who} expected values in [0, 1], got min {low:.4g}, max {high:.4g}{hint};"
-        " for another range wrap the layer with diffcodec.adapt(layer, range=(low, high))"
-    )
+    span = f"min {low:.4g}, max {high:.4g}"
+    if high > _EIGHT_BIT and low > -high / 4:
+        raise ValueError(
+            f"{who} expected values in [0, 1], got {span}: a 0..255 video? divide by 255, or wrap the layer with"
+            " diffcodec.adapt(layer, range=(0, 255))"
+        )
+    if high < 0 or low > 1:
+        raise ValueError(
+            f"{who} expected values in [0, 1], got {span}: all of them lie outside;"
+            " for another range wrap the layer with diffcodec.adapt(layer, range=(low, high))"
+        )
+    if (who, "outside") in _warned:
+        return
+    share = ((plain < -_OUTSIDE) | (plain > 1 + _OUTSIDE)).float().mean().item()
+    if share > _SHARE:
+        _warned.add((who, "outside"))
+        meant = "for values in [-1, 1]" if -1.001 <= low < -0.5 and high <= 1.001 else "for another range"
+        warnings.warn(
+            f"{who} expected values in [0, 1], got {span}: {100 * share:.0f} % of them lie outside and are clamped; {meant} wrap the layer with"
+            f" diffcodec.adapt(layer, range={'(-1, 1)' if meant.endswith('[-1, 1]') else '(low, high)'}) (said once)",
+            stacklevel=_outside_stack(),
+        )
+
+
+def _outside_stack() -> int:
+    """How far up the caller's own line is: the first frame that is neither ours nor torch's."""
+    import sys
+
+    level, frame = 1, sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("diffcodec", "torch"):
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    return level
+
+
+def check_names(who: str, draw: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise where a draw does not hold exactly the names that were expected."""
+    held = sorted(map(str, draw)) or "nothing"
+    for name in expected:
+        if name not in draw:
+            raise ValueError(f"{who} got a draw without {name!r}: sample(video.shape) makes one; it holds {held}")
+    if extra := [str(name) for name in draw if name not in expected]:
+        raise ValueError(
+            f"{who} got a draw with {', '.join(map(repr, extra))}, which it does not draw: one of another layer? It holds {held}"
+        )
+
+
+def check_frames(who: str, index: Tensor, frames: int) -> None:
+    """Raise where a draw's numbers of frames are none of a clip's. Nothing waits for a GPU.
+
+    Raises:
+        ValueError: no whole numbers, or outside 0..frames - 1.
+    """
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise ValueError(f"{who} got a draw with numbers of frames of dtype {index.dtype}, whole numbers were expected")
+    if index.device.type == "cpu" and not traced(index) and not 0 <= int(index.min()) <= int(index.max()) < frames:
+        raise ValueError(
+            f"{who} got a draw with frames {index.flatten()[:8].tolist()} for clips of {frames} frames: sample(video.shape) makes one"
+        )
+
+
+def _readable(x: Tensor) -> Tensor | None:
+    """The tensor whose values can be read now; None where they cannot, or are not to be."""
+    if traced(x) or not _reads.get() or (x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        return None
+    x = x.detach()
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch._C._functorch.is_batchedtensor(x):
+            return None
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
+def traced(x: Tensor) -> bool:
+    """Whether torch traces or fakes a tensor, rather than computes with it."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)
+
+
+def transforms(x: Tensor) -> list[str]:
+    """Which transforms of torch.func (or of forward-mode autograd) a tensor is inside of, innermost first: "grad" (vjp, jacrev), "jvp", "vmap"."""
+    if torch.compiler.is_compiling():
+        return []
+    functorch, forward = torch._C._functorch, torch.autograd.forward_ad
+    kinds = {s.level(): s.key().name.lower() for s in functorch.get_interpreter_stack() or []}
+    out = []
+    while functorch.is_functorch_wrapped_tensor(x):
+        out.append(kinds.get(functorch.maybe_get_level(x), "grad"))
+        x = functorch.get_unwrapped(x)
+    if not kinds and forward._current_level >= 0 and forward.unpack_dual(x).tangent is not None:
+        out.append("jvp")
+    return out
+
+
+SECOND_ORDER = "there are no gradients of second order through this codec: its gradient is computed, not differentiated"
+
+
+class _NotTwice(torch.autograd.Function):
+    """Passes gradients on, in a graph that hangs on what they were made from."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return tuple(t.clone() for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
+        raise RuntimeError(SECOND_ORDER)
+
+
+def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward of an autograd function that is not differentiable itself: an error that says so where somebody tries."""
+
+    @functools.wraps(backward)
+    def guarded(ctx: Any, *grads: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return backward(ctx, *grads)
+        with torch.no_grad():
+            found = backward(ctx, *grads)
+        if not torch.is_grad_enabled() or not any(isinstance(g, Tensor) and g.requires_grad for g in grads):
+            return found
+        single = not isinstance(found, tuple)
+        out = [found] if single else list(found)
+        places = [i for i, g in enumerate(out) if isinstance(g, Tensor)]
+        for i, g in zip(places, _NotTwice.apply(len(places), *(out[i] for i in places), *(g for g in grads if isinstance(g, Tensor)))):
+            out[i] = g
+        return out[0] if single else tuple(out)
+
+    return guarded
+
+
+# Operations whose value and gradient are chosen apart. Each is a pair of classes: torch.compile takes no custom forward-mode derivative,
+# torch.func.jvp asks for one.
+
+
+class _ClampThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad
+
+
+class _FloorThrough(_ClampThrough):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.floor()
+
+
+class _Replace(_ClampThrough):
+    @staticmethod
+    def forward(stand_in: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad, None
+
+
+class _Tangent:
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *rest: Any) -> Tensor:
+        return tangent.clone()
+
+
+class _ClampThroughEager(_Tangent, _ClampThrough):
+    pass
+
+
+class _FloorThroughEager(_Tangent, _FloorThrough):
+    pass
+
+
+class _ReplaceEager(_Tangent, _Replace):
+    pass
 
 
 def clamp_through(x: Tensor) -> Tensor:
@@ -97,34 +296,14 @@ def clamp_through(x: Tensor) -> Tensor:
 
     Shape: any -> same.
     """
-    return _ClampThrough.apply(x)  # type: ignore[no-any-return]
-
-
-class _ClampThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):  # type: ignore[no-untyped-def]
-        return x.clamp(0, 1)
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        return grad
-
-
-class _FloorThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):  # type: ignore[no-untyped-def]
-        return x.floor()
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        return grad
+    return (_ClampThrough if torch.compiler.is_compiling() else _ClampThroughEager).apply(x)  # type: ignore[no-any-return]
 
 
 def floor_through(x: Tensor) -> Tensor:
     """Floor forward, gradient unchanged. Shape: any -> same."""
     if not (torch.is_grad_enabled() and x.requires_grad):
         return x.floor()
-    return _FloorThrough.apply(x)  # type: ignore[no-any-return]
+    return (_FloorThrough if torch.compiler.is_compiling() else _FloorThroughEager).apply(x)  # type: ignore[no-any-return]
 
 
 def half_up(x: Tensor) -> Tensor:
@@ -132,19 +311,9 @@ def half_up(x: Tensor) -> Tensor:
     return floor_through(x + 0.5)
 
 
-class _Replace(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, stand_in, value):  # type: ignore[no-untyped-def]
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        return grad, None
-
-
 def replace_value(stand_in: Tensor, value: Tensor) -> Tensor:
     """``value`` to the bit in the forward pass, the gradient of ``stand_in`` in the backward pass."""
-    return _Replace.apply(stand_in, value)  # type: ignore[no-any-return]
+    return (_Replace if torch.compiler.is_compiling() else _ReplaceEager).apply(stand_in, value)  # type: ignore[no-any-return]
 
 
 def require(name: str, value: object, allowed: Sequence[object]) -> None:
@@ -153,6 +322,21 @@ def require(name: str, value: object, allowed: Sequence[object]) -> None:
         raise ValueError(f"unknown {name} {value!r}; expected one of {', '.join(map(repr, allowed))}")
 
 
-def traced(x: Tensor) -> bool:
-    """Whether torch traces or fakes a tensor, rather than computes with it."""
-    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)
+def frame_rate(fps: object, name: str = "fps", low: float = 0.1, high: float = 1000) -> Fraction:
+    """A frame rate as a fraction that codecs hold.
+
+    Args:
+        fps: a number, a :class:`~fractions.Fraction`, or text such as "25", "23.976" or "30000/1001".
+
+    Raises:
+        ValueError: anything else, or outside [low, high].
+    """
+    try:
+        if isinstance(fps, bool) or not isinstance(fps, (numbers.Real, Fraction, str)):
+            raise ValueError
+        rate = Fraction(fps if isinstance(fps, (str, Fraction)) else float(fps))
+    except (ValueError, OverflowError, ZeroDivisionError):
+        raise ValueError(f"{name} expected a number or text such as '30000/1001', got {fps!r}") from None
+    if not low <= rate <= high:
+        raise ValueError(f"{name} expected to lie in [{low:g}, {high:g}], got {fps!r}")
+    return rate.limit_denominator(1001)

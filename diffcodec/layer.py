@@ -6,46 +6,101 @@ and draw: it can be compiled with ``fullgraph=True`` and repeated to the bit.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import kernels
-from .checks import check_image_or_video, check_values, check_video, clamp_through
+from . import kernels, opaque
+from .checks import check_image_or_video, check_names, check_values, check_video, clamp_through, traced, transforms
 from .coded import Coded
 from .strength import Strength
 
 Draw = dict[str, Any]
+FIRST_ORDER_ONLY = ("jvp", "vmap", "grad of grad")
+Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 class Layer(nn.Module):
     """Base of all codecs and attacks: video in, video of the same layout, dtype and device out, values in [0, 1].
 
-    A subclass writes :meth:`distort` (the pure function) and, where more than its strengths is drawn, :meth:`draw`.
+    A subclass writes :meth:`distort` (the pure function) and, where more than its strengths is drawn, :meth:`draw` and :meth:`draw_shapes`.
     Computation is in float32 (float64 for float64 input), also under autocast and for half precision input.
-    Values slightly outside [0, 1] are clamped on entry and on exit, with the gradient passed through unchanged.
+    Values outside [0, 1] are clamped on entry and on exit, with the gradient passed through unchanged.
     """
 
     backend = "auto"
     images = False  # whether [B, C, H, W] is accepted beside [B, T, 3, H, W]
     channels: tuple[int, ...] = (3,)
+    # the operator of :mod:`diffcodec.opaque` that stands for the layer, and where: "always" while something traces, or in torch.func's "transforms"
+    operator: Any = None
+    opaque_in = "always"
+    lacks: tuple[str, ...] = ()  # transforms of torch.func that a layer does not have: "jvp", "vmap", "grad of grad"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = opaque.number(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.number = opaque.number(self)  # a copy is another layer
 
     @property
     def clamps(self) -> bool:
         """Whether :meth:`distort` itself clamps what goes in and out, with the gradient passed through: saves two passes over the video."""
         return False
 
+    # --- strengths ---------------------------------------------------------------------------------------------------------------
+
+    def strengths(self) -> dict[str, Strength]:
+        """The layer's strengths by name."""
+        return {name: s for name, s in self.__dict__.items() if isinstance(s, Strength)}
+
+    def at(self, **strengths: Any) -> Layer:
+        """This layer with other strengths: a view for drawing.
+
+        Raises:
+            TypeError: the layer has no strength of that name. ValueError: out of range.
+        """
+        mine = self.strengths()
+        for name, value in strengths.items():
+            if name not in mine:
+                known = f"its strengths are {', '.join(mine)}" if mine else "it has no strengths"
+                raise TypeError(f"{type(self).__name__} got an unexpected {name}={value!r}; {known}")
+        return self.with_strengths({name: mine[name].given(value) for name, value in strengths.items()}) if strengths else self
+
+    def with_strengths(self, strengths: Mapping[str, Strength]) -> Layer:
+        """A view of this layer with some strengths replaced."""
+        if not strengths:
+            return self
+        view = view_of(self)
+        view.__dict__.update(strengths)
+        return view
+
+    def rows(self, rows: list[int], batch: int) -> Layer:
+        """A view of this layer for some samples of a batch: a strength given as ``[B]`` keeps theirs, also of layers inside."""
+        changed = {name: s.rows(rows, batch) for name, s in self.strengths().items()}
+        view = self.with_strengths({name: s for name, s in changed.items() if s is not self.strengths()[name]})
+        for name, child in self.named_children():
+            if isinstance(child, Layer) and (part := child.rows(rows, batch)) is not child:
+                view = view_of(self) if view is self else view
+                view._modules[name] = part
+        return view
+
+    # --- drawing -----------------------------------------------------------------------------------------------------------------
+
     def sample(
         self,
         shape: Sequence[int],
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        generator: Generators = None,
         *,
         step: int | None = None,
         device: torch.device | None = None,
+        **strengths: Any,
     ) -> Draw:
-        """Draw what is random for an input of this shape: a dict of tensors with the batch first.
+        """Draw what is random for an input of this shape: a dict of tensors (batch first) and plain data, which :func:`torch.save` keeps.
 
         Args:
             shape: shape of the input to come.
@@ -53,16 +108,47 @@ class Layer(nn.Module):
                 the batch it comes in: the same on one process or many.
             step: training step, for strengths that follow a schedule.
             device: where the draw is put.
+            **strengths: in place of the layer's own, by name: a number, a tensor or list with one value a sample, or a (low, high) range.
         """
-        if isinstance(generator, Sequence):
-            if len(generator) != shape[0]:
-                raise ValueError(f"{type(self).__name__} got {len(generator)} generators for a batch of {shape[0]}: one a sample is needed")
-            return join([self.draw((1, *shape[1:]), g, step, device) for g in generator])
-        return self.draw(tuple(shape), generator, step, device)
+        shape, layer = tuple(shape), self.at(**strengths)
+        if not isinstance(generator, Sequence):
+            return layer.draw(shape, generator, step, device)
+        if len(generator) != shape[0]:
+            raise ValueError(f"{type(self).__name__} got {len(generator)} generators for a batch of {shape[0]}: one a sample is needed")
+        return join([layer.rows([i], shape[0]).draw((1, *shape[1:]), g, step, device) for i, g in enumerate(generator)])  # type: ignore[no-any-return]
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         """What :meth:`sample` returns; by default one value for each :class:`~diffcodec.strength.Strength` of the layer."""
-        return {name: s.draw(shape[0], generator, device, step) for name, s in self.__dict__.items() if isinstance(s, Strength)}
+        return {name: s.draw(shape[0], generator, device, step) for name, s in self.strengths().items()}
+
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the tensors that :meth:`draw` makes for an input of a shape."""
+        return dict.fromkeys(self.strengths(), (shape[0],))
+
+    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        """Raise where a draw was made for another layer, batch or size, or holds strengths out of range.
+
+        Raises:
+            ValueError: what is missing, too much, of another shape or out of range.
+        """
+        who, shape = type(self).__name__, tuple(shape)
+        expected = self.draw_shapes(shape)
+        check_names(who, draw, expected)
+        for name, size in expected.items():
+            value = draw[name]
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{who} got a draw whose {name!r} is {type(value).__name__}, a tensor was expected")
+            if value.dim() and size and value.shape[0] != size[0] == shape[0]:
+                raise ValueError(f"{who} got a draw whose {name!r} is for {value.shape[0]} samples; the batch has {shape[0]}")
+            if tuple(value.shape) != size:
+                raise ValueError(
+                    f"{who} got a draw whose {name!r} is of shape {tuple(value.shape)}; the input has {shape} and needs {size}:"
+                    " sample(video.shape) makes one"
+                )
+            if (strength := self.strengths().get(name)) is not None:
+                strength.check_drawn(value, f"{who} got a draw whose ")
+
+    # --- calling -----------------------------------------------------------------------------------------------------------------
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         """The pure function: float32 or float64 video in [0, 1] and a draw in, video out."""
@@ -78,7 +164,7 @@ class Layer(nn.Module):
 
     def fused(self, video: Tensor) -> bool:
         """Whether a call runs :meth:`fuse`: see :mod:`diffcodec.kernels`."""
-        return isinstance(video, Tensor) and kernels.wanted(self.backend, video, self.no_kernel(video))
+        return kernels.wanted(self.backend, video, self.no_kernel(video))
 
     def forward(
         self,
@@ -86,7 +172,8 @@ class Layer(nn.Module):
         draw: Mapping[str, Any] | None = None,
         *,
         step: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
+        **strengths: Any,
     ) -> Tensor:
         """Distort a video.
 
@@ -94,44 +181,71 @@ class Layer(nn.Module):
             video: ``[B, T, 3, H, W]``, floating point, RGB in [0, 1] (layers for images take ``[B, C, H, W]`` too).
             draw: what :meth:`sample` drew, to make the call a pure function; None draws here.
             step: training step, for schedules.
-            generator: source of randomness where nothing is given as ``draw``.
+            generator: source of randomness where nothing is given as ``draw``; a list has one for each sample.
+            **strengths: in place of the layer's own, by name: ``layer(video, crf=40)``, ``layer(video, quality=[30, 50])``; see :meth:`sample`.
 
         Returns:
             Video of the same layout, dtype and device.
 
         Raises:
-            TypeError, ValueError: the input has another layout, dtype or range; the message prints what came.
-            RuntimeError: ``backend="triton"`` where no kernel can run.
+            TypeError, ValueError: the input has another layout, dtype or range, the draw is for another layer, batch or size, a strength is out
+                of range; the message prints what came.
+            RuntimeError: ``backend="triton"`` where no kernel can run; a transform of torch.func that the layer does not have.
         """
-        if self.fused(video):
-            draw = self.complete(video, draw, step, generator)
-            with torch.autocast(device_type=video.device.type, enabled=False):
-                return self.fuse(video, draw)
-        work, draw = self.prepare(video, draw, step, generator)
+        draw = self.complete(video, draw, step, generator, strengths)
         with torch.autocast(device_type=video.device.type, enabled=False):
-            out = self.distort(work, draw)
+            return self.run(video, draw)
+
+    def run(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        """The one way into a layer, for its own call and for layers around it: kernel, operator or torch. Input and draw have been checked."""
+        inside = transforms(video)
+        missing = [t for t in inside if t in self.lacks]
+        if not missing and inside.count("grad") > 1 and "grad of grad" in self.lacks:
+            missing = ["grad of grad"]
+        if missing:
+            cure = "; layers take batches: put the mapped dimension into B" if missing[0] == "vmap" else ""
+            raise RuntimeError(f"{type(self).__name__} has gradients of first order (torch.func.grad, vjp, jacrev), no {missing[0]}{cure}")
+        if self.operator is not None and (inside or (self.opaque_in == "always" and traced(video))):
+            return type(self).operator(self, video, draw)  # type: ignore[misc]
+        return self.work(video, draw)
+
+    def work(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        """:meth:`run` as kernel or torch."""
+        if self.fused(video):
+            return self.fuse(video, draw)
+        out = self.distort(self.working(video), draw)
         return (out if self.clamps else clamp_through(out)).to(video.dtype)
 
-    def prepare(
-        self, video: Tensor, draw: Mapping[str, Any] | None, step: int | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Mapping[str, Any]]:
-        """Check the input, bring it into working precision and into [0, 1], and complete the draw."""
-        draw = self.complete(video, draw, step, generator)
-        work = video if video.dtype == torch.float64 else video.float()
-        return (work if self.clamps else clamp_through(work)), draw
+    def working(self, video: Tensor) -> Tensor:
+        """A video in working precision and, where :meth:`distort` does not do it, clamped to [0, 1]."""
+        video = video if video.dtype == torch.float64 else video.float()
+        return video if self.clamps else clamp_through(video)
 
     def complete(
-        self, video: Tensor, draw: Mapping[str, Any] | None, step: int | None, generator: torch.Generator | None
+        self,
+        video: Tensor,
+        draw: Mapping[str, Any] | None,
+        step: int | None,
+        generator: Generators,
+        strengths: Mapping[str, Any],
     ) -> Mapping[str, Any]:
         """Check the input and the draw, or draw."""
         self.check(video)
         if draw is None:
-            return self.sample(video.shape, generator, step=step, device=video.device)
-        draw = to_device(draw, video.device)
+            return self.sample(video.shape, generator, step=step, device=video.device, **strengths)
+        who = type(self).__name__
+        if not isinstance(draw, Mapping):
+            what = f"a tensor of shape {tuple(draw.shape)}" if isinstance(draw, Tensor) else type(draw).__name__
+            raise TypeError(
+                f"{who} takes (video, draw), the draw made by sample(video.shape), got {what}: masks and cover images are not for this layer"
+            )
+        if strengths:
+            raise TypeError(f"{who} got both a draw and {', '.join(strengths)}: give strengths to sample(), or call without a draw")
         self.check_draw(draw, video.shape)
-        return draw
+        return to_device(draw, video.device)  # type: ignore[no-any-return]
 
     def check(self, video: Tensor) -> None:
+        """Raise where a video has another layout, dtype or range."""
         who = type(self).__name__
         if self.images:
             check_image_or_video(video, who, self.channels)
@@ -139,22 +253,8 @@ class Layer(nn.Module):
             check_video(video, who)
         check_values(video, who)
 
-    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
-        """Raise where a draw was made for another layer, batch or size."""
-        who = type(self).__name__
-        for name, value in self.__dict__.items():
-            if isinstance(value, Strength) and name not in draw and not set(draw) - set(self.__dict__):
-                raise ValueError(f"{who} got a draw without {name!r}: sample(video.shape) makes one; it holds {sorted(draw) or 'nothing'}")
-        for key, value in draw.items():
-            if not isinstance(value, Tensor):
-                continue
-            if value.dim() and value.shape[0] != shape[0]:
-                raise ValueError(f"{who} got a draw whose {key!r} is for {value.shape[0]} samples; the batch has {shape[0]}")
-            if value.dim() == len(shape) and tuple(value.shape) != tuple(shape):
-                raise ValueError(f"{who} got a draw whose {key!r} is for shape {tuple(value.shape)}; the input has {tuple(shape)}")
-
     def extra_repr(self) -> str:
-        return ", ".join(f"{k}={v!r}" for k, v in self.__dict__.items() if isinstance(v, Strength))
+        return ", ".join(f"{k}={v!r}" for k, v in self.strengths().items())
 
 
 class Codec(Layer):
@@ -171,33 +271,48 @@ class Codec(Layer):
         """A letter a frame, a string a sample."""
         return ["I" * (shape[1] if len(shape) == 5 else 1)] * shape[0]
 
+    def coded(self, video: Tensor, draw: Mapping[str, Any]) -> Coded:
+        """The pure function with all that is known of the result."""
+        out, bits = self.simulate(video, draw, True)
+        assert bits is not None
+        return Coded(out, bits.sum(1), self.frame_types(tuple(video.shape), draw), bits)
+
     def encode(
         self,
         video: Tensor,
         draw: Mapping[str, Any] | None = None,
         *,
         step: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
+        **strengths: Any,
     ) -> Coded:
         """Distort and estimate the size. Arguments and errors as in :meth:`forward`.
 
         Returns:
             :class:`~diffcodec.Coded`: the same video, differentiable ``bits`` ``[B]`` and ``frame_bits`` ``[B, T]``, frame types.
         """
-        work, draw = self.prepare(video, draw, step, generator)
+        draw = self.complete(video, draw, step, generator, strengths)
         with torch.autocast(device_type=video.device.type, enabled=False):
-            out, bits = self.simulate(work, draw, True)
-        assert bits is not None
-        return Coded(clamp_through(out).to(video.dtype), bits.sum(1), self.frame_types(tuple(video.shape), draw), bits)
+            coded = self.coded(self.working(video), draw)
+        coded.video = clamp_through(coded.video).to(video.dtype)
+        return coded
+
+
+def view_of(layer: Layer) -> Layer:
+    """A copy that shares everything with a layer, and whose attributes and modules can be replaced."""
+    view = copy.copy(layer)
+    view.__dict__["_modules"] = dict(layer._modules)
+    return view
 
 
 def join(draws: Sequence[Any]) -> Any:
-    """Draws of single samples as the draw of their batch."""
+    """Draws of single samples as the draw of their batch: tensors and lists one after the other, by name where names are."""
     first = draws[0]
     if isinstance(first, Tensor):
         return torch.cat(list(draws))
     if isinstance(first, Mapping):
-        return {name: join([d[name] for d in draws]) for name in first}
+        names = dict.fromkeys(name for d in draws for name in d)
+        return {name: join([d[name] for d in draws if name in d]) for name in names}
     if isinstance(first, list):
         return [x for d in draws for x in d]
     raise TypeError(f"a draw holds {type(first).__name__}: it cannot be joined sample by sample")

@@ -1,16 +1,50 @@
-"""How strong a distortion is: a number, one number per sample, a range to draw from, or a schedule over steps."""
+"""How strong a distortion is: a number, one number per sample, a range or values to draw from, or a schedule over steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Union
 
+import numpy as np
 import torch
 from torch import Tensor
 
-Value = Union[float, tuple[float, float], Tensor]
+from .checks import traced
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strength drawn from a few values, one for each sample: ``DiffH264(crf=dc.Choice([28, 34, 40]))``.
+
+    Args:
+        values: what is drawn from.
+        weights: share of each, any positive scale; None for equal shares.
+    """
+
+    values: Sequence[float]
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(self.values))
+        if not self.values:
+            raise ValueError("Choice expected at least one value, got none")
+        if self.weights is None:
+            return
+        object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
+        if len(self.weights) != len(self.values) or not all(0 <= w < float("inf") for w in self.weights) or not sum(self.weights):
+            raise ValueError(f"Choice expected {len(self.values)} weights >= 0 and not all 0, got {self.weights!r}")
+
+    def draw(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        """Shape: ``[batch]`` float32."""
+        shares = torch.tensor(self.weights or [1.0] * len(self.values), device=device)
+        index = torch.multinomial(shares, batch, replacement=True, generator=generator)
+        return torch.tensor([float(v) for v in self.values], device=device)[index]
+
+
+Value = Union[float, tuple[float, float], Choice, Tensor, np.ndarray]
 StrengthLike = Union[Value, Callable[[int], Value]]
 
 
@@ -19,7 +53,7 @@ class Ramp:
     """A strength that moves linearly with the training step.
 
     The step is an argument of the layer's call (``layer(video, step=n)``): the schedule keeps no state, so a resumed
-    run goes on exactly where it stopped.
+    run goes on exactly where it stopped. A strength that takes whole numbers only is rounded.
 
     Args:
         first: value (a number or a (low, high) range) up to step ``start``.
@@ -54,53 +88,102 @@ class Strength:
     """One strength of a layer, checked when the layer is made and drawn when it is called.
 
     Args:
-        value: a number, a tensor ``[B]``, a (low, high) range drawn uniformly per sample, or a callable step -> one of these.
+        value: a number, a tensor or array ``[B]``, a (low, high) range drawn uniformly per sample, a :class:`Choice` (or a list of three or more
+            values, which is one), or a callable step -> one of these.
         name: what the user called it, for errors.
         low, high: the values it may take, inclusive.
-        integer: draw whole numbers.
+        integer: whole numbers only; ranges draw them, schedules are rounded.
     """
 
     def __init__(self, value: StrengthLike, name: str, low: float, high: float, *, integer: bool = False) -> None:
         self.name, self.low, self.high, self.integer = name, low, high, integer
-        self.value = value
+        self._some: tuple[list[int], int] | None = None  # these samples of a batch of that many
         if isinstance(value, Ramp):
-            self._check(value.first)
-            self._check(value.last)
+            for end in (value.first, value.last):
+                self._check(end)
         elif not callable(value):
-            self._check(value)
+            value = self._checked(value)
+        self.value = value
+
+    def given(self, value: object) -> Strength:
+        """The same strength with a value given at a call: a number, a (low, high) range, a tensor or list with one value a sample.
+
+        Raises:
+            ValueError, TypeError: out of range, or of another kind.
+        """
+        if isinstance(value, list):
+            if not all(isinstance(v, Real) and not isinstance(v, bool) for v in value):
+                raise TypeError(f"{self.name} expected a number for each sample, got {value!r}")
+            value = torch.tensor([float(v) for v in value])
+        return Strength(value, self.name, self.low, self.high, integer=self.integer)  # type: ignore[arg-type]
+
+    def rows(self, rows: list[int], batch: int) -> Strength:
+        """The same strength for some samples of a batch: one given as ``[B]`` keeps theirs."""
+        if not (callable(self.value) or (isinstance(self.value, Tensor) and self.value.dim())):
+            return self
+        out = copy.copy(self)
+        out._some = (rows, batch) if self._some is None else ([self._some[0][i] for i in rows], self._some[1])
+        return out
+
+    def _checked(self, value: object) -> Value:
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(value.copy()) if value.ndim else value.item()
+        if isinstance(value, list) and len(value) > 2:
+            value = Choice(value)
+        self._check(value)
+        return value  # type: ignore[return-value]
 
     def _check(self, value: object) -> None:
-        expected = f"{self.name} expected to lie in [{self.low:g}, {self.high:g}]"
         if isinstance(value, Tensor):
             if value.dim() > 1:
                 raise ValueError(f"{self.name} expected a tensor [B], got shape {tuple(value.shape)}")
-            if value.device.type == "cpu" and not torch.compiler.is_compiling():
-                bad = value.detach()[~((value.detach() >= self.low) & (value.detach() <= self.high))]
-                if bad.numel():
-                    raise ValueError(f"{expected}, got {bad.flatten()[0].item():g}")
+            self.check_drawn(value, "")
+            return
+        if isinstance(value, Choice):
+            for v in value.values:
+                self._check(v)
             return
         if isinstance(value, (tuple, list)):
             if len(value) != 2 or not all(isinstance(v, Real) for v in value) or not float(value[0]) <= float(value[1]):
-                raise ValueError(f"{self.name} expected a range (low, high) with low <= high, got {value!r}")
+                raise ValueError(
+                    f"{self.name} expected a range (low, high) with low <= high, got {value!r};"
+                    f" values to choose from are diffcodec.Choice({list(value)!r})"
+                )
             self._check(value[0])
             self._check(value[1])
             return
         if not isinstance(value, Real) or isinstance(value, bool):
-            raise TypeError(f"{self.name} expected a number, a tensor [B], a range (low, high) or a schedule, got {value!r}")
+            raise TypeError(f"{self.name} expected a number, a tensor [B], a range (low, high), a Choice or a schedule, got {value!r}")
         if not self.low <= float(value) <= self.high:  # NaN fails as well
-            raise ValueError(f"{expected}, got {value!r}")
+            raise ValueError(f"{self.name} expected to lie in [{self.low:g}, {self.high:g}], got {value!r}")
         if self.integer and not float(value).is_integer():
             raise ValueError(f"{self.name} expected a whole number, got {value!r}")
 
+    def check_drawn(self, values: Tensor, where: str) -> None:
+        """Raise where values, drawn or given, are none that this strength may take. Nothing waits for a GPU.
+
+        Args:
+            values: any shape. where: how the message begins.
+        """
+        if values.device.type != "cpu" or traced(values):
+            return
+        values = values.detach()
+        wrong = ~((values >= self.low) & (values <= self.high))
+        if wrong.any():
+            raise ValueError(f"{where}{self.name} expected to lie in [{self.low:g}, {self.high:g}], got {values[wrong][0].item():g}")
+        if self.integer and (broken := values != values.round()).any():
+            raise ValueError(f"{where}{self.name} expected whole numbers, got {values[broken][0].item():g}")
+
     def at(self, step: int | None) -> Value:
-        """The value (number, range or tensor) in force at a training step."""
+        """The value (number, range, choice or tensor) in force at a training step."""
         if not callable(self.value):
             return self.value
         if step is None:
             raise ValueError(f"{self.name} follows a schedule: call the layer with step=<training step>")
         value = self.value(step)
-        self._check(value)
-        return value
+        if self.integer and isinstance(self.value, Ramp):
+            value = tuple(round(v) for v in value) if isinstance(value, tuple) else round(value)  # type: ignore[arg-type,assignment]
+        return self._checked(value)
 
     def draw(
         self, batch: int, generator: torch.Generator | None = None, device: torch.device | None = None, step: int | None = None
@@ -109,15 +192,19 @@ class Strength:
         value = self.at(step)
         where = draw_device(generator, device)
         if isinstance(value, Tensor):
-            if value.dim() == 1 and value.shape[0] != batch:
-                raise ValueError(f"{self.name} holds {value.shape[0]} values, the batch has {batch} samples")
-            out = value.float().expand(batch)
+            rows, whole = self._some or (None, batch)
+            if value.dim() == 1 and value.shape[0] != whole:
+                raise ValueError(f"{self.name} holds {value.shape[0]} values, the batch has {whole} samples")
+            out = value.float()
+            out = out[rows] if rows is not None and value.dim() == 1 else out.expand(batch)
+        elif isinstance(value, Choice):
+            out = value.draw(batch, generator, where)
         elif isinstance(value, (tuple, list)):
-            low, high = value
+            low, high = (float(v) for v in value)
             u = torch.rand(batch, generator=generator, device=where)
-            out = torch.floor(low + u * (high - low + 1)).clamp(max=high) if self.integer else low + u * (high - low)
+            out = torch.floor(low + u * (high - low + 1)).clamp(max=high) if self.integer else (low + u * (high - low)).clamp(low, high)
         else:
-            out = torch.full((batch,), float(value), device=where)
+            out = torch.full((batch,), float(value), device=where)  # type: ignore[arg-type]
         return out if device is None else out.to(device)
 
     def __repr__(self) -> str:

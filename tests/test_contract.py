@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -269,13 +270,13 @@ def test_draws_for_another_size_or_layer_are_errors() -> None:
     short = (1, 4, 3, 16, 16)
     for layer in (dc.FrameDrop(), dc.GaussianNoise(), dc.revmark_distortion(dc.DiffJPEG(50), codec_share=0.0)):
         draw = layer.sample(short, torch.Generator().manual_seed(2))
-        if isinstance(layer, dc.RandomDistortion) and draw["parts"][0][0] not in (2, 3, 5):
+        if isinstance(layer, dc.RandomDistortion) and draw["choice"][0] not in (2, 3, 5):
             continue
-        with pytest.raises(ValueError, match="8 frames|input has"):
+        with pytest.raises(ValueError, match="8 frames|input has|shape"):
             layer(x, draw)
     with pytest.raises(ValueError, match="without 'quality'"):
         dc.DiffJPEG(50)(x, {})
-    with pytest.raises(ValueError, match="without 'parts'"):
+    with pytest.raises(ValueError, match="without 'choice'"):
         dc.revmark_distortion()(x, {})
     with pytest.raises(ValueError, match="without 'reference'"):
         dc.DiffH264(model="revmark")(x, {})
@@ -291,16 +292,37 @@ def test_one_bad_value_is_enough() -> None:
 
 
 def test_validate_is_a_switch_and_a_context() -> None:
-    from diffcodec import checks
+    bad = torch.full((1, 1, 3, 8, 8), float("nan"))
+    layer = dc.Identity()
 
-    assert checks._always is False
-    with dc.validate(True):
-        assert checks._always is True
-    assert checks._always is False
-    dc.validate(True)
-    assert checks._always is True
+    def checked() -> bool:
+        try:
+            layer(bad)
+        except ValueError:
+            return True
+        return False
+
+    assert checked()
+    with dc.validate(False) as off:
+        assert not checked()
+        with dc.validate(True):
+            assert checked()
+        assert not checked()
+    assert checked()
+    with off:  # once more
+        assert not checked()
+        with off:
+            assert not checked()
+        assert not checked()
+    assert checked()
     dc.validate(False)
-    assert checks._always is False
+    assert not checked()
+    with ThreadPoolExecutor(1) as pool:  # another thread neither sees nor undoes it
+        assert pool.submit(checked).result()
+        pool.submit(dc.validate, True).result()
+    assert not checked()
+    dc.validate(True)
+    assert checked()
 
 
 @pytest.mark.parametrize("name", ["DiffJPEG", "DiffH264 revmark", "GaussianBlur", "FrameAverage"])

@@ -8,8 +8,9 @@ from typing import Any, Union
 import torch
 from torch import Tensor, nn
 
-from ..checks import require
-from ..layer import Draw, Layer
+from ..checks import check_names, require
+from ..constants import listed
+from ..layer import Draw, Generators, Layer, view_of
 from ..strength import draw_device
 from .spatial import GaussianBlur, GaussianNoise, RandomCrop
 from .temporal import FrameAverage, FrameDrop, FrameSwap
@@ -29,8 +30,9 @@ class Identity(Layer):
 class RandomDistortion(Layer):
     """One of several layers, drawn by weight.
 
-    Which layer was drawn is plain Python data in the draw (``draw["parts"]``), so nothing waits for the GPU; ``torch.compile`` compiles
-    one graph for each combination it meets: compile the layers inside where that is too many.
+    Which layer was drawn is plain Python data in the draw (``draw["choice"]``, a number for each sample), so nothing waits for the GPU;
+    ``torch.compile`` compiles one graph for each combination it meets: compile the layers inside where that is too many.
+    Members run as they do alone, kernels included.
 
     Args:
         layers: codecs, attacks or other mixtures; each must keep the shape of the video.
@@ -50,10 +52,15 @@ class RandomDistortion(Layer):
         require("per", per, ["batch", "sample"])
         self.layers = nn.ModuleList(layers)
         self.images = all(layer.images for layer in layers)
+        self.channels = tuple(c for c in layers[0].channels if all(c in layer.channels for layer in layers))
         self.weights = weights
         self.per = per
         if not callable(weights):
             self._shares(None)
+
+    @property
+    def clamps(self) -> bool:
+        return True  # its members do
 
     def _shares(self, step: int | None) -> Tensor:
         weights = self.weights
@@ -68,58 +75,50 @@ class RandomDistortion(Layer):
             raise ValueError(f"weights expected to be >= 0 and not all 0, got {shares}")
         return torch.tensor(shares)
 
+    def rows(self, rows: list[int], batch: int) -> Layer:
+        layers = [layer.rows(rows, batch) for layer in self._members()]
+        if all(a is b for a, b in zip(layers, self.layers)):
+            return self
+        view = view_of(self)
+        view._modules["layers"] = nn.ModuleList(layers)
+        return view
+
+    def _members(self) -> list[Layer]:
+        return list(self.layers)  # type: ignore[arg-type]
+
     def sample(
         self,
         shape: Sequence[int],
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        generator: Generators = None,
         *,
         step: int | None = None,
         device: torch.device | None = None,
+        **strengths: Any,
     ) -> Draw:
+        if isinstance(generator, Sequence) and self.per != "sample":
+            raise ValueError("RandomDistortion(per='batch') draws one layer for the batch: a generator for each sample needs per='sample'")
+        return super().sample(shape, generator, step=step, device=device, **strengths)
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
+        """Numbers of the members drawn, and the draw of each for its samples: ``{"choice": [B], "parts": {number: draw}}``."""
         b = shape[0]
-        if isinstance(generator, Sequence):
-            return self._sample_each(shape, generator, step, device)
         where = draw_device(generator, None)  # on the CPU unless the generator is elsewhere
         n = 1 if self.per == "batch" else b
-        choice = torch.multinomial(self._shares(step).to(where), n, replacement=True, generator=generator).tolist()
-        choice = choice * (b // n)
-        parts = []
-        for i in sorted(set(choice)):
-            rows = [j for j, c in enumerate(choice) if c == i]
-            layer = self.layers[i]
-            if len(rows) == b or isinstance(layer, RandomDistortion):
-                part = layer.sample((len(rows), *shape[1:]), generator, step=step, device=device)  # type: ignore[operator]
-            else:  # drawn for the whole batch, so that a strength given as [B] finds its sample
-                part = _rows(layer.sample(shape, generator, step=step, device=device), rows)  # type: ignore[operator]
-            parts.append((i, rows, part))
-        return {"parts": parts}
-
-    def _sample_each(
-        self, shape: Sequence[int], generators: Sequence[torch.Generator], step: int | None, device: torch.device | None
-    ) -> Draw:
-        """A draw of its own for each sample, from its own generator."""
-        if self.per != "sample":
-            raise ValueError("RandomDistortion(per='batch') draws one layer for the batch: a generator for each sample needs per='sample'")
-        if len(generators) != shape[0]:
-            raise ValueError(f"RandomDistortion got {len(generators)} generators for a batch of {shape[0]}: one a sample is needed")
-        shares = self._shares(step)
-        choice = [int(torch.multinomial(shares, 1, generator=g)) for g in generators]
-        parts = []
-        for i in sorted(set(choice)):
-            rows = [j for j, c in enumerate(choice) if c == i]
-            own = [generators[j] for j in rows]
-            parts.append((i, rows, self.layers[i].sample((len(rows), *shape[1:]), own, step=step, device=device)))  # type: ignore[operator]
-        return {"parts": parts}
+        choice = torch.multinomial(self._shares(step).to(where), n, replacement=True, generator=generator).tolist() * (b // n)
+        parts = {}
+        for i, rows in _by_member(choice):
+            member = self._members()[i].rows(rows, b) if len(rows) < b else self._members()[i]
+            parts[i] = member.sample((len(rows), *shape[1:]), generator, step=step, device=device)
+        return {"choice": choice, "parts": parts}
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        parts = draw["parts"]
-        if len(parts) == 1:
-            i, _, part = parts[0]
-            return self.layers[i].distort(video, part)  # type: ignore[operator]
+        parts, members = draw["parts"], _by_member(draw["choice"])
+        if len(members) == 1:
+            i, _ = members[0]
+            return self._members()[i].run(video, parts[i])
         order, pieces = [], []
-        for i, rows, part in parts:
-            at = torch.tensor(rows, device=video.device)
-            piece = self.layers[i].distort(video.index_select(0, at), part)  # type: ignore[operator]
+        for i, rows in members:
+            piece = self._members()[i].run(video.index_select(0, listed(rows, video.device)), parts[i])
             if piece.shape[1:] != video.shape[1:]:
                 raise ValueError(
                     f"{type(self.layers[i]).__name__} turned {tuple(video.shape[1:])} into {tuple(piece.shape[1:])}:"
@@ -127,35 +126,37 @@ class RandomDistortion(Layer):
                 )
             pieces.append(piece)
             order += rows
-        back = torch.tensor(order, device=video.device).argsort()
-        return torch.cat(pieces).index_select(0, back)
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat(pieces).index_select(0, listed(back, video.device))
 
     def check(self, video: Tensor) -> None:
         if isinstance(video, Tensor) and video.dim() == 4 and not self.images:
-            names = ", ".join(type(v).__name__ for v in self.layers if not v.images)
+            names = ", ".join(type(v).__name__ for v in self._members() if not v.images)
             raise ValueError(f"{names} takes videos [B, T, 3, H, W] only, got shape {tuple(video.shape)}")
         super().check(video)
 
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
-        parts = draw.get("parts")
-        if parts is None:
+        check_names("RandomDistortion", draw, dict.fromkeys(("choice", "parts")))
+        choice, parts = draw["choice"], draw["parts"]
+        if not isinstance(choice, list) or not all(isinstance(i, int) and 0 <= i < len(self.layers) for i in choice):
             raise ValueError(
-                f"RandomDistortion got a draw without 'parts': sample(video.shape) makes one; it holds {sorted(draw) or 'nothing'}"
+                f"RandomDistortion got a draw whose 'choice' is no list of numbers of its {len(self.layers)} layers: {choice!r}"
             )
-        if (n := sum(len(rows) for _, rows, _ in parts)) != shape[0]:
-            raise ValueError(f"RandomDistortion got a draw for {n} samples; the batch has {shape[0]}")
-        for i, rows, part in parts:
-            self.layers[i].check_draw(part, (len(rows), *shape[1:]))  # type: ignore[operator]
+        if len(choice) != shape[0]:
+            raise ValueError(f"RandomDistortion got a draw for {len(choice)} samples; the batch has {shape[0]}")
+        members = _by_member(choice)
+        if not isinstance(parts, Mapping) or set(parts) != {i for i, _ in members}:
+            raise ValueError(f"RandomDistortion got a draw whose 'parts' are not those of its 'choice' {sorted(set(choice))}")
+        for i, rows in members:
+            self._members()[i].check_draw(parts[i], (len(rows), *shape[1:]))
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}, per={self.per!r}"
 
 
-def _rows(draw: Any, rows: list[int]) -> Any:
-    """The part of a draw that belongs to some samples."""
-    if isinstance(draw, Tensor):
-        return draw[torch.tensor(rows, device=draw.device)]
-    return {k: _rows(v, rows) for k, v in draw.items()}
+def _by_member(choice: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Samples of each member that was drawn."""
+    return [(i, [j for j, c in enumerate(choice) if c == i]) for i in sorted(set(choice))]
 
 
 def revmark_distortion(codec: Layer | None = None, codec_share: float = 0.86, start: int = 0, per: str = "batch") -> RandomDistortion:

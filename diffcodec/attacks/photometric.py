@@ -109,6 +109,9 @@ class ColorDither(Layer):
         draw["dither"] = uniform(shape, generator, device)
         return draw
 
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return super().draw_shapes(shape) | {"dither": shape}
+
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         top = per_sample(draw["levels"], video) - 1
         return straight_through(video * top + (draw["dither"].to(video) - 0.5)) / top

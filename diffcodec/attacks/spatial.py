@@ -37,6 +37,9 @@ class RandomCrop(Layer):
         draw["position"] = uniform((shape[0], 2), generator, device)  # (y, x), 0 is top or left, 1 bottom or right
         return draw
 
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return super().draw_shapes(shape) | {"position": (shape[0], 2)}
+
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         h, w = video.shape[-2:]
         p, position = draw["p"].to(video), draw["position"].to(video)
@@ -158,9 +161,12 @@ class Flip(Layer):
         p = super().draw(shape, generator, step, device)["p"]
         return {"flip": uniform((shape[0],), generator, device) < p}
 
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return {"flip": shape[:1]}
+
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         flipped = video.flip(-1 if self.axis == "horizontal" else -2)
-        return torch.where(draw["flip"].view(-1, *[1] * (video.dim() - 1)), flipped, video)
+        return torch.where(draw["flip"].bool().view(-1, *[1] * (video.dim() - 1)), flipped, video)
 
 
 class GaussianNoise(Layer):
@@ -182,6 +188,9 @@ class GaussianNoise(Layer):
         draw = super().draw(shape, generator, step, device)
         draw["noise"] = normal(shape, generator, device)
         return draw
+
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return super().draw_shapes(shape) | {"noise": shape}
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         return video + per_sample(draw["sigma"], video) * draw["noise"].to(video)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..checks import check_frames
 from ..layer import Draw, Layer
 from ..strength import Strength, StrengthLike, uniform
 
@@ -84,11 +85,17 @@ class _FrameChoice(Layer):
 
         return attacks.take_frames(video, draw["index"])
 
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return {"index": shape[:2]}
+
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
-        super().check_draw(draw, shape)
-        index = draw.get("index")
-        if not isinstance(index, Tensor) or index.dim() != 2 or (self.keep_length and index.shape[1] != shape[1]):
-            raise ValueError(f"{type(self).__name__} got a draw that is not for clips of {shape[1]} frames: sample(video.shape) makes one")
+        who, index = type(self).__name__, draw.get("index")
+        if self.keep_length or not isinstance(index, Tensor) or index.dim() != 2:
+            super().check_draw(draw, shape)
+        else:
+            super().check_draw(draw, (shape[0], index.shape[1], *shape[2:]))  # another length is what the layer is for
+        assert isinstance(index, Tensor)
+        check_frames(who, index, shape[1])
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, keep_length={self.keep_length}".lstrip(", ")

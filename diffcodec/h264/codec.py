@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..checks import require
 from ..coded import Coded
-from ..layer import Codec, Draw
-from ..strength import StrengthLike
+from ..layer import Codec, Draw, Generators, Layer, view_of
+from ..strength import Strength, StrengthLike
 from .gop import Gop
 from .guide import Guide
 from .habits import Preset
@@ -50,7 +50,7 @@ class DiffH264(Codec):
         self,
         crf: StrengthLike | None = None,
         preset: str | Preset | None = None,
-        fps: float | Fraction | None = None,
+        fps: float | Fraction | str | None = None,
         gop: str | Gop | None = None,
         model: str = "x264",
         **options: Any,
@@ -74,23 +74,33 @@ class DiffH264(Codec):
     def fused(self, video: Tensor) -> bool:
         return self.engine.fused(video)
 
+    def strengths(self) -> dict[str, Strength]:
+        return self.engine.strengths()
+
+    def with_strengths(self, strengths: Mapping[str, Strength]) -> Layer:
+        if not strengths:
+            return self
+        view = view_of(self)
+        view._modules["engine"] = self.engine.with_strengths(strengths)
+        return view
+
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         return self.engine.draw(shape, generator, step, device)
+
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return self.engine.draw_shapes(shape)
+
+    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        self.engine.check_draw(draw, shape)
+
+    def run(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        return self.engine.run(video, draw)
 
     def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
         return self.engine.simulate(video, draw, rate)
 
-    def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
-        return self.engine.frame_types(shape, draw)
-
-    def prepare(
-        self, video: Tensor, draw: Mapping[str, Any] | None, step: int | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Mapping[str, Any]]:
-        work, draw = super().prepare(video, draw, step, generator)
-        return work, self.engine.decide(work, draw) if isinstance(self.engine, X264H264) else draw
-
-    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
-        self.engine.check_draw(draw, shape)
+    def coded(self, video: Tensor, draw: Mapping[str, Any]) -> Coded:
+        return self.engine.coded(video, draw)
 
     def forward(
         self,
@@ -98,8 +108,9 @@ class DiffH264(Codec):
         draw: Mapping[str, Any] | None = None,
         *,
         step: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         guide: Sequence[Guide] | None = None,
+        **strengths: Any,
     ) -> Tensor:
         """Distort a video; arguments and errors as in :meth:`diffcodec.Layer.forward`, and
 
@@ -110,7 +121,8 @@ class DiffH264(Codec):
         Raises:
             ValueError: a guide of another clip, size or length.
         """
-        return super().forward(video, self._with_guide(video, draw, step, generator, guide), step=step, generator=generator)
+        draw, strengths = self._with_guide(video, draw, step, generator, guide, strengths)
+        return super().forward(video, draw, step=step, generator=generator, **strengths)
 
     def encode(
         self,
@@ -118,22 +130,26 @@ class DiffH264(Codec):
         draw: Mapping[str, Any] | None = None,
         *,
         step: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         guide: Sequence[Guide] | None = None,
+        **strengths: Any,
     ) -> Coded:
         """Distort and estimate the size; arguments as in :meth:`forward`."""
-        return super().encode(video, self._with_guide(video, draw, step, generator, guide), step=step, generator=generator)
+        draw, strengths = self._with_guide(video, draw, step, generator, guide, strengths)
+        return super().encode(video, draw, step=step, generator=generator, **strengths)
 
     def _with_guide(
         self,
         video: Tensor,
         draw: Mapping[str, Any] | None,
         step: int | None,
-        generator: torch.Generator | None,
+        generator: Generators,
         guide: Sequence[Guide] | None,
-    ) -> Mapping[str, Any] | None:
+        strengths: dict[str, Any],
+    ) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
+        """The draw with the guide in it, and the strengths that are still to be applied."""
         if guide is None:
-            return draw
+            return draw, strengths
         if self.model != "x264":
             raise TypeError(f"DiffH264(model={self.model!r}) takes no guide")
         self.check(video)
@@ -142,5 +158,5 @@ class DiffH264(Codec):
         for g, clip in zip(guide, video):
             g.check(clip)
         if draw is None:
-            draw = self.sample(video.shape, generator, step=step, device=video.device)
-        return {**draw, "guide": list(guide)}
+            draw, strengths = self.sample(video.shape, generator, step=step, device=video.device, **strengths), {}
+        return {**draw, "guide": list(guide)}, strengths

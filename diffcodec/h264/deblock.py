@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..blocks import spread
+from ..checks import first_order
 from ..constants import Constant
 from .tables import ALPHA, BETA, TC0
 
@@ -201,6 +202,7 @@ class _Horizontal(torch.autograd.Function):
         return out
 
     @staticmethod
+    @first_order
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         out, kept = grad.clone(memory_format=torch.contiguous_format), list(ctx.saved_tensors)
         for i, edge, period, reach in reversed(_edges(ctx.chroma)):

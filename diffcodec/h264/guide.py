@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..color import luma
+from ..media import side_data
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def read(frames: Sequence[Any], packets: Sequence[Any], clip: Tensor) -> Guide:
     for i, frame in enumerate(frames):
         letter = "IPB"[int(frame.pict_type) - 1]
         types += "b" if letter == "B" and not referred.get(i, True) else letter
-        for data in frame.side_data:
+        for data in side_data(frame):
             kind = type(data).__name__
             if kind == "VideoEncParams":
                 qp[i] = np.asarray(data.qp_map(), np.float32)[:bh, :bw]

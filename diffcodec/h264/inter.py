@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..blocks import spread
-from ..checks import half_up
+from ..checks import first_order, half_up
 from ..constants import Constant
 from .intra import satd
 
@@ -121,6 +121,7 @@ class _Fetch(torch.autograd.Function):
         return _windows(flat, start, k, width)
 
     @staticmethod
+    @first_order
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         (start,) = ctx.saved_tensors
         return _added(grad, start, ctx.k, ctx.width, ctx.size), None, None, None
@@ -194,6 +195,7 @@ class _Predict(torch.autograd.Function):
         return _windows(phases.view(-1), start, ctx.k, phases.shape[-1])
 
     @staticmethod
+    @first_order
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         own, *planes = ctx.saved_tensors
         one = ctx.size.numel()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import kernels
-from ..checks import half_up, replace_value
+from ..checks import first_order, half_up, replace_value
 from .tables import CHROMA_QP, DECIMATE, FLAT, HADAMARD2, STEPS, WALSH4
 from .trellis import Trellis, choose
 
@@ -71,6 +71,7 @@ class _Quantise(torch.autograd.Function):
         return levels * y.sign()
 
     @staticmethod
+    @first_order
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         (slope,) = ctx.saved_tensors
         return grad * slope, None, None, None

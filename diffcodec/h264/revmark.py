@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import rounding as roundings
 from ..blocks import crop, pad_to_multiple
-from ..checks import require
+from ..checks import check_frames, require
 from ..color import rgb_to_ycbcr, ycbcr_to_rgb
 from ..jpeg.codec import code_plane
 from ..jpeg.tables import CHROMA, LUMA
@@ -42,6 +42,8 @@ class REVMarkH264(Codec):
     Shape:
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
     """
+
+    lacks = ("vmap",)
 
     def __init__(
         self,
@@ -79,19 +81,18 @@ class REVMarkH264(Codec):
             index = torch.full((b,), self.reference % t)
         draw = {"reference": index if device is None else index.to(device)}
         if self.rounding is roundings.noise:
-            grid = (-(-shape[-2] // 8), -(-shape[-1] // 8))
-            draw["noise"] = uniform((b, t, 3, *grid, 8, 8), generator, device)
+            draw["noise"] = uniform(self.draw_shapes(shape)["noise"], generator, device)
         return draw
+
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {"reference": shape[:1]}
+        if self.rounding is roundings.noise:
+            shapes["noise"] = (*shape[:2], 3, -(-shape[-2] // 8), -(-shape[-1] // 8), 8, 8)
+        return shapes
 
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
         super().check_draw(draw, shape)
-        index = draw.get("reference")
-        if not isinstance(index, Tensor):
-            raise ValueError(
-                f"REVMarkH264 got a draw without 'reference': sample(video.shape) makes one; it holds {sorted(draw) or 'nothing'}"
-            )
-        if index.device.type == "cpu" and not torch.compiler.is_compiling() and not 0 <= int(index.min()) <= int(index.max()) < shape[1]:
-            raise ValueError(f"REVMarkH264 got a draw with reference frames {index.tolist()} for clips of {shape[1]} frames")
+        check_frames("REVMarkH264", draw["reference"], shape[1])
 
     def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
         return ["".join("I" if i == r else "P" for i in range(shape[1])) for r in draw["reference"].tolist()]

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import kernels
+from .. import kernels, opaque
 from ..blocks import pad_to, pad_to_multiple, spread
-from ..checks import replace_value, require
+from ..checks import frame_rate, replace_value, require, traced
+from ..coded import Coded
 from ..color import rgb_to_yuv420, yuv420_to_rgb
 from ..constants import listed
-from ..layer import Codec, Draw
+from ..layer import FIRST_ORDER_ONLY, Codec, Draw
 from ..strength import Strength, StrengthLike, uniform
 from . import bits as rates
 from . import deblock as loop
@@ -31,21 +32,26 @@ from .habits import PRESETS, Constants, Preset, constants_of
 from .lookahead import Lookahead, undecided
 
 MARGIN = inter.MARGIN
+START = -1  # in place of a phase: the clip begins with an I frame
+QP_SPAN = 2  # how much finer and coarser a residual is coded for the gradient of its bits by QP
 PASSES = 3  # of coding an intra frame: each predicts from the samples of the one before
 
 
 class X264H264(Codec):
     """The x264 model of :class:`~diffcodec.DiffH264`.
 
-    The coding order is a loop over data, which ``torch.compile(fullgraph=True)`` does not take: leave this layer out of what is
-    compiled. Arithmetic is float32, also for float64 input.
+    The coding order is a loop over data: under ``torch.compile`` and ``torch.func.grad`` the layer is one operator, whose gradient codes once more.
+    Arithmetic is float32, also for float64 input.
     """
+
+    operator = opaque.operator("diff_h264")
+    lacks = FIRST_ORDER_ONLY
 
     def __init__(
         self,
         crf: StrengthLike = 23,
         preset: str | Preset = "medium",
-        fps: float | Fraction = 25,
+        fps: float | Fraction | str = 25,
         gop: str | Gop = "start",
         constants: Constants | None = None,
         backend: str = "auto",
@@ -55,100 +61,91 @@ class X264H264(Codec):
         self.crf = Strength(crf, "crf", 0, 51)
         if not isinstance(preset, Preset):
             require("preset", preset, list(PRESETS))
-        if isinstance(fps, bool) or not isinstance(fps, (int, float, Fraction)) or not 0.1 <= fps <= 1000:
-            raise ValueError(f"fps expected to lie in [0.1, 1000], got {fps!r}")
         if not isinstance(gop, Gop):
             require("gop", gop, ["start", "middle", "random"])
-        self.preset, self.fps, self.gop = preset, float(fps), gop
+        self.preset, self.fps, self.gop = preset, float(frame_rate(fps)), gop
         self.habits = preset if isinstance(preset, Preset) else PRESETS[preset]
         self.constants = constants or constants_of(self.habits)
 
     def fused(self, video: Tensor) -> bool:
-        if isinstance(video, Tensor):
-            kernels.wanted(self.backend, video)  # an error where it cannot be had
+        kernels.wanted(self.backend, video)  # an error where it cannot be had
         return False  # its parts call kernels, there is none of the whole
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
-        n = self.habits.bframes
-        where = uniform((shape[0], 2), generator, None).tolist()  # whether in the middle, and at which phase
-        draw["gop"] = [self._gop(shape[1], u, min(int(v * (n + 1)), n)) for u, v in where]
-        return draw
+        phases = self.habits.bframes + 1
+        chance, phase = uniform((shape[0], 2), generator, device).unbind(1)  # whether in the middle, and at which phase
+        where = (phase * phases).long().clamp(max=phases - 1)
+        if self.gop == "random":
+            where = torch.where(chance < 0.5, where, START)
+        elif self.gop != "middle":
+            where = torch.full_like(where, START)
+        return draw | {"phase": where}
 
-    def _gop(self, frames: int, chance: float, phase: int) -> Gop:
-        n, references = self.habits.bframes, self.habits.references
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return super().draw_shapes(shape) | {"phase": shape[:1]}
+
+    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        guide = draw.get("guide")
+        if guide is not None and len(guide) != shape[0]:
+            raise ValueError(f"X264H264 got guides for {len(guide)} samples; the batch has {shape[0]}")
+        super().check_draw({k: v for k, v in draw.items() if k != "guide"}, shape)
+        phase = draw["phase"]
+        if phase.device.type == "cpu" and not traced(phase) and not START <= int(phase.min()) <= int(phase.max()) <= self.habits.bframes:
+            raise ValueError(f"X264H264 got a draw with phases {phase.tolist()}; this preset has {START}..{self.habits.bframes}")
+
+    def gops(self, phase: Tensor, frames: int) -> list[Gop]:
+        """The GOP of each clip, its types undecided where content decides. Shape: ``[B]``."""
         if isinstance(self.gop, Gop):
             if len(self.gop) != frames:
                 raise ValueError(f"{self.gop} is for {len(self.gop)} frames, the clip has {frames}")
-            return self.gop
-        if self.gop == "middle" or (self.gop == "random" and chance < 0.5):
-            return undecided(frames, n + 1 - phase, n, references)
-        return undecided(frames, 0, 0, references)
-
-    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
-        super().check_draw({k: v for k, v in draw.items() if isinstance(v, Tensor)}, shape)
-        for name in ("gop", "guide"):
-            if name in draw and len(draw[name]) != shape[0]:
-                raise ValueError(f"X264H264 got {name}s for {len(draw[name])} samples; the batch has {shape[0]}")
-        if "guide" not in draw:
-            if "gop" not in draw:
-                raise ValueError(f"X264H264 got a draw without 'gop': sample(video.shape) makes one; it holds {sorted(draw)}")
-            for gop in draw["gop"]:
-                if len(gop) != shape[1]:
-                    raise ValueError(f"X264H264 got a draw whose GOP is for {len(gop)} frames; the clips have {shape[1]}")
-
-    def prepare(
-        self, video: Tensor, draw: Mapping[str, Any] | None, step: int | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Mapping[str, Any]]:
-        work, draw = super().prepare(video, draw, step, generator)
-        return work, self.decide(work, draw)
+            return [self.gop] * len(phase)
+        n, references = self.habits.bframes, self.habits.references
+        if self.gop == "start":  # nothing that a GPU would have to tell
+            return [undecided(frames, 0, 0, references)] * len(phase)
+        return [undecided(frames, 0, 0, references) if p == START else undecided(frames, n + 1 - p, n, references) for p in phase.tolist()]
 
     @torch.no_grad()
-    def decide(self, video: Tensor, draw: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Complete a draw by what depends on the content: the types of GOPs that are undecided."""
-        if "guide" in draw:
-            return draw
-        t = video.shape[1]
-        with torch.autocast(device_type=video.device.type, enabled=False), kernels.using(self.backend):
-            return {**draw, **self._look(_Source.of(video), list(draw["gop"]), t)}
-
-    def _look(self, source: _Source, gops: list[Gop], t: int) -> dict[str, Any]:
-        ahead = Lookahead(source.luma, not self.habits.satd)
+    def _lookahead(self, source: _Source, gops: list[Gop], t: int) -> tuple[list[Gop], Lookahead]:
+        """The GOPs with their types decided, and what was found out on the way."""
+        ahead, gops = Lookahead(source.luma, not self.habits.satd), list(gops)
         open_ones = [i for i, g in enumerate(gops) if "?" in g.types]
         at = [[i * t + _reflected(j - gops[i].before, t) for j in range(len(gops[i].types))] for i in open_ones]
         found = ahead.types(at, self.habits.bframes) if self.habits.bframes else ["I" + "P" * (len(a) - 1) for a in at]
         for i, types in zip(open_ones, found):
             gops[i] = dataclasses.replace(gops[i], types=types)
-        return {"gop": gops, "ahead": ahead}
-
-    def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
-        if "guide" in draw:
-            return [g.types.upper() for g in draw["guide"]]
-        return [g.letters.upper() for g in draw["gop"]]
+        return gops, ahead
 
     def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
-        out, counted = self.coded(video, draw, rate)
+        out, counted, _ = self.features(video, draw, rate)
         return out, None if counted is None else rates.count(counted, self.constants.rate)
 
-    def coded(self, video: Tensor, draw: Mapping[str, Any], rate: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Decoded video, and if wanted what the bits of each frame are counted from, ``[B, T, 6]``: see :mod:`diffcodec.h264.bits`."""
-        with kernels.using(self.backend):
-            return self._coded(video, draw, rate)
+    def coded(self, video: Tensor, draw: Mapping[str, Any]) -> Coded:
+        out, counted, types = self.features(video, draw)
+        assert counted is not None
+        bits = rates.count(counted, self.constants.rate)
+        return Coded(out, bits.sum(1), types, bits)
 
-    def _coded(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
+    def features(self, video: Tensor, draw: Mapping[str, Any], rate: bool = True) -> tuple[Tensor, Tensor | None, list[str]]:
+        """Decoded video, if wanted what the bits of each frame are counted from, ``[B, T, 6]`` (see :mod:`diffcodec.h264.bits`), and frame types."""
+        with kernels.using(self.backend):
+            return self._features(video, draw, rate)
+
+    def _features(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None, list[str]]:
         dtype, video = video.dtype, video.float()  # whole numbers inside: more precision would only let ties fall elsewhere
         b, t, _, h, w = video.shape
-        if "guide" not in draw and "ahead" not in draw:  # inside a mixture nobody has prepared the draw
-            draw = self.decide(video, draw)
         guides: list[Guide] | None = draw.get("guide")
-        gops: list[Gop] = draw["gop"] if guides is None else [Gop(g.types, references=max(1, self.habits.references)) for g in guides]
-        frames = _Frames.of(gops, t)
         source = _Source.of(video)
         decided = search = None
         if guides is None:
-            search = _Search.of(draw["ahead"], frames)
+            gops, ahead = self._lookahead(source, self.gops(draw["phase"], t), t)
+            types = [g.letters.upper() for g in gops]
+            frames = _Frames.of(gops, t)
+            search = _Search.of(ahead, frames)
             qp = self._qp(draw["crf"].to(video), source, frames, search)  # [F, bh, bw]
         else:
+            types = [g.types.upper() for g in guides]
+            frames = _Frames.of([Gop(g.types, references=max(1, self.habits.references)) for g in guides], t)
             qp = torch.cat([g.qp for g in guides]).to(video)
             crf = draw["crf"].to(video).repeat_interleave(t)[:, None, None]
             qp = qp + (crf - crf.detach())  # the quantiser follows the CRF
@@ -156,7 +153,7 @@ class X264H264(Codec):
         coder = _Coder(self.habits, self.constants, source, qp, frames, search, decided, rate)
         y, c, counted = coder.run()
         out = yuv420_to_rgb(y, c)[..., :h, :w].reshape(b, t, 3, h, w).to(dtype)
-        return out, None if counted is None else counted.view(b, t, -1)
+        return out, None if counted is None else counted.view(b, t, -1), types
 
     def _qp(self, crf: Tensor, source: _Source, frames: _Frames, search: _Search) -> Tensor:
         """Whole QPs, gradient of the real-valued ones. Shape: ``[B] -> [F, H/16, W/16]``."""
@@ -418,16 +415,37 @@ class _Coder:
     def _code(self, now: list[int], given: _Given) -> None:
         p = self._intra(given) if self.frames.types[now[0]] == "I" else self._inter(now, given)
         qp, qpc = given.qp, given.qpc
-        found = residual.code_luma(given.luma, p.luma, qp, p.intra, p.use8, p.large, self.constants.prefer, self.rate)
-        c, levels_c = residual.code_chroma(given.chroma, p.chroma, qpc, p.intra, self.constants.prefer, self.rate)
+        found, c, counted = self._residual(given, p, qp, qpc)
         y = found.decoded
         if self.habits.deblock:
             y, c = loop.deblock(y, c, loop.strengths(p.intra, found.coded, p.motion, p.use8), qp.detach(), qpc.detach())
         for i, a, d in zip(now, y.unbind(), c.unbind()):
             self.done_luma[i], self.done_chroma[i] = a, d
-        if self.rate:
-            for i, f in zip(now, rates.features([found.four, found.eight, levels_c], found.coded, p.bits, p.moved).unbind()):
+        if counted is not None:
+            if qp.requires_grad:
+                counted = self._follow_qp(given, p)
+            for i, f in zip(now, counted.unbind()):
                 self.counted[i] = f
+
+    def _residual(self, given: _Given, p: _Prediction, qp: Tensor, qpc: Tensor) -> tuple[residual.CodedLuma, Tensor, Tensor | None]:
+        """Luma and chroma with their residuals coded, and if wanted what bits are counted from ``[N, 6]``."""
+        found = residual.code_luma(given.luma, p.luma, qp, p.intra, p.use8, p.large, self.constants.prefer, self.rate)
+        c, levels_c = residual.code_chroma(given.chroma, p.chroma, qpc, p.intra, self.constants.prefer, self.rate)
+        counted = rates.features([found.four, found.eight, levels_c], found.coded, p.bits, p.moved) if self.rate else None
+        return found, c, counted
+
+    def _follow_qp(self, given: _Given, p: _Prediction) -> Tensor:
+        """What bits are counted from, with the gradient by QP of coding the same residual finer and coarser.
+
+        Which levels, blocks and macroblocks are left out altogether, half of what a QP saves, has no slope of its own.
+        """
+        counted = self._residual(given, p, given.qp.detach(), given.qpc.detach())[2]
+        assert counted is not None
+        with torch.no_grad():
+            fine, coarse = (self._residual(given, p, *(x + d for x in (given.qp, given.qpc)))[2] for d in (-QP_SPAN, QP_SPAN))
+            slope = (coarse - fine) / (2 * QP_SPAN)  # type: ignore[operator]
+        mean = given.qp.mean((1, 2))[:, None]
+        return counted + slope * (mean - mean.detach())
 
     def _intra(self, given: _Given) -> _Prediction:
         """Prediction of intra frames from a reconstruction of themselves."""

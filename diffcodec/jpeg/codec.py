@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import kernels
+from .. import kernels, opaque
 from .. import rounding as roundings
 from ..blocks import crop, join, pad_to_multiple, split
-from ..checks import replace_value, require
+from ..checks import replace_value, require, traced
 from ..color import SUBSAMPLINGS, downsample, rgb_to_ycbcr, upsample, ycbcr_to_rgb
-from ..layer import Codec, Draw
+from ..layer import FIRST_ORDER_ONLY, Codec, Draw, Layer, view_of
 from ..rate import level_bits
 from ..rounding import Rounding
 from ..strength import Strength, StrengthLike, uniform
@@ -48,6 +48,9 @@ class DiffJPEG(Codec):
 
     images = True
     channels = (1, 3)
+    operator = opaque.operator("diff_jpeg")
+    opaque_in = "transforms"  # torch.compile looks inside
+    lacks = FIRST_ORDER_ONLY
 
     def __init__(
         self,
@@ -68,6 +71,8 @@ class DiffJPEG(Codec):
             )
         self.subsampling = subsampling
         self.rounding = None if rounding is None else roundings.get(rounding)
+        if self.rounding is not None:
+            self.operator, self.lacks = None, ()  # torch all through
         self.gradient = "expected" if gradient is None else gradient
         if isinstance(self.gradient, str):
             require("gradient", self.gradient, GRADIENTS)
@@ -88,15 +93,40 @@ class DiffJPEG(Codec):
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
         if self.tables is not None:
-            del draw["quality"]
-            draw["tables"] = self.tables.expand(shape[0], 2, 8, 8) if device is None else self.tables.expand(shape[0], 2, 8, 8).to(device)
+            if self.tables.dim() == 4 and self.tables.shape[0] not in (1, shape[0]):
+                raise ValueError(f"tables holds {self.tables.shape[0]} pairs of tables, the batch has {shape[0]} samples")
+            tables = self.tables.expand(shape[0], 2, 8, 8)
+            draw["tables"] = tables if device is None else tables.to(device)
+        for name, size in self.draw_shapes(shape).items():
+            if name not in draw:
+                draw[name] = uniform(size, generator, device)
+        return draw
+
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        shapes = super().draw_shapes(shape)
+        if self.tables is not None:
+            shapes["tables"] = (shape[0], 2, 8, 8)
         if self.rounding is roundings.noise:
             frames = shape[1] if len(shape) == 5 else 1
             for i in range(shape[-3]):
                 v, u = SUBSAMPLINGS[self.subsampling] if i else (1, 1)
-                grid = (-(-shape[-2] // (8 * v)), -(-shape[-1] // (8 * u)))
-                draw[f"noise{i}"] = uniform((shape[0], frames, *grid, 8, 8), generator, device)
-        return draw
+                shapes[f"noise{i}"] = (shape[0], frames, -(-shape[-2] // (8 * v)), -(-shape[-1] // (8 * u)), 8, 8)
+        return shapes
+
+    def strengths(self) -> dict[str, Strength]:
+        return super().strengths() if self.tables is None else {}  # tables stand in the place of the quality
+
+    def rows(self, rows: list[int], batch: int) -> Layer:
+        view = super().rows(rows, batch)
+        if self.tables is not None and self.tables.dim() == 4 and self.tables.shape[0] == batch:
+            view = view_of(self) if view is self else view
+            view.tables = self.tables[rows]
+        return view
+
+    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        super().check_draw(draw, shape)
+        if "tables" in draw and draw["tables"].device.type == "cpu" and not traced(draw["tables"]):
+            _checked_tables(draw["tables"])
 
     def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
         out, levels = self.levels(video, draw, rate)
@@ -165,11 +195,6 @@ class DiffJPEG(Codec):
             planes.append(upsample(coded, h, w, self.subsampling) if i else coded)
         out = torch.stack(planes, 1)
         return (out / 255 if grey else ycbcr_to_rgb(out)), levels
-
-    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
-        super().check_draw(draw, shape)
-        if "quality" not in draw and "tables" not in draw:
-            raise ValueError(f"DiffJPEG got a draw without 'quality': sample(video.shape) makes one; it holds {sorted(draw) or 'nothing'}")
 
     def extra_repr(self) -> str:
         forward = "exact, gradient=" + self._names[1] if self.exact else "rounding=" + self._names[0]

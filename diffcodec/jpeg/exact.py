@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..blocks import join, pad_to, pad_to_multiple, split
-from ..checks import traced
+from ..checks import first_order, traced
 from ..color import SUBSAMPLINGS
 from ..constants import Constant
 from ..transform import dct_matrix
@@ -336,6 +336,7 @@ class _Exact(torch.autograd.Function):
         return out, *(split(v, 8).flatten(1, 2) if want_levels and v.numel() else x.new_empty(0) for v in levels)
 
     @staticmethod
+    @first_order
     def backward(ctx, grad, *grad_levels):  # type: ignore[no-untyped-def]
         tables, *kept = ctx.saved_tensors
         n, c, h, w = ctx.shape

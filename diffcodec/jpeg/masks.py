@@ -84,10 +84,13 @@ class JPEGDrop(_CoefficientMask):
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
+        draw["uniform"] = uniform(self.draw_shapes(shape)["uniform"], generator, device)
+        return draw
+
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         frames = shape[1] if len(shape) == 5 else 1
         grid = (-(-shape[-2] // 8), -(-shape[-1] // 8))
-        draw["uniform"] = uniform((shape[0], frames, 3, *grid, 8, 8), generator, device)
-        return draw
+        return super().draw_shapes(shape) | {"uniform": (shape[0], frames, 3, *grid, 8, 8)}
 
     def mask(self, coefficients: Tensor, draw: Mapping[str, Any]) -> Tensor:
         tables = quality_tables(draw["quality"], coefficients)[:, [0, 1, 1]]  # [B, 3, 8, 8]

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch.autograd.function import once_differentiable
 
-from ..checks import require, traced
+from ..checks import require, traced, transforms
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 BACKENDS = ("auto", "reference", "triton")
@@ -101,8 +101,8 @@ class Operator:
         self.function: Any = None  # torch.autograd.Function of one that has a gradient
 
     def __call__(self, *args: Any) -> Any:
-        first = args[0]
-        if traced(first[0] if isinstance(first, list) else first):
+        first = args[0][0] if isinstance(args[0], list) else args[0]
+        if traced(first) or transforms(first):
             return getattr(torch.ops.diffcodec, self.name)(*args)
         if self.function is None or not torch.is_grad_enabled():
             return self.run(*args)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 import os
 import re
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from numbers import Real as Real_
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..checks import require
+from .. import opaque
+from ..checks import frame_rate, require
 from ..h264 import DiffH264
 from ..h264 import guide as guides
 from ..h264.guide import Guide
+from ..media import Converter, captured_log, x264_options
 from ..strength import Strength, StrengthLike
 from ..video import X264_PRESETS
 from .base import Array, Real
@@ -38,6 +40,8 @@ class Encoder:
         params: the encoder's own option string, into which ``fixed`` and the caller's are joined.
         least: smallest height and width it codes safely; smaller frames are padded and cropped back.
         payload: bytes of a packet that carry the picture, without stream headers.
+        integer: whether CRFs are whole numbers (others would be cut off without a word).
+        profiles: that code 8-bit 4:2:0.
     """
 
     decoder: str
@@ -50,6 +54,8 @@ class Encoder:
     fixed: dict[str, str] = field(default_factory=dict)
     params: str = ""
     least: int = 2
+    integer: bool = False
+    profiles: tuple[str, ...] = ("main",)
 
 
 def _nal_units(data: bytes) -> list[bytes]:
@@ -93,33 +99,43 @@ def _av1_payload(data: bytes) -> int:
 
 
 ENCODERS: dict[str, Encoder] = {
-    "libx264": Encoder("h264", (0, 51), X264_PRESETS, "medium", "preset", _h264_payload, guide=True),
+    "libx264": Encoder(
+        "h264", (0, 51), X264_PRESETS, "medium", "preset", _h264_payload, guide=True, params="x264-params", profiles=("baseline", "main", "high"),
+    ),
     # x265 4.2 was seen to corrupt memory at 18 x 34 and to refuse frames below 16 x 16
     "libx265": Encoder(
         "hevc", (0, 51), X264_PRESETS, "medium", "preset", _hevc_payload,
         fixed={"log-level": "none", "pools": "none", "frame-threads": "1"}, params="x265-params", least=64,
     ),
     "libvpx-vp9": Encoder(
-        "vp9", (0, 63), tuple(map(str, range(9))), "4", "cpu-used", len, fixed={"b": "0", "row-mt": "0"},
+        "vp9", (0, 63), tuple(map(str, range(9))), "4", "cpu-used", len, fixed={"row-mt": "0"}, integer=True, profiles=("0",),
     ),
     "libsvtav1": Encoder(
         "libdav1d", (1, 63), tuple(map(str, range(14))), "8", "preset", _av1_payload,
-        fixed={"lp": "1"}, params="svtav1-params", least=64,
+        fixed={"lp": "1"}, params="svtav1-params", least=64, integer=True, profiles=("main", "0"),
     ),
 }  # fmt: skip
 
-# Options that would silently undo the arguments, or that rate control by CRF passes over
+# Options that would silently undo the arguments, change what the picture means, or write files
+_PICTURE = (
+    "the decoded picture would mean something else: frames are coded in 8 bits, 4:2:0, BT.601, limited range; convert the video before"
+)
 _OURS = (
     dict.fromkeys(("crf", "preset", "cpu-used", "fps"), "use the argument of RealCodec")
-    | dict.fromkeys(
-        ("qp", "b", "bitrate", "time_base", "framerate", "vbv-maxrate", "vbv-bufsize", "maxrate", "bufsize"),
-        "RealCodec codes at constant CRF and fps",
-    )
+    | dict.fromkeys(("b", "maxrate", "bufsize"), "use the arguments bitrate, maxrate and bufsize of RealCodec")
+    | dict.fromkeys(("vbv-maxrate", "vbv-bufsize"), "use the arguments maxrate and bufsize of RealCodec")
+    | dict.fromkeys(("qp", "bitrate", "time_base", "framerate", "rc", "tbr", "mbr"), "RealCodec codes at constant CRF or bitrate, at constant fps")
     | dict.fromkeys(("threads", "pools", "frame-threads", "lp", "row-mt"), "one thread a clip keeps results the same on every machine")
-)
+    | dict.fromkeys(
+        ("pix_fmt", "pixel_format", "color_range", "colorspace", "color_primaries", "color_trc", "range", "fullrange", "colormatrix", "colorprim",
+         "transfer", "input-csp", "output-csp", "input-depth", "output-depth", "color-range", "matrix-coefficients", "color-primaries",
+         "transfer-characteristics", "color-format", "crop-rect", "s", "video_size"),
+        _PICTURE,
+    )
+    | dict.fromkeys(("pass", "stats", "passlogfile", "2pass", "multi-pass-opt-analysis", "csv", "analysis-save"), "one pass, no files")
+)  # fmt: skip
 _PARAMS = ("x264-params", "x264opts", "x265-params", "svtav1-params")  # options that hold the encoder's own
 _REFUSED = re.compile(r"error parsing|unknown option|invalid (?:value|option)|bad value|not found", re.IGNORECASE)
-_log_lock = threading.Lock()
 
 
 class RealCodec(Real):
@@ -129,49 +145,69 @@ class RealCodec(Real):
     clips of a batch in parallel: the same input gives the same output on any number of cores. Odd and very small sizes are padded by
     repetition and cropped back.
 
+    libx264 gives what its C code gives: on CPUs with AVX-512 its assembly is limited to AVX2 (:func:`diffcodec.media.x264_asm`). libx265 codes
+    frames of up to 64 pixels in width in blocks of 32 (``ctu=32``): with one block of 64 a row it predicts from memory that it never wrote.
+
     Args:
         encoder: "libx264", "libx265", "libvpx-vp9" or "libsvtav1".
-        crf: constant rate factor: 0..51 (x264, x265), 0..63 (VP9), 1..63 (AV1); number, ``[B]``, range drawn per clip, or schedule.
+        crf: constant rate factor: 0..51 (x264, x265), whole numbers 0..63 (VP9), 1..63 (AV1); number, ``[B]``, range drawn per clip,
+            :class:`~diffcodec.Choice` or schedule. None for 23, or with ``bitrate``.
         preset: name (x264, x265) or number (VP9's cpu-used 0..8, SVT-AV1's 0..13); None for "medium", 4 and 8.
-        fps: frames per second, part of the codec: x264's CRF depends on it.
+        fps: frames per second, part of the codec: x264's CRF depends on it. A number, or text such as "30000/1001".
         options: further encoder options by ffmpeg's name, for example ``{"bf": "0", "x264-params": "mbtree=0"}``.
         gradient: "best" (libx264: that of :class:`~diffcodec.DiffH264` guided by this very encode; the others: "identity"), "identity", None or
             a simulator: see :class:`~diffcodec.real.base.Real`.
+        bitrate: average bits per second in place of a CRF, 1e3..1e9, as platforms ask for it; what ``crf`` may be.
+        maxrate, bufsize: limits of the rate: bits per second and bits of the decoder's buffer, or text such as "1.5x", a multiple of each
+            clip's bitrate. Both or none; with a CRF they cap it.
 
     Shape:
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
 
     Raises:
         ValueError: a name, CRF, preset or rate that the encoder does not have, or an option that it did not take (PyAV would
-            pass it over in silence). ImportError: PyAV is missing or was built without the encoder.
+            pass it over in silence) or that changes the meaning of the picture. ImportError: PyAV is missing or was built without the encoder.
     """
+
+    operator = opaque.operator("real_codec")
 
     def __init__(
         self,
         encoder: str = "libx264",
-        crf: StrengthLike = 23,
+        crf: StrengthLike | None = None,
         preset: str | int | None = None,
-        fps: float = 25,
+        fps: float | Fraction | str = 25,
         options: Mapping[str, object] | None = None,
         gradient: str | nn.Module | None = "best",
+        bitrate: StrengthLike | None = None,
+        maxrate: float | str | None = None,
+        bufsize: float | str | None = None,
     ) -> None:
         super().__init__(gradient)
         require("encoder", encoder, list(ENCODERS))
         self.encoder = encoder
         self._spec = spec = ENCODERS[encoder]
-        self.crf = Strength(crf, "crf", *spec.crf)
+        if bitrate is None:
+            self.crf = Strength(23 if crf is None else crf, "crf", *spec.crf, integer=spec.integer)
+        elif crf is not None:
+            raise ValueError(f"RealCodec got both crf={crf!r} and bitrate={bitrate!r}: one of them sets the rate")
+        else:
+            self.bitrate = Strength(bitrate, "bitrate", 1e3, 1e9)
+        if (maxrate is None) != (bufsize is None):
+            raise ValueError(f"maxrate and bufsize belong together, got maxrate={maxrate!r}, bufsize={bufsize!r}")
+        self.maxrate, self.bufsize = (_limit(n, v, bitrate is not None) for n, v in (("maxrate", maxrate), ("bufsize", bufsize)))
         self.preset = spec.default_preset if preset is None else str(preset)
         require(f"preset of {encoder}", self.preset, spec.presets)
-        if isinstance(fps, bool) or not isinstance(fps, (int, float, Fraction)) or not (math.isfinite(fps) and 0.1 <= fps <= 1000):
-            raise ValueError(f"fps expected to lie in [0.1, 1000], got {fps!r}")
+        self.fps = frame_rate(fps)
         if options is not None and not isinstance(options, Mapping):
             raise ValueError(f"options expected a mapping of names to values, got {options!r}")
-        self.fps = Fraction(fps).limit_denominator(1001)
         self.options = {str(k): str(v) for k, v in (options or {}).items()}
         inner = [p.partition("=")[::2] for key in _PARAMS for p in self.options.get(key, "").split(":")]
         for name, value in [*self.options.items(), *inner]:
             if name in _OURS:
                 raise ValueError(f"options holds {name}={value!r}, which is not free: {_OURS[name]}")
+            if name == "profile" and value not in spec.profiles:
+                raise ValueError(f"options holds profile={value!r}; {encoder} codes 8-bit 4:2:0 in {', '.join(spec.profiles)}")
         self._try()
         self.settle_gradient()
 
@@ -181,7 +217,7 @@ class RealCodec(Real):
         preset = {"placebo": "slower", "veryslow": "slower"}.get(self.preset, self.preset)
         return DiffH264(preset=preset, fps=self.fps)
 
-    def _context(self, height: int, width: int, crf: float) -> Any:
+    def _context(self, height: int, width: int, strengths: Mapping[str, float]) -> Any:
         import av
 
         spec = self._spec
@@ -190,15 +226,36 @@ class RealCodec(Real):
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.framerate, context.time_base = self.fps, 1 / self.fps
         context.thread_count = 1
-        options = {"crf": f"{crf:g}", spec.preset_option: self.preset}
+        options = {spec.preset_option: self.preset} | self._rate(strengths)
         if spec.params:
-            fixed = ":".join(f"{k}={v}" for k, v in spec.fixed.items())
-            theirs = self.options.get(spec.params)
-            options |= self.options | {spec.params: f"{fixed}:{theirs}" if theirs else fixed}
+            fixed = dict(spec.fixed)
+            if self.encoder == "libx265" and width <= 64:
+                fixed["ctu"] = "32"
+            theirs = self.options.get(spec.params, "")
+            # ours first, so that theirs win, but for the size of blocks, without which nothing repeats itself
+            joined = [f"{k}={v}" for k, v in fixed.items() if k != "ctu"] + [theirs] + [f"ctu={fixed[k]}" for k in fixed if k == "ctu"]
+            options |= self.options | {spec.params: ":".join(filter(None, joined))}
+            if not options[spec.params]:
+                del options[spec.params]
         else:
             options |= spec.fixed | self.options
-        context.options = options
+        context.options = x264_options(options) if self.encoder == "libx264" else options
         return context
+
+    def _rate(self, strengths: Mapping[str, float]) -> dict[str, str]:
+        """Options that set the rate of one clip."""
+        out: dict[str, str] = {}
+        bitrate = strengths.get("bitrate")
+        if bitrate is not None:
+            out["b"] = f"{bitrate:.0f}"
+        else:
+            out["crf"] = f"{strengths['crf']:g}"
+            if self.encoder == "libvpx-vp9":
+                out["b"] = "0"  # else CRF is a limit, not the rate
+        for name, limit in (("maxrate", self.maxrate), ("bufsize", self.bufsize)):
+            if limit is not None:
+                out[name] = f"{limit if isinstance(limit, float) else float(limit[:-1]) * (bitrate or 0):.0f}"
+        return out
 
     def _try(self) -> None:
         """Open the encoder once, to learn now which options it refuses."""
@@ -209,20 +266,18 @@ class RealCodec(Real):
             raise ImportError("RealCodec needs PyAV: pip install av") from error
         if self.encoder not in av.codecs_available:
             raise ImportError(f"this build of PyAV has no {self.encoder}")
-        low, high = self._spec.crf
-        context = self._context(64, 64, (low + high) / 2)
-        with _log_lock:  # the level is global to the process
-            level = av.logging.get_level()
-            av.logging.set_level(av.logging.WARNING)
+        middle = {name: float(round((s.low + s.high) / 2)) if name == "crf" else 1e6 for name, s in self.strengths().items()}
+        context = self._context(64, 64, middle)
+        if not (self.options or self.maxrate):
+            return  # nothing that could be refused
+        with captured_log(av.logging.WARNING) as log:
             try:
-                with av.logging.Capture() as log:
-                    context.open()
-                refused = [text.strip() for _, _, text in log if _REFUSED.search(text)]
+                context.open()
             except av.error.FFmpegError as error:
                 said = "; ".join(text.strip() for _, _, text in log) or str(error)
-                raise ValueError(f"{self.encoder} refused preset={self.preset!r}, options={self.options}: {said}") from error
-            finally:
-                av.logging.set_level(level)
+                limits = f", maxrate={self.maxrate}, bufsize={self.bufsize}" if self.maxrate is not None else ""
+                raise ValueError(f"{self.encoder} refused preset={self.preset!r}, options={self.options}{limits}: {said}") from error
+        refused = [text.strip() for _, _, text in log if _REFUSED.search(text)]
         left = {k: v for k, v in context.options.items() if k in self.options}
         if left:
             raise ValueError(
@@ -239,11 +294,11 @@ class RealCodec(Real):
         t, h, w, _ = clip.shape
         height, width = (max(n + n % 2, self._spec.least) for n in (h, w))
         padded = np.pad(clip, ((0, 0), (0, height - h), (0, width - w), (0, 0)), mode="edge")
-        encoder = self._context(height, width, draw["crf"])
+        encoder, convert = self._context(height, width, draw), Converter()
         packets = []
         try:
             for i, frame in enumerate(padded):
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                picture = convert.frame(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"), "yuv420p")
                 picture.pts = i
                 packets += encoder.encode(picture)
             packets += encoder.encode(None)
@@ -256,13 +311,21 @@ class RealCodec(Real):
         if self._spec.guide:
             decoder.options = {"flags2": "+export_mvs", "export_side_data": "venc_params"}
         frames = [f for p in packets for f in decoder.decode(p)] + list(decoder.decode(None))
-        if len(frames) != t:
-            raise RuntimeError(f"{self.encoder} returned {len(frames)} frames of {t} at {w} x {h}, crf {draw['crf']:g}, {self.options}")
-        decoded = np.stack([f.to_ndarray(format="rgb24")[:h, :w] for f in frames])
+        rate = ", ".join(f"{k} {v:g}" for k, v in draw.items())
+        if len(frames) != t or any((f.height, f.width) != (height, width) for f in frames):
+            sizes = sorted({(f.height, f.width) for f in frames})
+            raise RuntimeError(
+                f"{self.encoder} returned {len(frames)} frames of {sizes} for {t} of {height} x {width}, {rate}, {self.options}"
+            )
+        decoded = np.stack([convert(f)[:h, :w] for f in frames])
         types = "".join(av.video.frame.PictureType(f.pict_type).name for f in frames)
         bits = [0] * t
         for packet, d in zip(packets, data):
             bits[min(max(packet.pts or 0, 0), t - 1)] += 8 * self._spec.payload(d)
+        if not sum(bits):
+            raise RuntimeError(
+                f"no coded picture was found in {self.encoder}'s stream of {sum(map(len, data))} bytes, {rate}, {self.options}"
+            )
         guide = None
         if self._spec.guide:
             source = torch.from_numpy(np.ascontiguousarray(clip)).permute(0, 3, 1, 2).float() / 255
@@ -271,9 +334,27 @@ class RealCodec(Real):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.encoder!r}, crf={self.crf!r}, preset={self.preset!r}, fps={float(self.fps):g},"
+            f"{self.encoder!r}, {super().extra_repr()}, preset={self.preset!r}, fps={float(self.fps):g},"
             f" options={self.options}" + self.gradient_repr()
         )
+
+
+def _limit(name: str, value: object, relative: bool) -> float | str | None:
+    """A limit of the rate: a number, or "1.5x" where there is a bitrate to multiply."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str) and value.endswith("x"):
+            if not relative:
+                raise ValueError(f"{name}={value!r} is a multiple of a bitrate: with crf give bits")
+            if 0 < float(value[:-1]) < math.inf:
+                return value
+        elif not isinstance(value, bool) and isinstance(value, (Real_, str)) and 0 < float(value) < math.inf:
+            return float(value)
+    except ValueError as error:
+        if name in str(error):
+            raise
+    raise ValueError(f"{name} expected a number above 0 or text such as '1.5x', got {value!r}")
 
 
 def versions() -> dict[str, str]:

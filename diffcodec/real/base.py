@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import clamp_through, replace_value
+from ..checks import check_names, replace_value
 from ..coded import Coded
 from ..color import to_8bit
 from ..h264 import DiffH264, Guide
-from ..layer import Codec, Layer, to_device
+from ..layer import FIRST_ORDER_ONLY, Codec, Layer, to_device
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 _In = TypeVar("_In")
@@ -30,6 +30,8 @@ class Real(Codec):
             where there is none), None (the output has no gradient), "identity" (the gradient passes unchanged), or a layer: the gradient of
             that simulator at the same input. ``DiffH264()`` is guided by what libx264 decided in that very encode.
     """
+
+    lacks = FIRST_ORDER_ONLY
 
     def __init__(self, gradient: str | nn.Module | None) -> None:
         super().__init__()
@@ -55,42 +57,35 @@ class Real(Codec):
     def draw(self, shape, generator, step, device):  # type: ignore[no-untyped-def]
         draw = super().draw(shape, generator, step, None)  # strengths go to the encoder: they stay on the CPU
         if isinstance(self.gradient, Layer):
-            draw["gradient"] = self.gradient.sample(shape, generator, step=step, device=device)
+            own = self.gradient.sample(shape, generator, step=step, device=device)
             if self._best:  # of the same strength
-                draw["gradient"] |= {k: v.to(device or v.device) for k, v in draw.items() if isinstance(v, Tensor)}
+                own |= {k: v.to(device or v.device) for k, v in draw.items() if k in own}
+            draw["gradient"] = own
         return draw
+
+    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        own = draw.get("gradient") if isinstance(self.gradient, Layer) else None  # may be left out where no gradient is wanted
+        if own is not None:
+            if not isinstance(own, Mapping):
+                raise ValueError(f"{type(self).__name__} got a draw whose 'gradient' is no draw: {type(own).__name__}")
+            self.gradient.check_draw(own, shape)  # type: ignore[union-attr,operator]
+        super().check_draw({k: v for k, v in draw.items() if k != "gradient" or own is None}, shape)
 
     def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes, Guide | None]:
         """One sample, uint8 ``[T, H, W, C]``: the decoded sample, bits and a letter for each frame in display order, the stream, its guide."""
         raise NotImplementedError
 
-    def encode(
-        self,
-        video: Tensor,
-        draw: Mapping[str, Any] | None = None,
-        *,
-        step: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Coded:
-        """Encode and decode each sample of the batch, in parallel threads.
-
-        Returns:
-            :class:`~diffcodec.Coded` with the decoded video (gradient as chosen), bits, frame types and streams.
-        """
-        work, draw = self.prepare(video, draw, step, generator)
-        coded = self._run(work, draw)
-        coded.video = clamp_through(coded.video).to(video.dtype)
-        return coded
-
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        return self._run(video, draw).video
+        return self.coded(video, draw).video
 
-    def _run(self, video: Tensor, draw: Mapping[str, Any]) -> Coded:
+    def coded(self, video: Tensor, draw: Mapping[str, Any]) -> Coded:
+        """Encode and decode each sample of the batch, in parallel threads: decoded video (gradient as chosen), bits, frame types, streams, guides."""
         clips = to_8bit(video).movedim(-3, -1).cpu().numpy()  # [B, (T,) H, W, C]
         if video.dim() == 4:
             clips = clips[:, None]
-        strengths = [{k: float(v[i]) for k, v in draw.items() if isinstance(v, Tensor)} for i in range(len(clips))]
-        results = in_threads(lambda job: self.code(*job), list(zip(clips, strengths)))
+        strengths = {k: v.tolist() for k, v in draw.items() if isinstance(v, Tensor)}
+        jobs = [(clip, {k: v[i] for k, v in strengths.items()}) for i, clip in enumerate(clips)]
+        results = in_threads(lambda job: self.code(*job), jobs)
         decoded = torch.from_numpy(np.stack([r[0] for r in results])).movedim(-1, -3)  # [B, T, C, H, W]
         value = (decoded.to(video.device).to(video.dtype) / 255).view(video.shape)
         guide = [r[4] for r in results if r[4] is not None]
@@ -103,10 +98,12 @@ class Real(Codec):
         if self.gradient == "identity":
             return video
         assert isinstance(self.gradient, nn.Module)
-        if isinstance(self.gradient, DiffH264) and self.gradient.model == "x264" and len(guide) == len(video):
-            return self.gradient(video, to_device(draw.get("gradient"), video.device), guide=guide)  # type: ignore[no-any-return]
         if isinstance(self.gradient, Layer):
-            return self.gradient(video, to_device(draw.get("gradient"), video.device))  # type: ignore[no-any-return]
+            check_names(type(self).__name__, draw, dict.fromkeys(draw) | {"gradient": ()})
+        if isinstance(self.gradient, DiffH264) and self.gradient.model == "x264" and len(guide) == len(video):
+            return self.gradient(video, to_device(draw["gradient"], video.device), guide=guide)  # type: ignore[no-any-return]
+        if isinstance(self.gradient, Layer):
+            return self.gradient(video, to_device(draw["gradient"], video.device))  # type: ignore[no-any-return]
         return self.gradient(video)  # type: ignore[no-any-return]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
+from .. import opaque
 from ..checks import require
 from ..color import SUBSAMPLINGS
 from ..jpeg import DiffJPEG
@@ -30,6 +31,7 @@ class RealJPEG(Real):
 
     images = True
     channels = (1, 3)
+    operator = opaque.operator("real_jpeg")
 
     def __init__(self, quality: StrengthLike = 75, subsampling: str = "4:2:0", gradient: str | nn.Module | None = "best") -> None:
         super().__init__(gradient)
@@ -37,6 +39,12 @@ class RealJPEG(Real):
         require("subsampling", subsampling, list(SUBSAMPLINGS))
         self.subsampling = subsampling
         self.settle_gradient()
+
+    def draw(self, shape, generator, step, device):  # type: ignore[no-untyped-def]
+        draw = super().draw(shape, generator, step, device)
+        for d in (draw, draw["gradient"] if self._best else draw):  # the simulator, too
+            d["quality"] = d["quality"].round()
+        return draw
 
     def simulator(self) -> DiffJPEG:
         return DiffJPEG(subsampling=self.subsampling)

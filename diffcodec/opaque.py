@@ -1,0 +1,172 @@
+"""Layers that neither compiler nor functional transforms can look into, as one step: an operator of torch.library, or an autograd function.
+
+A codec that loops over frames, or calls an encoder, is one node of a compiled graph: its value is computed by the layer itself, its shape is known
+without computing, its gradient is that of coding once more (which saves the memory of everything between). Layers are passed by number: a graph holds
+no objects.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .checks import SECOND_ORDER, transforms
+
+if TYPE_CHECKING:
+    from .layer import Layer
+
+_library = torch.library.Library("diffcodec", "FRAGMENT")
+_layers: weakref.WeakValueDictionary[int, Layer] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+def number(layer: Layer) -> int:
+    """A number by which a layer is found, as long as it lives in this process."""
+    n = next(_numbers)
+    _layers[n] = layer
+    return n
+
+
+def _layer(n: int) -> Layer:
+    layer = _layers.get(n)
+    if layer is None:
+        raise RuntimeError("a compiled graph calls a layer that is gone: keep the module that was compiled")
+    return layer
+
+
+def flatten(draw: Any, tensors: list[Tensor]) -> str:
+    """A draw as text, its tensors in a list: places among them stand as ``(i,)``. Inverse: :func:`unflatten`."""
+    if isinstance(draw, Tensor):
+        tensors.append(draw)
+        return f"({len(tensors) - 1},)"
+    if isinstance(draw, Mapping):
+        return "{" + ", ".join([f"{k!r}: {flatten(v, tensors)}" for k, v in draw.items()]) + "}"
+    if isinstance(draw, (list, tuple)):
+        return "[" + ", ".join([flatten(v, tensors) for v in draw]) + "]"
+    if draw is None or isinstance(draw, (bool, int, float, str)):
+        return repr(draw)
+    raise TypeError(
+        f"a draw of tensors and plain data was expected, it holds {type(draw).__name__}: this cannot be compiled or transformed"
+    )
+
+
+def unflatten(text: str, tensors: Sequence[Tensor]) -> Any:
+    """A draw from its text and its tensors."""
+
+    def filled(x: Any) -> Any:
+        if isinstance(x, tuple):
+            return tensors[x[0]]
+        if isinstance(x, dict):
+            return {k: filled(v) for k, v in x.items()}
+        return [filled(v) for v in x] if isinstance(x, list) else x
+
+    return filled(ast.literal_eval(text))
+
+
+def _coded(video: Tensor, tensors: list[Tensor], layer: int, draw: str) -> Tensor:
+    with torch.no_grad():
+        return _layer(layer).work(video.detach(), unflatten(draw, [t.detach() for t in tensors])).contiguous().clone()
+
+
+def _gradients(grad: Tensor, video: Tensor, tensors: list[Tensor], layer: int, draw: str) -> list[Tensor]:
+    """With respect to the video and to those tensors that are floating point, by coding once more."""
+    inputs = [x.detach().requires_grad_(x.is_floating_point()) for x in (video, *tensors)]
+    wanted = [x for x in inputs if x.requires_grad]
+    with torch.enable_grad():
+        out = _layer(layer).work(inputs[0], unflatten(draw, inputs[1:]))
+        found = torch.autograd.grad(out, wanted, grad.to(out.dtype), allow_unused=True) if out.requires_grad else [None] * len(wanted)
+    return [torch.zeros_like(x) if g is None else g.contiguous().clone() for g, x in zip(found, wanted)]
+
+
+def _with_gaps(found: Sequence[Tensor], tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+    """Gradients of the video, and of all tensors: None where one is not floating point."""
+    rest = iter(found[1:])
+    return found[0], [next(rest) if t.is_floating_point() else None for t in tensors]
+
+
+class _Transformed(torch.autograd.Function):
+    """For torch.func: plain tensors arrive here, whatever is wrapped around them outside."""
+
+    @staticmethod
+    def forward(layer: int, draw: str, video: Tensor, *tensors: Tensor) -> Tensor:  # type: ignore[override]
+        return _coded(video, list(tensors), layer, draw)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.layer, ctx.draw, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        found = _TransformedGradient.apply(ctx.layer, ctx.draw, grad, *ctx.saved_tensors)
+        wrt_video, rest = _with_gaps(found, ctx.saved_tensors[1:])
+        return None, None, wrt_video, *rest
+
+
+class _TransformedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(layer: int, draw: str, grad: Tensor, video: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return tuple(_gradients(grad, video, list(tensors), layer, draw))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
+        raise RuntimeError(SECOND_ORDER)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[Any, ...], layer: int, draw: str, *tensors: Tensor) -> Any:
+        """One after the other: jacrev maps the backward pass over rows of the Jacobian."""
+        rows = [[t if d is None else t.select(d, i) for t, d in zip(tensors, dims[2:])] for i in range(info.batch_size)]
+        found = [_TransformedGradient.apply(layer, draw, *row) for row in rows]
+        return tuple(torch.stack(parts) for parts in zip(*found)), (0,) * len(found[0])
+
+
+def operator(name: str) -> Callable[[Layer, Tensor, Mapping[str, Any]], Tensor]:
+    """Register ``diffcodec::name`` and its gradient.
+
+    Returns:
+        ``call(layer, video, draw)``: the layer's :meth:`~diffcodec.Layer.work` as one step.
+    """
+
+    def shape(video: Tensor, tensors: list[Tensor], layer: int, draw: str) -> Tensor:
+        return torch.empty_like(video, memory_format=torch.contiguous_format)
+
+    def shapes(grad: Tensor, video: Tensor, tensors: list[Tensor], layer: int, draw: str) -> list[Tensor]:
+        return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (video, *tensors) if x.is_floating_point()]
+
+    forward = torch.library.custom_op(f"diffcodec::{name}", _coded, mutates_args=())
+    forward.register_fake(shape)
+    # no autograd of its own: it runs autograd inside, which a custom_op would switch off
+    _library.define(f"{name}_backward{torch.library.infer_schema(_gradients, mutates_args=())}")
+    _library.impl(f"{name}_backward", _gradients, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"diffcodec::{name}_backward", shapes, lib=_library)
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        video, tensors, ctx.layer, ctx.draw = inputs
+        ctx.save_for_backward(video, *tensors)
+
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        video, *tensors = ctx.saved_tensors
+        with torch.no_grad():
+            found = getattr(torch.ops.diffcodec, f"{name}_backward")(grad.contiguous(), video, tensors, ctx.layer, ctx.draw)
+        return *_with_gaps(found, tensors), None, None
+
+    forward.register_autograd(differentiate, setup_context=keep)
+
+    def call(layer: Layer, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        tensors: list[Tensor] = []
+        text = flatten(draw, tensors)
+        if transforms(video):
+            return _Transformed.apply(layer.number, text, video, *tensors)  # type: ignore[no-any-return]
+        return forward(video, tensors, layer.number, text)  # type: ignore[no-any-return]
+
+    return call
