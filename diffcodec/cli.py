@@ -15,6 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
+# signals that end a command as Ctrl-C does; Windows has no SIGHUP
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, or 130 after Ctrl-C."""
@@ -31,7 +34,9 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: st
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)  # so that temporary files go then, too
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, _interrupt)  # so that temporary files go then, too
     args = parser.parse_args(arguments)
     try:
         return int(args.run(args, f"{parser.prog} {shlex.join(arguments)}") or 0)
@@ -45,6 +50,8 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: st
 
 
 def _interrupt(number: int, frame: object) -> None:
+    for other in ENDING:  # cleaning up is not interrupted
+        signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

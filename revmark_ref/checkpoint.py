@@ -16,7 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-STATE = "state.json"
+from diffcodec.video import sync_folder
+
+STATE, STATE_HASH = "state.json", "state.sha256"
+BROKEN = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)  # what damaged JSON ends in
 
 
 class CheckpointError(ValueError):
@@ -49,10 +61,14 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
             data = to_bytes({k: v.detach().cpu().contiguous() for k, v in group.items()})
             hashes[name] = hashlib.sha256(data).hexdigest()
             _write(temporary / f"{name}.safetensors", data)
-        _write(temporary / STATE, json.dumps({"step": step, "sha256": hashes, **state}, indent=1).encode())
+        text = json.dumps({"step": step, "sha256": hashes, **state}, indent=1).encode()
+        _write(temporary / STATE, text)
+        _write(temporary / STATE_HASH, hashlib.sha256(text).hexdigest().encode())
+        sync_folder(temporary)
         if final.exists():  # a run that went back and came here again
             shutil.rmtree(final)
         os.replace(temporary, final)
+        sync_folder(folder)
     except OSError as error:
         what = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else (error.strerror or str(error))
         raise CheckpointError(f"{final}: cannot be written ({what}); older checkpoints are untouched") from error
@@ -85,14 +101,19 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     from safetensors.torch import load as from_bytes
 
     try:
-        state = json.loads((path / STATE).read_text())
+        text = (path / STATE).read_bytes()
+        if (path / STATE_HASH).read_text().strip() != hashlib.sha256(text).hexdigest():
+            raise CheckpointError(f"{path}: {STATE} is damaged (its hash is not the one that was written)")
+        state = json.loads(text)
         groups = {}
         for name, digest in state["sha256"].items():
             data = (path / f"{name}.safetensors").read_bytes()
             if hashlib.sha256(data).hexdigest() != digest:
                 raise CheckpointError(f"{path}: {name}.safetensors is damaged (its hash is not the one that was written)")
             groups[name] = from_bytes(data)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, SafetensorError, *BROKEN) as error:
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({error})") from error
     return state, groups
 

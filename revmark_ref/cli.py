@@ -42,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     e.add_argument("--crf", type=float, default=18.0, help="of libx264")
     e.add_argument("--preset", default="ultrafast", help="of libx264; slower ones make smaller files")
     e.add_argument("--weights", default="small", help="shipped weights by name, or a file")
+    e.add_argument(
+        "--damaged", choices=["error", "keep"], default="error", help="what to do with a damaged input: keep marks what can be decoded"
+    )
 
     x = verb("extract", _extract, "read the mark of a video file; exit status 0 also when there is none")
     x.add_argument("input", type=Path)
@@ -128,7 +131,7 @@ def _embed(args: argparse.Namespace, command: str) -> None:
 
     net, _ = weights.load(args.weights)
     with _bar("marking", args.input) as progress:
-        done = apply.embed(net, args.input, args.output, args.message, args.text, args.psnr, args.crf, args.preset, progress)
+        done = apply.embed(net, args.input, args.output, args.message, args.text, args.psnr, args.crf, args.preset, progress, args.damaged)
     print(f"{args.output}: {done.frames} frames in {done.segments} segments, {args.psnr:g} dB before encoding")
 
 
@@ -148,25 +151,38 @@ def _extract(args: argparse.Namespace, command: str) -> None:
         )
     else:
         print(f"no mark found in {found.segments} segments (p = {found.p_value:.2g})")
+    if found.damage:
+        print(f"revmark extract: {args.input}: {found.damage}; what could be decoded was read", file=sys.stderr)
 
 
 def _detect(args: argparse.Namespace, command: str) -> None:
+    from diffcodec.media import Damage
+
     from . import apply, weights
 
     detector, size = weights.load_detector(args.weights)
+    damage = Damage()
     with _bar("looking", args.input, quiet=args.json) as progress:
-        found = apply.detect(detector, size, args.input, progress)
+        found = apply.detect(detector, size, args.input, progress, damage=damage)
     marked = apply.spans([p > 0.5 for p in found])
     if args.json:
         print(
             json.dumps(
-                {"frames": len(found), "marked": sum(p > 0.5 for p in found), "spans": marked, "probability": [round(p, 4) for p in found]}
+                {
+                    "frames": len(found),
+                    "marked": sum(p > 0.5 for p in found),
+                    "spans": marked,
+                    "probability": [round(p, 4) for p in found],
+                    "damage": str(damage) if damage else None,
+                }
             )
         )
     elif marked:
         print(f"{sum(p > 0.5 for p in found)} of {len(found)} frames are marked: " + ", ".join(f"{a}-{b}" for a, b in marked))
     else:
         print(f"none of {len(found)} frames is marked")
+    if damage:
+        print(f"revmark detect: {args.input}: {damage}; what could be decoded was read", file=sys.stderr)
 
 
 def _train(args: argparse.Namespace, command: str) -> int:

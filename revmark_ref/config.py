@@ -202,7 +202,7 @@ class Config:
         try:
             data = json.loads(text)
             return cls(_make(Model, data["model"]), _make(Training, data["training"]))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(f"not a configuration of revmark: {error}") from error
 
     def with_values(self, values: Mapping[str, Any]) -> Config:

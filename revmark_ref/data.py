@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, Sampler
 
 from diffcodec.video import VideoError, read_image, read_video, replacing, video_files, video_info
 
+from . import checkpoint
 from .keys import generator
 
 PACKED = ".clips"  # suffix of a packed file
@@ -267,10 +268,12 @@ def unpack(path: str | os.PathLike[str]) -> list[Tensor]:
         for video in head["videos"]:
             frames = []
             for size in video["sizes"]:
+                if not isinstance(size, int) or not 0 < size <= len(raw) - at:
+                    raise ValueError(f"a picture of {size} bytes at {at} of {len(raw)}")
                 with Image.open(io.BytesIO(raw[at : at + size])) as picture:
                     frames.append(np.array(picture.convert("RGB")))
                 at += size
             out.append(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous())
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, *checkpoint.BROKEN) as error:
         raise VideoError(f"{path}: not a packed file of revmark, or damaged ({error})") from error
     return out

@@ -90,7 +90,7 @@ def agreement(logits: Array) -> float:
     Shape: ``[n, L]`` logits, unmasked.
     """
     n, bits = logits.shape
-    if n < 2:
+    if n < 2 or not np.isfinite(logits).all():
         return 1.0
     votes = np.where(logits > 0, 1, -1).sum(0)  # [L]
     statistic = int((votes.astype(np.int64) ** 2).sum())
@@ -127,6 +127,8 @@ def search(logits: Array, frames: int) -> Found:
     Returns:
         The best hypothesis; ``bits`` is None where its p-value, times the number of hypotheses, is not below ``CLAIM``.
     """
+    if not np.isfinite(logits).all():  # of broken weights: they say nothing
+        return Found(None, 1.0, 0.0, 0, 0, 0)
     white = masks(logits.shape[1])
     tried: list[tuple[float, float, int, int]] = []
     for phase in range(min(frames, len(logits))):
@@ -210,7 +212,7 @@ def find_text(logits: Array, frames: int) -> tuple[str, Found] | None:
         frames: T.
     """
     bits = logits.shape[1]
-    if bits < 8:
+    if bits < 8 or not np.isfinite(logits).all():
         return None
     white, mark = masks(bits), 2 * sync(bits) - 1
     tried = []

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import diffcodec as dc
+from diffcodec.cli import ENDING
 from diffcodec.layer import Draw
 
 from . import checkpoint, losses, weights
@@ -99,6 +100,36 @@ def train(plan: Plan) -> Outcome:
         VideoError: no usable data.
         ValueError: a run already lies in ``out`` and resume is not asked for; values out of range.
     """
+    with _alone(plan.out):
+        return _train(plan)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Only one training at a time in a folder; further processes of one run follow its first."""
+    from filelock import FileLock, Timeout
+
+    if int(os.environ.get("RANK", "0")) > 0:
+        yield
+        return
+    new = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{out}: another process trains here; wait for it, or choose another --out") from None
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be made or written to ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if new and [p.name for p in out.iterdir()] in ([".lock"], []):  # it ended before anything was written
+            shutil.rmtree(out, ignore_errors=True)
+
+
+def _train(plan: Plan) -> Outcome:
     while True:
         try:
             return _Run(plan).go()
@@ -431,15 +462,17 @@ class _Log:
 
 @contextlib.contextmanager
 def _signals(run: _Run) -> Iterator[None]:
-    """Ctrl-C and SIGTERM let the step finish; then the run is saved."""
+    """Ctrl-C, SIGTERM and SIGHUP let the step finish; then the run is saved."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: object) -> None:
+        if run.interrupted and number == signal.SIGINT:  # a second Ctrl-C: at once, the last checkpoint stays as it is
+            raise KeyboardInterrupt
         run.interrupted = True
 
-    before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, stop) for n in ENDING if signal.getsignal(n) is not signal.SIG_IGN}
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +19,11 @@ from .config import Config
 from .model import Detector, REVMark
 
 FOLDER = Path(__file__).parent / "weights"
+# of the files in the package: SHA-256
+SHIPPED = {
+    "small": "b261475125f79ee95dc71f8a3da74f576e38a919c9e3992935fabf30794d9477",
+    "small-detector": "c1625cd9dae2e8eef8dd1bffcfed4d047d4f920014a91d42d3b2a6d9c6d15c25",
+}
 
 
 def shipped() -> list[str]:
@@ -69,7 +75,10 @@ def load(name: str | os.PathLike[str]) -> tuple[REVMark, Config]:
     weights, meta = read(find(name))
     if "config" not in meta:
         raise CheckpointError(f"{name}: these are not weights of revmark (no configuration in them)")
-    config = Config.from_json(meta["config"])
+    try:
+        config = Config.from_json(meta["config"])
+    except ValueError as error:
+        raise CheckpointError(f"{name}: {error}") from error
     net = REVMark(config.model)
     fill(net, weights, name)
     return net.eval().to(memory_format=torch.channels_last_3d), config  # type: ignore[call-overload]
@@ -84,26 +93,35 @@ def load_detector(name: str | os.PathLike[str]) -> tuple[Detector, tuple[int, in
     weights, meta = read(find(name))
     if "detector" not in meta:
         raise CheckpointError(f"{name}: these are not weights of a detector")
-    told = json.loads(meta["detector"])
-    folded = told["folded"]
-    net = Detector(told["width"], folded and tuple(folded))
+    try:
+        told = json.loads(meta["detector"])
+        net = Detector(told["width"], told["folded"] and tuple(told["folded"]))
+        height, width = told["frame"]
+    except checkpoint.BROKEN as error:
+        raise CheckpointError(f"{name}: its description of a detector is damaged ({error!r})") from error
     fill(net, weights, name)
-    return net.eval(), tuple(told["frame"])
+    return net.eval(), (int(height), int(width))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a weights file.
 
     Raises:
-        CheckpointError: damaged.
+        CheckpointError: damaged, not finite, or shipped and changed.
     """
     from safetensors import SafetensorError, safe_open
 
+    if path.parent == FOLDER and path.stem in SHIPPED and hashlib.sha256(path.read_bytes()).hexdigest() != SHIPPED[path.stem]:
+        raise CheckpointError(f"{path}: damaged (its hash is not that of the shipped file); install diffcodec again")
     try:
         with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors, meta = {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from error
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity: damaged, or of a training that diverged")
+    return tensors, meta
 
 
 def fill(net: torch.nn.Module, weights: Mapping[str, Tensor], name: object) -> None:
