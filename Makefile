@@ -4,13 +4,19 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs wheel clean
+.PHONY: demo test fuzz lint types docs wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/diffcodec fidelity --out out
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# random layers, mixtures, damaged files, real encodes, kills: make fuzz SEED=7 MINUTES=10
+SEED ?= 0
+MINUTES ?= 60
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz --seed $(SEED) --minutes $(MINUTES)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

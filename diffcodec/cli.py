@@ -100,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     r.add_argument(
         "--frames", type=int, help="frames coded as one clip: 8 for simulators, 8 to 48 by frame size for real codecs; bounds memory"
     )
+    r.add_argument(
+        "--damaged", choices=["error", "keep"], default="error", help="what to do with a damaged input: keep codes what can be decoded"
+    )
     r.add_argument("--lossless", action="store_true", help="store every 8-bit value (many players do not play it) instead of CRF 10")
     r.set_defaults(run=_roundtrip)
     return parser
@@ -257,6 +260,7 @@ def _roundtrip(args: argparse.Namespace, command: str) -> None:
     import torch
 
     from . import specs
+    from .media import lost_in_8_bits, opened
     from .real.base import Real
     from .video import read_frames, video_info, write_video
 
@@ -267,12 +271,15 @@ def _roundtrip(args: argparse.Namespace, command: str) -> None:
     frames = frames if args.frames is None else args.frames
     if frames < 1:
         raise ValueError(f"--frames expected to be at least 1, got {frames}")
+    with opened(args.input) as (container, stream):
+        if lost := lost_in_8_bits(next(container.decode(stream))):
+            print(f"diffcodec roundtrip: {args.input} has {lost}; it is coded in 8 bits without", file=sys.stderr)
     if args.output.exists() and args.output.samefile(args.input):
         raise ValueError(f"{args.output}: input and output are one file")
 
     def coded(progress: _Progress) -> Iterator[Tensor]:
         with torch.no_grad():
-            for i, chunk in enumerate(_chunks(read_frames(args.input), frames)):
+            for i, chunk in enumerate(_chunks(read_frames(args.input, damaged=args.damaged), frames)):
                 progress(f"frame {i * frames} of {info.frames}")
                 yield codec(chunk[None].float() / 255)[0]
 

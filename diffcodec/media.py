@@ -232,6 +232,13 @@ _TURNS = {
 }  # fmt: skip
 
 
+def lost_in_8_bits(frame: Any) -> str:
+    """What 8-bit RGB or YCbCr without transparency does not keep of a frame; empty where that is nothing."""
+    bits = max(c.bits for c in frame.format.components)
+    lost = [f"{bits} bits a sample"] if bits > 8 else []
+    return " and ".join(lost + ["transparency"] * any(c.is_alpha for c in frame.format.components))
+
+
 def turned(picture: np.ndarray, turn: tuple[int, bool]) -> np.ndarray:
     """A picture or plane ``[H, W, ...]`` as it is shown."""
     quarters, mirrored = turn

@@ -462,17 +462,25 @@ class Clips(Dataset[Tensor]):
     def _clip(self, path: Path, generator: torch.Generator) -> Tensor:
         info = self._infos.get(path) or self._serves(path, video_info(path))
         start = _draw(generator, info.frames - self.frames + 1)
-        if self.size is None:
-            return read_video(path, start, self.frames, damaged=self.damaged)
-        height, width = self.size
-        scale = max(height / info.height, width / info.width, 1.0)
-        if scale > 1:
-            large = (max(height, round(info.height * scale)), max(width, round(info.width * scale)))
-            video = read_video(path, start, self.frames, size=large, damaged=self.damaged)
-            top, left = _draw(generator, video.shape[-2] - height + 1), _draw(generator, video.shape[-1] - width + 1)
-            return video[..., top : top + height, left : left + width].contiguous()
-        crop = (_draw(generator, info.height - height + 1), _draw(generator, info.width - width + 1), height, width)
-        return read_video(path, start, self.frames, crop=crop, damaged=self.damaged)
+        crop = size = None
+        if self.size is not None:
+            height, width = self.size
+            scale = max(height / info.height, width / info.width, 1.0)
+            inner = (
+                (max(height, round(info.height * scale)), max(width, round(info.width * scale))) if scale > 1 else (info.height, info.width)
+            )
+            place = _draw(generator, inner[0] - height + 1), _draw(generator, inner[1] - width + 1)
+            size, crop = (inner, None) if scale > 1 else (None, (*place, height, width))
+        try:
+            video = read_video(path, start, self.frames, crop, size, self.damaged)
+        except VideoError:
+            if self.damaged != "keep" or not start:
+                raise
+            video = read_video(path, 0, self.frames, crop, size, self.damaged)  # fewer frames than its header says
+        if size is not None:
+            top, left = place
+            video = video[..., top : top + height, left : left + width].contiguous()
+        return video
 
 
 _ATTEMPTS = 100  # files drawn for one item of Clips(strict=False) before it gives up
@@ -526,6 +534,8 @@ def video_files(folder: Path_ | Sequence[Path_]) -> list[Path]:
             out.append(place)
         elif place.is_dir():
             out += sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+        elif place.exists():
+            raise VideoError(f"{place} is a pipe or device; expected a video file or a folder")
         else:
             raise VideoError(f"{place}: no such file or folder")
     if not out:

@@ -8,6 +8,8 @@ Example:
     'deadbeef'
 """
 
+import diffcodec  # noqa: F401  # first: with it Ctrl-C ends a command without a traceback while the rest is imported
+
 from .apply import detect, embed, extract
 from .checkpoint import CheckpointError
 from .config import PRESETS, Config, Model, Training

@@ -16,7 +16,19 @@ import torch
 from torch import Tensor
 
 from diffcodec.checks import require
-from diffcodec.media import DAMAGED, NO_SPACE, Converter, Damage, Pictures, decode, opened, orientation, turned, x264_options
+from diffcodec.media import (
+    DAMAGED,
+    NO_SPACE,
+    Converter,
+    Damage,
+    Pictures,
+    decode,
+    lost_in_8_bits,
+    opened,
+    orientation,
+    turned,
+    x264_options,
+)
 from diffcodec.video import X264_PRESETS, VideoError, replacing, video_info
 
 from . import framing
@@ -251,10 +263,8 @@ class _Marking:
 
     def _stream(self, frame: Any) -> Any:
         context = self.video.codec_context
-        lost = [f"{bits} bits a sample" for bits in [max(c.bits for c in frame.format.components)] if bits > 8]
-        lost += ["transparency"] if any(c.is_alpha for c in frame.format.components) else []
-        if lost:
-            warnings.warn(f"{self.source} has {' and '.join(lost)}; it is marked in 8 bits without", stacklevel=5)
+        if lost := lost_in_8_bits(frame):
+            warnings.warn(f"{self.source} has {lost}; it is marked in 8 bits without", stacklevel=5)
         options = x264_options({"crf": str(self.crf), "preset": self.preset})
         stream = self.writer.add_stream("libx264", rate=self.rate, options=options)
         h, w = (frame.width, frame.height) if self.turn[0] % 2 else (frame.height, frame.width)

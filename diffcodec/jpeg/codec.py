@@ -48,9 +48,9 @@ class DiffJPEG(Codec):
 
     images = True
     channels = (1, 3)
-    operator = opaque.operator("diff_jpeg")
+    operator: Any = opaque.operator("diff_jpeg")
     opaque_in = "transforms"  # torch.compile looks inside
-    lacks = FIRST_ORDER_ONLY
+    lacks: tuple[str, ...] = FIRST_ORDER_ONLY
 
     def __init__(
         self,
