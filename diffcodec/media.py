@@ -59,7 +59,7 @@ def opened(path: str | Any) -> Iterator[tuple[Any, Any]]:
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise VideoError(f"{path}: its video is coded in a format that this build of ffmpeg cannot decode")
-            stream.thread_type = "AUTO"
+            stream.thread_type = "SLICE"  # with threads by frame, ffmpeg hands frames out before it knows whether they are damaged
             yield container, stream
     except av.error.FFmpegError as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:  # of what is written meanwhile
@@ -94,6 +94,16 @@ class Damage:
         return " and ".join(out) or "no damage"
 
 
+def is_packed(container: Any, stream: Any) -> bool:
+    """Whether packets may hold two frames and others none: B frames in AVI as XviD and DivX write them."""
+    return stream.codec_context.name == "mpeg4" and container.format.name == "avi"
+
+
+def coded_vops(packet: Any) -> int:
+    """Frames that an MPEG-4 packet holds; one that is not coded takes some seven bytes (ISO/IEC 14496-2, 6.2.5)."""
+    return bytes(packet).count(b"\x00\x00\x01\xb6") if packet.size > 9 else 0
+
+
 def decode(
     container: Any,
     stream: Any,
@@ -114,7 +124,7 @@ def decode(
 
     packets = frames = refused = 0
     pending: set[int] = set()  # time stamps of packets whose frame has not come
-    packed = stream.codec_context.name == "mpeg4" and container.format.name == "avi"  # B frames of XviD and DivX, two frames a packet
+    packed = is_packed(container, stream)
     hidden = packed or stream.codec_context.name in ("vp8", "libvpx")  # frames that are not shown have time stamps of their own
     end: int | None = None
     for packet in container.demux(stream, *others):
@@ -130,7 +140,7 @@ def decode(
         try:
             decoded = packet.decode()
         except av.error.InvalidDataError:
-            refused += real and not packet.is_corrupt
+            refused += not (real and packet.is_corrupt)  # with threads an error may come with a later packet, or at the end
             continue
         for frame in decoded:
             if frame.pts is not None:

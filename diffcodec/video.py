@@ -21,7 +21,20 @@ from torch.utils.data import Dataset
 
 from .checks import check_tensor, check_values, frame_rate, require
 from .color import to_8bit
-from .media import DAMAGED, NO_SPACE, Converter, Damage, Pictures, VideoError, decode, opened, orientation, x264_options
+from .media import (
+    DAMAGED,
+    NO_SPACE,
+    Converter,
+    Damage,
+    Pictures,
+    VideoError,
+    coded_vops,
+    decode,
+    is_packed,
+    opened,
+    orientation,
+    x264_options,
+)
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".y4m", ".ts")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -57,19 +70,19 @@ def video_info(path: Path_) -> VideoInfo:
 
     with opened(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        counted, first = 0, None
+        counted, first, packed = 0, None, is_packed(container, stream)
         for packet in container.demux(stream):
-            counted += packet.size > 0 and not packet.is_discard
+            counted += coded_vops(packet) if packed else packet.size > 0 and not packet.is_discard
             if first is None:
                 with contextlib.suppress(av.error.InvalidDataError):
                     first = next(iter(packet.decode()), None)
-            elif stream.frames:
+            elif stream.frames and not packed:
                 break
         if first is None:
             raise VideoError(f"{path}: damaged, no frame could be decoded")
         size = (first.height, first.width)
         quarters, _ = orientation(first)
-        return VideoInfo(stream.frames or counted, *(size[::-1] if quarters % 2 else size), Fraction(rate))
+        return VideoInfo(counted if packed else stream.frames or counted, *(size[::-1] if quarters % 2 else size), Fraction(rate))
 
 
 def read_frames(path: Path_, start: int = 0, damaged: str = "error") -> Generator[Tensor, None, None]:
