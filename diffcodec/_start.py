@@ -1,21 +1,13 @@
-"""Ctrl-C while a command still imports torch: a line instead of a traceback."""
+"""Ctrl-C while a command still imports torch: the process ends, without a traceback or an abort out of a half-imported library."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from types import TracebackType
 
 COMMANDS = ("diffcodec", "revmark")
 
-
-def _quiet(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        print(f"\n{_command}: stopped", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
-_command = os.path.splitext(os.path.basename(sys.argv[0] if sys.argv else ""))[0]
-if _command in COMMANDS and sys.excepthook is sys.__excepthook__:
-    sys.excepthook = _quiet
+_name = os.path.splitext(os.path.basename(sys.argv[0] if sys.argv else ""))[0]
+if _name in COMMANDS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command itself runs: diffcodec.cli.run

@@ -33,12 +33,13 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: st
         missing: added to the message where a package is not installed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    before = {}
     if threading.current_thread() is threading.main_thread():
         for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, _interrupt)  # so that temporary files go then, too
-    args = parser.parse_args(arguments)
+                before[number] = signal.signal(number, _interrupt)  # so that temporary files go then, too
     try:
+        args = parser.parse_args(arguments)
         return int(args.run(args, f"{parser.prog} {shlex.join(arguments)}") or 0)
     except (ValueError, TypeError, FileNotFoundError, ImportError, OSError) as error:
         hint = missing if isinstance(error, ModuleNotFoundError) else ""
@@ -47,6 +48,9 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: st
     except KeyboardInterrupt:
         print(f"\n{parser.prog} {args.command}: stopped; nothing half-written was kept", file=sys.stderr)
         return 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: object) -> None:

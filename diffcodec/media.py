@@ -127,7 +127,10 @@ def decode(
     packed = is_packed(container, stream)
     hidden = packed or stream.codec_context.name in ("vp8", "libvpx")  # frames that are not shown have time stamps of their own
     end: int | None = None
-    for packet in container.demux(stream, *others):
+    for packet in _packets(container, stream, others):
+        if packet is None:
+            refused += 1
+            continue
         if packet.stream.index != stream.index:
             if pass_on is not None:
                 pass_on(packet)
@@ -160,6 +163,25 @@ def decode(
         return
     missing = max(packets, stream.frames) - frames - (packed and not refused)  # the index of packed frames counts one more than there are
     damage.lost = max(damage.lost, missing, refused, _cut(container, stream, end))
+
+
+def _packets(container: Any, stream: Any, others: Sequence[Any]) -> Iterator[Any]:
+    """Packets, the last ones empty; None before those where the container is broken and cannot be read on."""
+    import av
+
+    packets = container.demux(stream, *others)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.error.InvalidDataError:
+            yield None
+            flush = av.Packet()
+            flush.stream = stream
+            yield flush
+            return
+        yield packet
 
 
 def _cut(container: Any, stream: Any, end: int | None) -> int:

@@ -122,7 +122,7 @@ def read_frames(path: Path_, start: int = 0, damaged: str = "error") -> Generato
                     n += 1
             if n > start:
                 return
-            damage.__init__()  # type: ignore[misc]
+            damage = Damage()  # the seek went astray: once more, from the beginning
         with opened(path) as (container, stream):
             n = 0
             for frame in decode(container, stream, damage):
