@@ -45,32 +45,24 @@ def torch_dct_pass(x: Tensor) -> Tensor:
     return dc.blocks.join(torch_dct.idct_2d(dc.rounding.cubic(torch_dct.dct_2d(blocks, norm="ortho") * 16) / 16, norm="ortho"))
 
 
-def one_draw(layer: dc.Layer, call: Callable[..., Any] | None = None) -> Job:
-    """A layer (or ``call``, a compiled form of it) with one draw for each shape: what is timed is the layer, not its random numbers."""
-    run = layer if call is None else call
+def one_draw(layer: dc.Layer) -> Job:
+    """A layer with one draw for each shape: what is timed is the layer, not its random numbers."""
     draws: dict[tuple[torch.Size, torch.device], Any] = {}
 
     def job(x: Tensor) -> Tensor:
         key = (x.shape, x.device)
         if key not in draws:
             draws[key] = layer.sample(x.shape, torch.Generator().manual_seed(1), device=x.device)
-        return run(x, draws[key])  # type: ignore[no-any-return]
+        return layer(x, draws[key])  # type: ignore[no-any-return]
 
     return job
 
 
-def compiled(layer: dc.Layer) -> Job:
-    """A layer under torch.compile."""
-    return one_draw(layer, torch.compile(layer, fullgraph=True, dynamic=False))
-
-
 def still_jobs() -> dict[str, Job]:
-    torch.compiler.reset()  # or the graphs of the table before count towards the limit of recompilations
     jobs: dict[str, Job] = {
         "GEMM pass": gemm_pass,
         "clone": torch.clone,
         "DiffJPEG 4:2:0, exact": dc.DiffJPEG(50),
-        "DiffJPEG 4:2:0, exact, compiled": compiled(dc.DiffJPEG(50)),
         "DiffJPEG 4:2:0, exact, straight-through": dc.DiffJPEG(50, gradient="straight_through"),
         "DiffJPEG 4:2:0, soft": dc.DiffJPEG(50, rounding="cubic"),
         "DiffJPEG 4:4:4, exact": dc.DiffJPEG(50, "4:4:4"),

@@ -264,12 +264,14 @@ def _roundtrip(args: argparse.Namespace, command: str) -> None:
     import torch
 
     from . import specs
+    from .checks import frame_rate
     from .media import lost_in_8_bits, opened
     from .real.base import Real
     from .video import read_frames, video_info, write_video
 
     codec = specs.make(args.codec, None, **_rate(args))
     info = video_info(args.input)
+    rate = frame_rate(info.fps, f"{args.input}: its frame rate", low=1e-3)
     # a real codec wants long clips; 2^25 values are 128 MiB of float32, of which a step holds several copies
     frames = min(48, max(8, 2**25 // (3 * info.height * info.width))) if isinstance(codec, Real) else 8
     frames = frames if args.frames is None else args.frames
@@ -288,7 +290,7 @@ def _roundtrip(args: argparse.Namespace, command: str) -> None:
                 yield codec(chunk[None].float() / 255)[0]
 
     with _Progress(-(-info.frames // frames)) as progress:
-        write_video(args.output, coded(progress), fps=info.fps, lossless=args.lossless)
+        write_video(args.output, coded(progress), fps=rate, lossless=args.lossless)
     print(f"wrote {args.output}")
 
 

@@ -34,9 +34,8 @@ class Layer(nn.Module):
     backend = "auto"
     images = False  # whether [B, C, H, W] is accepted beside [B, T, 3, H, W]
     channels: tuple[int, ...] = (3,)
-    # the operator of :mod:`diffcodec.opaque` that stands for the layer, and where: "always" while something traces, or in torch.func's "transforms"
+    # the operator of :mod:`diffcodec.opaque` that stands for the layer while something traces or transforms it; None where torch can look inside
     operator: Any = None
-    opaque_in = "always"
     lacks: tuple[str, ...] = ()  # transforms of torch.func that a layer does not have: "jvp", "vmap", "grad of grad"
 
     def __init__(self) -> None:
@@ -133,7 +132,12 @@ class Layer(nn.Module):
         """
         who, shape = type(self).__name__, tuple(shape)
         expected = self.draw_shapes(shape)
-        check_names(who, draw, expected)
+        if type(self).draw is not Layer.draw and type(self).draw_shapes is Layer.draw_shapes:
+            # draws more than it describes: what else there is has the batch first
+            expected |= {k: (shape[0], *v.shape[1:]) for k, v in draw.items() if k not in expected and isinstance(v, Tensor) and v.dim()}
+            expected = {k: size for k, size in expected.items() if k in draw}
+        else:
+            check_names(who, draw, expected)
         for name, size in expected.items():
             value = draw[name]
             if not isinstance(value, Tensor):
@@ -205,7 +209,7 @@ class Layer(nn.Module):
         if missing:
             cure = "; layers take batches: put the mapped dimension into B" if missing[0] == "vmap" else ""
             raise RuntimeError(f"{type(self).__name__} has gradients of first order (torch.func.grad, vjp, jacrev), no {missing[0]}{cure}")
-        if self.operator is not None and (inside or (self.opaque_in == "always" and traced(video))):
+        if self.operator is not None and (inside or traced(video)):
             return type(self).operator(self, video, draw)  # type: ignore[misc]
         return self.work(video, draw)
 
@@ -306,7 +310,7 @@ def view_of(layer: Layer) -> Layer:
 
 
 def join(draws: Sequence[Any]) -> Any:
-    """Draws of single samples as the draw of their batch: tensors and lists one after the other, by name where names are."""
+    """Draws of single samples as the draw of their batch: tensors and lists one after the other, by name where names are; other data must agree."""
     first = draws[0]
     if isinstance(first, Tensor):
         return torch.cat(list(draws))
@@ -315,7 +319,9 @@ def join(draws: Sequence[Any]) -> Any:
         return {name: join([d[name] for d in draws if name in d]) for name in names}
     if isinstance(first, list):
         return [x for d in draws for x in d]
-    raise TypeError(f"a draw holds {type(first).__name__}: it cannot be joined sample by sample")
+    if all(d == first for d in draws):
+        return first
+    raise TypeError(f"a draw holds {type(first).__name__}: samples that differ in it cannot be joined")
 
 
 def to_device(draw: Any, device: torch.device) -> Any:

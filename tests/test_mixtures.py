@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import diffcodec as dc
+from diffcodec.strength import Strength, per_sample
 
 # every exported layer that can be made without further thought, small where that matters
 MAKE: dict[str, Callable[[], dc.Layer]] = {
@@ -243,6 +244,33 @@ def test_wrong_draws_are_named_errors() -> None:
 def test_draws_out_of_range_are_errors(layer: dc.Layer, draw: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         layer(natural(1, 3, 16, 16), draw)
+
+
+class Shifted(dc.Layer):
+    """A user's layer that draws more than its strengths and does not say what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = Strength((0.5, 1.0), "gain", 0, 1)
+
+    def draw(self, shape, generator, step, device):  # type: ignore[no-untyped-def]
+        return super().draw(shape, generator, step, device) | {"shift": torch.rand(shape[0], 2, generator=generator), "note": "plain"}
+
+    def distort(self, video: Tensor, draw: dict[str, Tensor]) -> Tensor:  # type: ignore[override]
+        return per_sample(draw["gain"] * draw["shift"][:, 0], video) * video
+
+
+def test_a_users_layer_need_not_describe_its_draw() -> None:
+    x = natural(3)
+    layer = Shifted()
+    draw = layer.sample(x.shape, torch.Generator().manual_seed(0))
+    assert torch.equal(layer(x, draw), layer(x, draw))
+    mixture = dc.RandomDistortion([layer, dc.Flip()], per="sample")
+    assert mixture(x, mixture.sample(x.shape, torch.Generator().manual_seed(0))).shape == x.shape
+    with pytest.raises(ValueError, match="3 samples; the batch has 2"):
+        layer(x[:2], draw)
+    with pytest.raises(ValueError, match="gain expected to lie"):
+        layer(x, draw | {"gain": torch.full((3,), 2.0)})
 
 
 def test_strength_at_the_call() -> None:

@@ -49,7 +49,6 @@ class DiffJPEG(Codec):
     images = True
     channels = (1, 3)
     operator: Any = opaque.operator("diff_jpeg")
-    opaque_in = "transforms"  # torch.compile looks inside
     lacks: tuple[str, ...] = FIRST_ORDER_ONLY
 
     def __init__(
