@@ -110,8 +110,12 @@ class Layer(nn.Module):
             **strengths: in place of the layer's own, by name: a number, a tensor or list with one value a sample, or a (low, high) range.
         """
         shape, layer = tuple(shape), self.at(**strengths)
-        if not isinstance(generator, Sequence):
-            return layer.draw(shape, generator, step, device)
+        several = isinstance(generator, Sequence)
+        if generator is not None and not all(isinstance(g, torch.Generator) for g in (generator if several else [generator])):  # type: ignore[union-attr]
+            raise TypeError(f"{type(self).__name__} expected a torch.Generator, or a list with one for each sample, got {generator!r}")
+        if not several:
+            return layer.draw(shape, generator, step, device)  # type: ignore[arg-type]
+        assert isinstance(generator, Sequence)
         if len(generator) != shape[0]:
             raise ValueError(f"{type(self).__name__} got {len(generator)} generators for a batch of {shape[0]}: one a sample is needed")
         return join([layer.rows([i], shape[0]).draw((1, *shape[1:]), g, step, device) for i, g in enumerate(generator)])  # type: ignore[no-any-return]
@@ -202,7 +206,7 @@ class Layer(nn.Module):
 
     def run(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         """The one way into a layer, for its own call and for layers around it: kernel, operator or torch. Input and draw have been checked."""
-        inside = transforms(video)
+        inside = transforms(video) or next((t for v in draw.values() if isinstance(v, Tensor) and (t := transforms(v))), [])
         missing = [t for t in inside if t in self.lacks]
         if not missing and inside.count("grad") > 1 and "grad of grad" in self.lacks:
             missing = ["grad of grad"]

@@ -125,7 +125,8 @@ def decode(
     packets = frames = refused = 0
     pending: set[int] = set()  # time stamps of packets whose frame has not come
     packed = is_packed(container, stream)
-    hidden = packed or stream.codec_context.name in ("vp8", "libvpx")  # frames that are not shown have time stamps of their own
+    # AVI has no time stamps of its own; frames that VP8 does not show have some
+    hidden = container.format.name == "avi" or stream.codec_context.name in ("vp8", "libvpx")
     end: int | None = None
     for packet in _packets(container, stream, others):
         if packet is None:
@@ -162,7 +163,7 @@ def decode(
     if not whole:
         return
     missing = max(packets, stream.frames) - frames - (packed and not refused)  # the index of packed frames counts one more than there are
-    damage.lost = max(damage.lost, missing, refused, _cut(container, stream, end))
+    damage.lost = max(damage.lost, missing, refused, _cut(container, stream, end), _ends_early(container))
 
 
 def _packets(container: Any, stream: Any, others: Sequence[Any]) -> Iterator[Any]:
@@ -197,6 +198,29 @@ def _cut(container: Any, stream: Any, end: int | None) -> int:
         return 0
     shown = float(end * stream.time_base)
     return max(0, int((length - shown) * float(stream.average_rate) - 0.5))
+
+
+def _ends_early(container: Any) -> bool:
+    """Whether a Matroska file is shorter than its segment says (RFC 8794; the segment is the element after the EBML header)."""
+    if container.format.name != "matroska,webm":
+        return False
+    path = Path(container.name.removeprefix("file:"))
+    with open(path, "rb") as file:
+        head, at = file.read(4096), 4
+        size, n = _vint(head, at)  # of the EBML header
+        at += n + size
+        if head[at : at + 4] != b"\x18\x53\x80\x67":
+            return False
+        size, n = _vint(head, at + 4)
+        return size != (1 << 7 * n) - 1 and at + 4 + n + size > path.stat().st_size  # all ones: not known
+
+
+def _vint(data: bytes, at: int) -> tuple[int, int]:
+    """A variable-size integer and its length in bytes (RFC 8794, section 4)."""
+    if at >= len(data) or not data[at]:
+        return (1 << 7) - 1, 1
+    n = 9 - data[at].bit_length()
+    return int.from_bytes(data[at : at + n], "big") & ((1 << 7 * n) - 1), n
 
 
 _TIMED = ("matroska,webm", "flv", "asf", "avi")  # containers that say how long they are and keep it although they are cut short

@@ -8,6 +8,7 @@ no objects.
 from __future__ import annotations
 
 import ast
+import collections
 import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _library = torch.library.Library("diffcodec", "FRAGMENT")
 _layers: weakref.WeakValueDictionary[int, Layer] = weakref.WeakValueDictionary()
+_recent: collections.deque[Layer] = collections.deque(maxlen=64)  # a compiled layer may go out of scope before its backward pass
 _numbers = itertools.count()
 
 
@@ -37,6 +39,8 @@ def _layer(n: int) -> Layer:
     layer = _layers.get(n)
     if layer is None:
         raise RuntimeError("a compiled graph calls a layer that is gone: keep the module that was compiled")
+    if layer not in _recent:
+        _recent.append(layer)
     return layer
 
 
@@ -69,19 +73,27 @@ def unflatten(text: str, tensors: Sequence[Tensor]) -> Any:
     return filled(ast.literal_eval(text))
 
 
-def _coded(video: Tensor, tensors: list[Tensor], layer: int, draw: str) -> Tensor:
+def _code(layer: Layer, draw: str, video: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     with torch.no_grad():
-        return _layer(layer).work(video.detach(), unflatten(draw, [t.detach() for t in tensors])).contiguous().clone()
+        return layer.work(video.detach(), unflatten(draw, [t.detach() for t in tensors])).contiguous().clone()
 
 
-def _gradients(grad: Tensor, video: Tensor, tensors: list[Tensor], layer: int, draw: str) -> list[Tensor]:
+def _differentiate(layer: Layer, draw: str, grad: Tensor, video: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     """With respect to the video and to those tensors that are floating point, by coding once more."""
     inputs = [x.detach().requires_grad_(x.is_floating_point()) for x in (video, *tensors)]
     wanted = [x for x in inputs if x.requires_grad]
     with torch.enable_grad():
-        out = _layer(layer).work(inputs[0], unflatten(draw, inputs[1:]))
+        out = layer.work(inputs[0], unflatten(draw, inputs[1:]))
         found = torch.autograd.grad(out, wanted, grad.to(out.dtype), allow_unused=True) if out.requires_grad else [None] * len(wanted)
     return [torch.zeros_like(x) if g is None else g.contiguous().clone() for g, x in zip(found, wanted)]
+
+
+def _coded(video: Tensor, tensors: list[Tensor], layer: int, draw: str) -> Tensor:
+    return _code(_layer(layer), draw, video, tensors)
+
+
+def _gradients(grad: Tensor, video: Tensor, tensors: list[Tensor], layer: int, draw: str) -> list[Tensor]:
+    return _differentiate(_layer(layer), draw, grad, video, tensors)
 
 
 def _with_gaps(found: Sequence[Tensor], tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
@@ -94,8 +106,8 @@ class _Transformed(torch.autograd.Function):
     """For torch.func: plain tensors arrive here, whatever is wrapped around them outside."""
 
     @staticmethod
-    def forward(layer: int, draw: str, video: Tensor, *tensors: Tensor) -> Tensor:  # type: ignore[override]
-        return _coded(video, list(tensors), layer, draw)
+    def forward(layer: Layer, draw: str, video: Tensor, *tensors: Tensor) -> Tensor:  # type: ignore[override]
+        return _code(layer, draw, video, tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -111,8 +123,8 @@ class _Transformed(torch.autograd.Function):
 
 class _TransformedGradient(torch.autograd.Function):
     @staticmethod
-    def forward(layer: int, draw: str, grad: Tensor, video: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return tuple(_gradients(grad, video, list(tensors), layer, draw))
+    def forward(layer: Layer, draw: str, grad: Tensor, video: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return tuple(_differentiate(layer, draw, grad, video, tensors))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -123,7 +135,7 @@ class _TransformedGradient(torch.autograd.Function):
         raise RuntimeError(SECOND_ORDER)
 
     @staticmethod
-    def vmap(info: Any, dims: tuple[Any, ...], layer: int, draw: str, *tensors: Tensor) -> Any:
+    def vmap(info: Any, dims: tuple[Any, ...], layer: Layer, draw: str, *tensors: Tensor) -> Any:
         """One after the other: jacrev maps the backward pass over rows of the Jacobian."""
         rows = [[t if d is None else t.select(d, i) for t, d in zip(tensors, dims[2:])] for i in range(info.batch_size)]
         found = [_TransformedGradient.apply(layer, draw, *row) for row in rows]
@@ -165,8 +177,8 @@ def operator(name: str) -> Callable[[Layer, Tensor, Mapping[str, Any]], Tensor]:
     def call(layer: Layer, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         tensors: list[Tensor] = []
         text = flatten(draw, tensors)
-        if transforms(video):
-            return _Transformed.apply(layer.number, text, video, *tensors)  # type: ignore[no-any-return]
+        if any(transforms(x) for x in (video, *tensors)):
+            return _Transformed.apply(layer, text, video, *tensors)  # type: ignore[no-any-return]
         return forward(video, tensors, layer.number, text)  # type: ignore[no-any-return]
 
     return call

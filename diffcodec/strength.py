@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Union
+from typing import Any, Union
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class Choice:
     def draw(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         """Shape: ``[batch]`` float32."""
         shares = torch.tensor(self.weights or [1.0] * len(self.values), device=device)
-        index = torch.multinomial(shares, batch, replacement=True, generator=generator)
+        index = torch.multinomial(shares, batch, replacement=True, **_from(generator))
         return torch.tensor([float(v) for v in self.values], device=device)[index]
 
 
@@ -180,7 +180,7 @@ class Strength:
             return self.value
         if step is None:
             raise ValueError(f"{self.name} follows a schedule: call the layer with step=<training step>")
-        value = self.value(step)
+        value = self.value(int(step))
         if self.integer and isinstance(self.value, Ramp):
             value = tuple(round(v) for v in value) if isinstance(value, tuple) else round(value)  # type: ignore[arg-type,assignment]
         return self._checked(value)
@@ -201,7 +201,7 @@ class Strength:
             out = value.draw(batch, generator, where)
         elif isinstance(value, (tuple, list)):
             low, high = (float(v) for v in value)
-            u = torch.rand(batch, generator=generator, device=where)
+            u = uniform((batch,), generator, where)
             out = torch.floor(low + u * (high - low + 1)).clamp(max=high) if self.integer else (low + u * (high - low)).clamp(low, high)
         else:
             out = torch.full((batch,), float(value), device=where)  # type: ignore[arg-type]
@@ -218,15 +218,26 @@ def draw_device(generator: torch.Generator | None, device: torch.device | None) 
     return torch.device("cpu") if device is None else torch.device(device)
 
 
+def _from(generator: torch.Generator | None) -> dict[str, Any]:
+    """As an argument only where there is one: torch's functions that take None as a generator take no sizes that a compiler leaves open."""
+    return {} if generator is None else {"generator": generator}
+
+
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
     """Uniform numbers in [0, 1), made on the generator's device, then moved."""
-    out = torch.rand(shape, generator=generator, device=draw_device(generator, device))
+    out = torch.rand(shape, device=draw_device(generator, device), **_from(generator))
+    return out if device is None else out.to(device)
+
+
+def whole(high: int, shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
+    """Whole numbers in 0..high - 1, made on the generator's device, then moved."""
+    out = torch.randint(high, shape, device=draw_device(generator, device), **_from(generator))
     return out if device is None else out.to(device)
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
     """Standard normal numbers, made on the generator's device, then moved."""
-    out = torch.randn(shape, generator=generator, device=draw_device(generator, device))
+    out = torch.randn(shape, device=draw_device(generator, device), **_from(generator))
     return out if device is None else out.to(device)
 
 

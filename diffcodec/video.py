@@ -185,6 +185,11 @@ def read_video(
     """
     if frames is not None and frames < 1:
         raise ValueError(f"frames expected to be at least 1, got {frames}")
+    for name, value, lengths in (("crop", crop, (2, 4)), ("size", size, (2,))):
+        if value is not None and (
+            not isinstance(value, (tuple, list)) or len(value) not in lengths or not all(isinstance(v, int) for v in value)
+        ):
+            raise ValueError(f"{name} expected {' or '.join(map(str, lengths))} whole numbers such as (height, width), got {value!r}")
     out: list[Tensor] = []
     with contextlib.closing(read_frames(path, start, damaged)) as source:
         for frame in source:
@@ -332,7 +337,7 @@ def write_video(
     chunks = [video] if isinstance(video, Tensor) else video
     with replacing(path) as temporary:
         try:
-            with av.open(str(temporary), "w") as container:
+            with av.open(f"file:{temporary}", "w") as container:
                 stream: Any = None
                 convert = Converter()
                 for chunk in chunks:

@@ -119,7 +119,7 @@ def embed(
                         f"--text {text!r} needs {framing.seconds_needed(text, model.bits, model.frames, float(rate)):.1f} s of video at"
                         f" {float(rate):g} frames a second ({needed} frames); {source} has {total / float(rate):.1f} s ({total} frames)"
                     )
-            with replacing(out) as temporary, av.open(str(temporary), "w") as writer:
+            with replacing(out) as temporary, av.open(f"file:{temporary}", "w") as writer:
                 return _Marking(net, reader, video, writer, rows, psnr, crf, preset, progress, source, damaged).run()
     except av.error.FFmpegError as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:

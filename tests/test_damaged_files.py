@@ -238,6 +238,33 @@ READERS: list[Callable[[Path], object]] = [
 ]
 
 
+def test_what_is_written_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = natural(1, 40, 48, 64)[0]
+    for suffix in (".mp4", ".mkv", ".mov", ".m4v", ".avi"):
+        for frames in (1, 2, 3, 8, 40):
+            path = tmp_path / f"a{suffix}"
+            dc.write_video(path, clip[:frames])
+            assert len(dc.read_video(path)) == frames == video_info(path).frames
+    monkeypatch.chdir(tmp_path)
+    dc.write_video("12:31.mkv", clip[:8])
+    assert len(dc.read_video("12:31.mkv")) == 8
+
+
+def test_matroska_short_by_a_few_bytes(tmp_path: Path) -> None:
+    dc.write_video(tmp_path / "a.mkv", natural(1, 40, 48, 64)[0])
+    data = (tmp_path / "a.mkv").read_bytes()
+    for missing in (1, 50, 100, 400):
+        (tmp_path / "b.mkv").write_bytes(data[:-missing])
+        with pytest.raises(dc.VideoError, match="damaged"):
+            dc.read_video(tmp_path / "b.mkv")
+
+
+@pytest.mark.parametrize("given", [{"size": 64}, {"crop": 64}, {"crop": (20.5, 20)}, {"size": (1, 2, 3)}])
+def test_sizes_of_another_form_are_named(folder: Path, given: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(given))} expected 2"):
+        dc.read_video(encode(folder / "plain.mkv"), **given)  # type: ignore[arg-type]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no such names on Windows")
 @pytest.mark.parametrize(
     "name", ["12:30.mkv", "concat:x.mkv", "http:x.mkv", "pipe:0.mkv", "a%03d.mkv", "-i.mkv", "\u00e9 \u4e2d.mkv", "a'b\"c.mkv"]

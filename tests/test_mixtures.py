@@ -305,6 +305,8 @@ def test_strength_at_the_call() -> None:
         (lambda x: dc.DiffJPEG()(x, torch.ones(2, 1, 16, 16)), TypeError, "masks and cover images"),
         (lambda x: dc.DiffH264()(x, torch.ones(2, 1, 16, 16)), TypeError, "masks and cover images"),
         (lambda x: dc.RandomDistortion([dc.DiffJPEG()])(x, 40), TypeError, "got int"),
+        (lambda x: dc.DiffJPEG()(x, generator=3), TypeError, "torch.Generator"),
+        (lambda x: dc.DiffJPEG()(x, generator=[1, 2]), TypeError, "torch.Generator"),
     ],
 )
 def test_wrong_arguments_at_the_call_are_named(call: Callable[[Tensor], Tensor], error: type[Exception], words: str) -> None:

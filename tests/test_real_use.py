@@ -199,6 +199,8 @@ def test_many_threads_at_once() -> None:
         ("libx264", {"x264-params": "colormatrix=bt709:ref=1"}),
         ("libx264", {"x264-params": "crop-rect=2,2,2,2"}),
         ("libx264", {"pass": 1}),
+        ("libx264", {"flags": "+pass1"}),
+        ("libx264", {"x264-params": "dump-yuv=x.yuv"}),
         ("libx265", {"x265-params": "range=full"}),
         ("libx265", {"profile": "main10"}),
         ("libvpx-vp9", {"profile": "1"}),
@@ -286,6 +288,7 @@ def test_bitrate_gradient_and_errors() -> None:
         ({"crf": 20, "maxrate": "2x", "bufsize": "2x"}, "multiple of a bitrate"),
         ({"bitrate": 1e5, "maxrate": "fast", "bufsize": "2x"}, "'fast'"),
         ({"bitrate": 1e5, "maxrate": -1, "bufsize": 1}, "-1"),
+        ({"bitrate": 1e5, "maxrate": 1.5, "bufsize": 2}, "'1.5x', got 1.5"),
     ):
         with pytest.raises(ValueError, match=words):
             dc.RealCodec(**arguments)  # type: ignore[arg-type]

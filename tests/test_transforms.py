@@ -150,6 +150,52 @@ def second_order(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.autograd.grad(g.square().sum() + v.sum(), v)[0]
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda: dc.GaussianNoise((0, 0.1)), lambda: dc.DiffJPEG((30, 90)), lambda: dc.DiffH264((20, 30), "ultrafast", gop="random"), dc.RandomCrop,
+     lambda: dc.DiffH264(model="revmark"), lambda: dc.RealCodec(crf=dc.Choice([20, 30]), preset="ultrafast"), lambda: dc.RealJPEG((30, 90))],
+)  # fmt: skip
+def test_what_is_drawn_inside_a_compiled_call_follows_the_size(make: Callable[[], dc.Layer]) -> None:
+    """The last batch of an epoch is smaller."""
+    torch._dynamo.reset()
+    compiled = torch.compile(make(), fullgraph=True, backend="aot_eager")
+    for size in ((4, 3, 24, 32), (3, 3, 24, 32), (2, 3, 24, 32)):
+        x = natural(*size).requires_grad_(True)
+        compiled(x).sum().backward()
+        assert x.grad is not None
+
+
+def test_a_layer_that_lives_no_longer_than_its_call() -> None:
+    import gc
+
+    x = natural(1, 2, 16, 16)
+    for make in (lambda: dc.DiffJPEG(50), lambda: dc.DiffH264(23, "ultrafast"), lambda: dc.RealJPEG(50)):
+        assert torch.func.grad(lambda v: make()(v).square().sum())(x).any()  # noqa: B023
+        _, pull = torch.func.vjp(lambda v: make()(v), x)  # noqa: B023
+        gc.collect()
+        assert pull(torch.ones_like(x))[0].isfinite().all()
+    torch._dynamo.reset()
+    v = x.clone().requires_grad_(True)
+    loss = torch.compile(dc.DiffH264(23, "ultrafast"), fullgraph=True, backend="aot_eager")(v).sum()
+    gc.collect()
+    loss.backward()
+    assert v.grad is not None
+
+
+def test_gradients_by_the_strength_alone() -> None:
+    x = natural(2, 2, 16, 16)
+    for layer, name, value in ((dc.DiffJPEG(50), "quality", [30.0, 60.0]), (dc.DiffH264(23, "ultrafast"), "crf", [20.0, 30.0])):
+        draw = layer.sample(x.shape)
+        strength = torch.tensor(value)
+
+        def loss(s: Tensor) -> Tensor:
+            return layer(x, draw | {name: s}).square().sum()  # noqa: B023
+
+        s = strength.clone().requires_grad_(True)
+        (expected,) = torch.autograd.grad(loss(s), s)
+        torch.testing.assert_close(torch.func.grad(loss)(strength), expected)
+
+
 def test_jacobians_by_rows() -> None:
     layer, x = dc.DiffJPEG(50), natural(1, 1, 8, 8)[:, 0]
     draw = layer.sample(x.shape)

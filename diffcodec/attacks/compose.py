@@ -148,6 +148,8 @@ class RandomDistortion(Layer):
         if not isinstance(parts, Mapping) or set(parts) != {i for i, _ in members}:
             raise ValueError(f"RandomDistortion got a draw whose 'parts' are not those of its 'choice' {sorted(set(choice))}")
         for i, rows in members:
+            if not isinstance(parts[i], Mapping):
+                raise ValueError(f"RandomDistortion got a draw whose part {i} is no draw: {type(parts[i]).__name__}")
             self._members()[i].check_draw(parts[i], (len(rows), *shape[1:]))
 
     def extra_repr(self) -> str:

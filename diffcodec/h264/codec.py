@@ -116,7 +116,7 @@ class DiffH264(Codec):
 
         Args:
             guide: decisions of a real encode of these very clips, ``RealCodec(...).encode(video).guide``: frame types, vectors and quantisers are
-                taken from it and the rest is simulated.
+                taken from it and the rest is simulated. The CRF then has a gradient and no other effect.
 
         Raises:
             ValueError: a guide of another clip, size or length.

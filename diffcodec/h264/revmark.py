@@ -18,7 +18,7 @@ from ..layer import Codec, Draw
 from ..motion import BlockMotion, warp
 from ..rate import level_bits
 from ..rounding import Rounding
-from ..strength import draw_device, uniform
+from ..strength import uniform, whole
 
 Motion = Callable[[Tensor, Tensor], Tensor]
 
@@ -74,7 +74,7 @@ class REVMarkH264(Codec):
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         b, t = shape[:2]
         if self.reference is None:
-            index = torch.randint(t, (b,), generator=generator, device=draw_device(generator, device))
+            index = whole(t, (b,), generator, device)
         else:
             if not -t <= self.reference < t:
                 raise ValueError(f"reference {self.reference} is outside a clip of {t} frames")

@@ -132,7 +132,7 @@ _OURS = (
          "transfer-characteristics", "color-format", "crop-rect", "s", "video_size"),
         _PICTURE,
     )
-    | dict.fromkeys(("pass", "stats", "passlogfile", "2pass", "multi-pass-opt-analysis", "csv", "analysis-save"), "one pass, no files")
+    | dict.fromkeys(("pass", "stats", "passlogfile", "2pass", "multi-pass-opt-analysis", "csv", "analysis-save", "dump-yuv"), "one pass, no files")
 )  # fmt: skip
 _PARAMS = ("x264-params", "x264opts", "x265-params", "svtav1-params")  # options that hold the encoder's own
 _REFUSED = re.compile(r"error parsing|unknown option|invalid (?:value|option)|bad value|not found", re.IGNORECASE)
@@ -157,9 +157,10 @@ class RealCodec(Real):
         options: further encoder options by ffmpeg's name, for example ``{"bf": "0", "x264-params": "mbtree=0"}``.
         gradient: "best" (libx264: that of :class:`~diffcodec.DiffH264` guided by this very encode; the others: "identity"), "identity", None or
             a simulator: see :class:`~diffcodec.real.base.Real`.
-        bitrate: average bits per second in place of a CRF, 1e3..1e9, as platforms ask for it; what ``crf`` may be.
+        bitrate: average bits per second in place of a CRF, 1e3..1e9, as platforms ask for it; what ``crf`` may be. Encoders find to it within a
+            second or two: clips of few frames get what the encoder begins with.
         maxrate, bufsize: limits of the rate: bits per second and bits of the decoder's buffer, or text such as "1.5x", a multiple of each
-            clip's bitrate. Both or none; with a CRF they cap it.
+            clip's bitrate. Both or none; with a CRF they cap it (VP9 does not know that, SVT-AV1 only that).
 
     Shape:
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
@@ -206,6 +207,8 @@ class RealCodec(Real):
         for name, value in [*self.options.items(), *inner]:
             if name in _OURS:
                 raise ValueError(f"options holds {name}={value!r}, which is not free: {_OURS[name]}")
+            if name == "flags" and "pass" in value:
+                raise ValueError(f"options holds {name}={value!r}, which is not free: {_OURS['pass']}")
             if name == "profile" and value not in spec.profiles:
                 raise ValueError(f"options holds profile={value!r}; {encoder} codes 8-bit 4:2:0 in {', '.join(spec.profiles)}")
         self._try()
@@ -349,12 +352,12 @@ def _limit(name: str, value: object, relative: bool) -> float | str | None:
                 raise ValueError(f"{name}={value!r} is a multiple of a bitrate: with crf give bits")
             if 0 < float(value[:-1]) < math.inf:
                 return value
-        elif not isinstance(value, bool) and isinstance(value, (Real_, str)) and 0 < float(value) < math.inf:
+        elif not isinstance(value, bool) and isinstance(value, (Real_, str)) and 1e3 <= float(value) < math.inf:
             return float(value)
     except ValueError as error:
         if name in str(error):
             raise
-    raise ValueError(f"{name} expected a number above 0 or text such as '1.5x', got {value!r}")
+    raise ValueError(f"{name} expected bits from 1000 on, or text such as '1.5x', got {value!r}")
 
 
 def versions() -> dict[str, str]:
