@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import importlib
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -163,7 +164,7 @@ def decode(
     if not whole:
         return
     missing = max(packets, stream.frames) - frames - (packed and not refused)  # the index of packed frames counts one more than there are
-    damage.lost = max(damage.lost, missing, refused, _cut(container, stream, end), _ends_early(container))
+    damage.lost = max(damage.lost, missing, refused, _cut(container, stream, end), int(_ends_early(container)))
 
 
 def _packets(container: Any, stream: Any, others: Sequence[Any]) -> Iterator[Any]:
@@ -189,9 +190,9 @@ def _cut(container: Any, stream: Any, end: int | None) -> int:
     """Frames between the last one and the time at which the container says that the video ends."""
     if end is None or not stream.average_rate:
         return 0
-    if told := stream.metadata.get("DURATION", ""):  # Matroska, as ffmpeg writes it: 00:00:01.200000000
-        hours, minutes, seconds = told.split(":")
-        length = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    if told := _DURATION.fullmatch(stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = (float(v) for v in told.groups())
+        length = 3600 * hours + 60 * minutes + seconds
     elif container.duration and len(container.streams) == 1 and container.format.name in _TIMED:
         length = container.duration / 1e6
     else:
@@ -223,6 +224,7 @@ def _vint(data: bytes, at: int) -> tuple[int, int]:
     return int.from_bytes(data[at : at + n], "big") & ((1 << 7 * n) - 1), n
 
 
+_DURATION = re.compile(r"(\d+):(\d\d):(\d\d\.?\d*)")  # a tag of Matroska, as ffmpeg writes it: 00:00:01.200000000
 _TIMED = ("matroska,webm", "flv", "asf", "avi")  # containers that say how long they are and keep it although they are cut short
 
 

@@ -235,6 +235,7 @@ def test_wrong_draws_are_named_errors() -> None:
         (dc.FrameAverage(), {"n": torch.tensor([2.5])}, "whole numbers"),
         (dc.FrameDrop(), {"index": torch.tensor([[0, 9, 1]])}, "frames"),
         (dc.FrameDrop(), {"index": torch.rand(1, 3)}, "dtype"),
+        (dc.RealCodec(), {}, "without 'crf'"),
         (dc.RealCodec("libvpx-vp9"), {"crf": torch.tensor([30.5])}, "whole numbers"),
         (dc.GaussianNoise(), {"sigma": torch.tensor([0.1]), "noise": torch.zeros(1, 3, 3, 8, 8)}, "shape"),
         (dc.RandomDistortion([dc.Identity()]), {"choice": [1], "parts": {}}, "1 layers"),

@@ -63,6 +63,9 @@ class Real(Codec):
             draw["gradient"] = own
         return draw
 
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return super().draw_shapes(shape)  # the draw of the gradient's simulator is that layer's to check
+
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
         own = draw.get("gradient") if isinstance(self.gradient, Layer) else None  # may be left out where no gradient is wanted
         if own is not None:
