@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,7 @@ class DiffJPEG(Codec):
 
     Args:
         quality: libjpeg's quality, 1..100: a number, a tensor ``[B]``, a (low, high) range drawn per sample or a schedule. Differentiable.
+            None for 75, or with ``tables``.
         subsampling: "4:2:0", "4:2:2" or "4:4:4".
         rounding: None for the exact forward; else a name in :data:`diffcodec.rounding.ROUNDINGS` or a function.
         gradient: of the exact forward: a name in :data:`diffcodec.jpeg.slopes.GRADIENTS`, an
@@ -53,7 +55,7 @@ class DiffJPEG(Codec):
 
     def __init__(
         self,
-        quality: StrengthLike = 75,
+        quality: StrengthLike | None = None,
         subsampling: str = "4:2:0",
         rounding: str | Rounding | None = None,
         gradient: str | Slope | None = None,
@@ -62,7 +64,9 @@ class DiffJPEG(Codec):
     ) -> None:
         super().__init__()
         self.backend = kernels.checked(backend)
-        self.quality = Strength(quality, "quality", 1, 100)
+        if quality is not None and tables is not None:
+            raise ValueError(f"tables take the place of a quality: leave out quality={quality!r}")
+        self.quality = Strength(75 if quality is None else quality, "quality", 1, 100)
         require("subsampling", subsampling, list(SUBSAMPLINGS))
         if rounding is not None and gradient is not None:
             raise ValueError(
@@ -200,7 +204,8 @@ class DiffJPEG(Codec):
         tables = "" if self.tables is None else f", tables={tuple(self.tables.shape)}"
         if self.backend != "auto":
             tables += f", backend={self.backend!r}"
-        return f"quality={self.quality!r}, subsampling={self.subsampling!r}, {forward}{tables}"
+        quality = f"quality={self.quality!r}, " if self.tables is None else ""
+        return f"{quality}subsampling={self.subsampling!r}, {forward}{tables}"
 
 
 def _name(value: object) -> str:
@@ -208,6 +213,8 @@ def _name(value: object) -> str:
 
 
 def _checked_tables(tables: object) -> Tensor:
+    if isinstance(tables, np.ndarray):
+        tables = torch.from_numpy(tables)
     if not isinstance(tables, Tensor) or tables.shape[-3:] != (2, 8, 8) or tables.dim() not in (3, 4):
         raise ValueError(f"tables expected a tensor [2, 8, 8] or [B, 2, 8, 8], got {tuple(getattr(tables, 'shape', ())) or tables!r}")
     tables = tables if tables.is_floating_point() else tables.float()
