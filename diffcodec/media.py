@@ -60,7 +60,9 @@ def opened(path: str | Any) -> Iterator[tuple[Any, Any]]:
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise VideoError(f"{path}: its video is coded in a format that this build of ffmpeg cannot decode")
-            stream.thread_type = "SLICE"  # with threads by frame, ffmpeg hands frames out before it knows whether they are damaged
+            # One thread: with threads by frame, ffmpeg hands frames out before it knows whether they are damaged; and a process that is forked
+            # while a decoder with threads waits for the garbage collector hangs when its own collector frees it
+            stream.codec_context.thread_count = 1
             yield container, stream
     except av.error.FFmpegError as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:  # of what is written meanwhile
