@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import diffcodec as dc
 from benchmarks.common import RESULTS, record
-from benchmarks.speed import compiled, one_draw
+from benchmarks.speed import one_draw
 
 ROOT = Path(__file__).parent.parent
 FLUSH = 2**29  # bytes, ten times the second-level cache of an H100
@@ -137,7 +137,7 @@ def job(make: Callable[[str], dc.Layer], shape: tuple[int, ...], rehearse: bool,
     """A layer that takes ``backend``, its twin and the compiled twin beside it."""
     peers = dict(more.pop("peers", {}))
     if not rehearse:
-        peers["torch.compile(twin)"] = compiled(make("reference"))
+        peers["torch.compile(twin)"] = one_draw(torch.compile(make("reference"), fullgraph=True, dynamic=False))
     return Job(one_draw(make("triton")), shape, one_draw(make("reference")), peers=peers, **more)
 
 

@@ -333,7 +333,8 @@ def test_a_training_that_cannot_begin_leaves_nothing(tmp_path: Path) -> None:
 
 def revmark(*arguments: object, ignored: tuple[int, ...] = ()) -> subprocess.Popen[str]:
     def set_up() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background inherits that it is ignored
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # a job in the background, or under nohup, inherits that they are ignored
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
         for number in ignored:
             signal.signal(number, signal.SIG_IGN)
 
@@ -350,6 +351,14 @@ def wait_for(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+def end_of(process: subprocess.Popen[str]) -> str:
+    """What a process said on its standard error until it ended; one that does not end is killed."""
+    try:
+        return process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+
+
 TRAIN = ["train", "--data", "synthetic", "--steps", "400", "--batch", "2", "--set", "save_every=1", "validate_every=10000"]
 
 
@@ -361,7 +370,7 @@ def test_signals_save_a_training(tmp_path: Path, name: str) -> None:
     process = revmark(*TRAIN, "--out", run)
     wait_for(lambda: bool(checkpoint.every(run / "checkpoints")), process)
     process.send_signal(getattr(signal, name))
-    _, error = process.communicate(timeout=120)
+    error = end_of(process)
     assert process.returncode == 130, error
     assert "--resume goes on" in error
     assert "Traceback" not in error
@@ -377,7 +386,7 @@ def test_nohup_is_respected_and_ctrl_c_twice_ends_at_once(tmp_path: Path) -> Non
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
+    error = end_of(process)
     assert process.returncode == 130, error
     assert "Traceback" not in error
     assert checkpoint.newest(run / "checkpoints") is not None
