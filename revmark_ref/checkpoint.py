@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffcodec.media import NO_SPACE
 from diffcodec.video import sync_folder
 
 STATE, STATE_HASH = "state.json", "state.sha256"
@@ -70,7 +70,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
         os.replace(temporary, final)
         sync_folder(folder)
     except OSError as error:
-        what = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else (error.strerror or str(error))
+        what = "no space left" if error.errno in NO_SPACE else (error.strerror or str(error))
         raise CheckpointError(f"{final}: cannot be written ({what}); older checkpoints are untouched") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -151,24 +151,16 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
-def test_workers_after_the_parent_has_used_the_codec(context: str) -> None:
+def test_workers_after_the_parent_has_used_the_codec(context: str, tmp_path: Path) -> None:
     if context not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {context} here")
-    code = WORKERS.format(tests=str(Path(__file__).parent), context=context)
-    path = Path(__file__).parent
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code] if context == "fork" else [sys.executable, "-W", "ignore", _script(code)],
-                         capture_output=True, text=True, timeout=180, cwd=path)  # fmt: skip
+    tests = Path(__file__).parent
+    script = tmp_path / "workers.py"  # spawn and forkserver import the main module: it must be a file
+    script.write_text(WORKERS.format(tests=str(tests), context=context))
+    run = subprocess.run([sys.executable, "-W", "ignore", str(script)], capture_output=True, text=True, timeout=180, cwd=tests,
+                         env=os.environ | {"PYTHONPATH": str(tests.parent)})  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     assert "done" in run.stdout
-
-
-def _script(code: str) -> str:
-    """spawn and forkserver import the main module: it must be a file."""
-    import tempfile
-
-    with tempfile.NamedTemporaryFile("w", suffix=".py", delete=False) as file:
-        file.write(code)
-    return file.name
 
 
 def test_many_threads_at_once() -> None:

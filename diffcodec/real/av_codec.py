@@ -231,15 +231,13 @@ class RealCodec(Real):
         context.thread_count = 1
         options = {spec.preset_option: self.preset} | self._rate(strengths)
         if spec.params:
-            fixed = dict(spec.fixed)
-            if self.encoder == "libx265" and width <= 64:
-                fixed["ctu"] = "32"
-            theirs = self.options.get(spec.params, "")
             # ours first, so that theirs win, but for the size of blocks, without which nothing repeats itself
-            joined = [f"{k}={v}" for k, v in fixed.items() if k != "ctu"] + [theirs] + [f"ctu={fixed[k]}" for k in fixed if k == "ctu"]
-            options |= self.options | {spec.params: ":".join(filter(None, joined))}
-            if not options[spec.params]:
-                del options[spec.params]
+            joined = [*(f"{k}={v}" for k, v in spec.fixed.items()), self.options.get(spec.params, "")]
+            if self.encoder == "libx265" and width <= 64:
+                joined.append("ctu=32")
+            options |= self.options
+            if inner := ":".join(filter(None, joined)):
+                options[spec.params] = inner
         else:
             options |= spec.fixed | self.options
         context.options = x264_options(options) if self.encoder == "libx264" else options
