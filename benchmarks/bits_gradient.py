@@ -10,7 +10,7 @@ import torch
 import diffcodec as dc
 from benchmarks.common import record
 from diffcodec import report
-from diffcodec.video import video_files
+from diffcodec.files import video_files
 
 SPAN = 2.0  # CRFs to both sides
 

@@ -23,17 +23,18 @@ from torch import Tensor
 import diffcodec as dc
 from benchmarks.common import record
 from diffcodec import fidelity, report
-from diffcodec.h264 import PRESETS, Constants, habits
+from diffcodec.files import video_files
+from diffcodec.h264 import PRESETS, Constants, presets
 from diffcodec.h264.bits import Weights
-from diffcodec.h264.habits import constants_of
-from diffcodec.h264.trellis import Trellis
-from diffcodec.video import video_files
+from diffcodec.h264.presets import constants_of
+from diffcodec.ops.residual.reference import QuantSettings
+from diffcodec.ops.residual.trellis import Trellis
 
 PSNR_WEIGHT = 0.03  # one dB counts as much as 0.03 of survival
 
 # Constant, step of its difference quotient, how far it may lie from where it starts
-WITH_TRELLIS = [("prefer.trellis.intra", 0.15, 0.6), ("prefer.trellis.inter", 0.15, 0.6), ("qp", 0.3, 1.0), ("intra_bias", 0.1, 0.3)]
-WITHOUT = [("prefer.intra", 0.03, 0.1), ("prefer.inter", 0.03, 0.1), ("qp", 0.3, 1.0), ("intra_bias", 0.1, 0.3)]
+WITH_TRELLIS = [("quant.trellis.intra", 0.15, 0.6), ("quant.trellis.inter", 0.15, 0.6), ("qp", 0.3, 1.0), ("intra_bias", 0.1, 0.3)]
+WITHOUT = [("quant.intra", 0.03, 0.1), ("quant.inter", 0.03, 0.1), ("qp", 0.3, 1.0), ("intra_bias", 0.1, 0.3)]
 
 
 def get(constants: Any, name: str) -> float:
@@ -63,10 +64,10 @@ def features(task: tuple[report.Clip, int, float], preset: str, used: Constants)
     """What the bits of a clip are counted from: ``[6]``."""
     torch.set_num_threads(1)
     clip, _, crf = task
-    engine = dc.DiffH264(crf, preset, constants=used).engine
+    layer = dc.DiffH264(crf, preset, constants=used)
     x = clip.video[None]
     with torch.no_grad():
-        return engine.features(x, engine.sample(x.shape))[1].sum((0, 1))
+        return layer.features(x, layer.sample(x.shape))[1].sum((0, 1))
 
 
 def residuals(tasks: Sequence[Any], sims: Sequence[fidelity.Measured], reals: Sequence[fidelity.Measured]) -> Tensor:
@@ -132,8 +133,8 @@ def main() -> None:
             print(f"left out: {error}")
     clips = clips[: args.count]
     tasks = [(c, i, crf) for crf in args.crf for i, c in enumerate(clips)]
-    trellis = constants_of(PRESETS[args.preset]).prefer.trellis is not None
-    start = Constants(prefer=dc.h264.residual.Preference(trellis=Trellis() if trellis else None))  # x264's own formulas
+    trellis = constants_of(PRESETS[args.preset]).quant.trellis is not None
+    start = Constants(quant=QuantSettings(trellis=Trellis() if trellis else None))  # x264's own formulas
     plan = WITH_TRELLIS if trellis else WITHOUT
     names = [n for n, _, _ in plan]
     origin = torch.tensor([get(start, n) for n in names], dtype=torch.float64)
@@ -180,7 +181,7 @@ def main() -> None:
         "crf": args.crf,
         "clips": [{"name": c.name, "sha256": c.sha256} for c in clips],
     }
-    path = args.out or Path(habits.__file__).parent / "calibration" / f"{args.preset}.json"
+    path = args.out or Path(presets.__file__).parent / "calibration" / f"{args.preset}.json"
     record(path.stem, data, path.parent)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.common import record
 from diffcodec import report
-from diffcodec.video import video_files
+from diffcodec.files import video_files
 
 SIMULATORS = [
     "x264",

@@ -29,10 +29,10 @@ from diffcodec import fidelity, report
 from diffcodec.blocks import join, split
 from diffcodec.checks import replace_value
 from diffcodec.fidelity import Measured
+from diffcodec.files import video_files
 from diffcodec.h264 import PRESETS, Constants, Preset
-from diffcodec.h264.habits import constants_of
+from diffcodec.h264.presets import constants_of
 from diffcodec.transform import dct2, idct2
-from diffcodec.video import video_files
 
 FAMILIES = ("ultrafast", "veryfast", "medium", "slow")
 CRFS = (17.0, 22.0, 27.0, 32.0)
@@ -281,7 +281,7 @@ def ablations() -> dict[str, dict[str, Any]]:
     """Options of the real encoder, and the same habit of the simulator."""
     medium = PRESETS["medium"]
     stored = constants_of(medium)
-    plain = dataclasses.replace(stored, prefer=dataclasses.replace(stored.prefer, trellis=None))
+    plain = dataclasses.replace(stored, quant=dataclasses.replace(stored.quant, trellis=None))
     no = partial(dataclasses.replace, medium)
     return {
         "as it is": {},

@@ -15,9 +15,9 @@ import torch
 import diffcodec as dc
 from benchmarks.common import record
 from diffcodec import fidelity, report
+from diffcodec.files import video_files
 from diffcodec.jpeg import Expected
-from diffcodec.jpeg.slopes import GRADIENTS
-from diffcodec.video import video_files
+from diffcodec.slopes import GRADIENTS
 
 QUALITIES = (25, 50, 75, 90)
 EXACT_QUALITIES = (1, 5, 10, 25, 50, 75, 90, 95, 100)

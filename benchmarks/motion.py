@@ -10,6 +10,7 @@ import torch
 import diffcodec as dc
 from benchmarks.common import record
 from diffcodec import report
+from diffcodec.files import video_files
 from diffcodec.motion import BlockMotion, NoMotion, warp
 
 
@@ -18,7 +19,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, required=True, help="folder of video files")
     parser.add_argument("--size", type=int, default=128)
     args = parser.parse_args()
-    paths = dc.video.video_files(args.clips)
+    paths = video_files(args.clips)
     videos = torch.stack([dc.read_video(p, 2, 5, crop=(args.size, args.size)) for p in paths])  # [N, 5, 3, H, W]
     estimators = {
         "none": NoMotion(),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 import diffcodec as dc
 from benchmarks.common import RESULTS
 from diffcodec import fidelity, report
-from diffcodec.jpeg.slopes import SLOPES, moments
+from diffcodec.slopes import SLOPES, moments
 
 
 def slopes(path: Path) -> None:

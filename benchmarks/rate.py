@@ -16,7 +16,7 @@ import diffcodec as dc
 from benchmarks.calibrate import non_negative
 from benchmarks.common import record
 from diffcodec import fidelity, rate
-from diffcodec.video import video_files
+from diffcodec.files import video_files
 
 QUALITIES = (10, 25, 50, 75, 90, 95)
 

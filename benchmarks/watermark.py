@@ -21,6 +21,7 @@ from torch import Tensor
 import diffcodec as dc
 from benchmarks.common import record
 from diffcodec import report
+from diffcodec.files import video_files
 from revmark_ref import apply, framing, weights
 from revmark_ref.keys import generator
 
@@ -143,7 +144,7 @@ def main() -> None:
     if kept(args.work / "of.json").get("weights") != digest:  # finished parts of other weights are none
         (args.work / "files.json").unlink(missing_ok=True)
         (args.work / "of.json").write_text(json.dumps({"weights": digest}))
-    paths = dc.video.video_files(args.clips)
+    paths = video_files(args.clips)
     clips = [{"name": p.name, "sha256": report.sha256(p)} for p in paths]
     for part in args.parts:
         record(f"watermark_{part}", {"weights": digest, "clips": clips, **PARTS[part](net, paths, args)})

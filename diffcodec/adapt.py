@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .coded import Coded
@@ -31,68 +30,36 @@ class Adapted(nn.Module):
         self._inward = [layout.index(axis) for axis in ours]
         self._outward = [ours.index(axis) for axis in layout]
 
-    def sample(
-        self,
-        shape: Sequence[int],
-        generator: Generators = None,
-        *,
-        step: int | None = None,
-        device: torch.device | None = None,
-        **strengths: Any,
-    ) -> Draw:
+    def sample(self, shape: Sequence[int], generator: Generators = None, **options: Any) -> Draw:
         """As :meth:`diffcodec.Layer.sample`, for a shape in the caller's layout."""
         self._check_rank(len(shape), tuple(shape))
-        return self.layer.sample([shape[i] for i in self._inward], generator, step=step, device=device, **strengths)
+        return self.layer.sample([shape[i] for i in self._inward], generator, **options)
 
-    def forward(
-        self,
-        video: Tensor,
-        draw: Mapping[str, Any] | None = None,
-        *,
-        step: int | None = None,
-        generator: Generators = None,
-        **strengths: Any,
-    ) -> Tensor:
+    def forward(self, video: Tensor, draw: Mapping[str, Any] | None = None, **options: Any) -> Tensor:
         """As :meth:`diffcodec.Layer.forward`, in the caller's layout and range."""
-        return self._call(self.layer, video, draw, step, generator, strengths)  # type: ignore[no-any-return]
+        return self._call(self.layer, video, draw, options)  # type: ignore[no-any-return]
 
-    def encode(
-        self,
-        video: Tensor,
-        draw: Mapping[str, Any] | None = None,
-        *,
-        step: int | None = None,
-        generator: Generators = None,
-        **strengths: Any,
-    ) -> Coded:
+    def encode(self, video: Tensor, draw: Mapping[str, Any] | None = None, **options: Any) -> Coded:
         """As :meth:`diffcodec.Codec.encode`, in the caller's layout and range; for codecs only."""
         if not isinstance(self.layer, Codec):
             raise TypeError(f"{type(self.layer).__name__} is no codec: it has no encode")
-        return self._call(self.layer.encode, video, draw, step, generator, strengths)  # type: ignore[no-any-return]
+        return self._call(self.layer.encode, video, draw, options)  # type: ignore[no-any-return]
 
-    def _call(
-        self,
-        call: Any,
-        video: Tensor,
-        draw: Mapping[str, Any] | None,
-        step: int | None,
-        generator: Generators,
-        strengths: Mapping[str, Any],
-    ) -> Any:
+    def _call(self, call: Any, video: Tensor, draw: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Any:
         if not isinstance(video, Tensor):
             raise TypeError(f"expected a torch.Tensor, got {type(video).__name__}")
         self._check_rank(video.dim(), tuple(video.shape))
         if not video.is_floating_point():
             raise TypeError(f"expected floating point values in {list(self.range)}, got dtype {video.dtype}")
-        place = self.layout.index("C")
-        if video.shape[place] not in self.layer.channels:
+        axis = self.layout.index("C")
+        if video.shape[axis] not in self.layer.channels:
             raise ValueError(
-                f"expected layout {self.layout}, {self.layer.channels} channels in place {place}, got shape {tuple(video.shape)}"
+                f"expected layout {self.layout}, {self.layer.channels} channels in place {axis}, got shape {tuple(video.shape)}"
             )
         low, high = self.range
         inner = (video.permute(self._inward) - low) / (high - low)
         try:
-            out = call(inner, draw, step=step, generator=generator, **strengths)
+            out = call(inner, draw, **options)
         except (TypeError, ValueError) as error:
             where = f"behind adapt(layout={self.layout!r}, range={self.range}), values on the layer's own [0, 1] scale"
             raise type(error)(f"{str(error).partition(';')[0]} ({where})") from error
@@ -123,5 +90,11 @@ def adapt(layer: Layer, layout: str = "BTCHW", range: tuple[float, float] = (0.0
 
     Returns:
         A module that takes and returns that layout and range.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> layer = dc.adapt(dc.DiffJPEG(50), layout="BHWC", range=(-1, 1))
+        >>> layer(torch.zeros(2, 16, 16, 3)).shape
+        torch.Size([2, 16, 16, 3])
     """
     return Adapted(layer, layout, range)

@@ -1,8 +1,9 @@
-"""Planes of any size to k x k blocks and back."""
+"""Planes of any size to k x k blocks and back: the only place that cuts."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -26,7 +27,13 @@ def pad_to_multiple(x: Tensor, k: int) -> Tensor:
 
 
 def split(x: Tensor, k: int) -> Tensor:
-    """Cut planes into blocks. Shape: ``[..., H, W] -> [..., H/k, W/k, k, k]``; H and W must be multiples of k."""
+    """Cut planes into blocks. Shape: ``[..., H, W] -> [..., H/k, W/k, k, k]``; H and W must be multiples of k.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.blocks.split(torch.rand(1, 16, 24), 8).shape
+        torch.Size([1, 2, 3, 8, 8])
+    """
     h, w = x.shape[-2:]
     if h % k or w % k:
         raise ValueError(f"split expected height and width to be multiples of {k}, got {h} x {w}; see pad_to_multiple")
@@ -43,7 +50,44 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
     return x if x.shape[-2:] == (height, width) else x[..., :height, :width]
 
 
-def spread(x: Tensor, k: int) -> Tensor:
+def flat_blocks(planes: Tensor, k: int) -> Tensor:
+    """Blocks with their samples in one line. Shape: ``[N, H, W] -> [N, H/k, W/k, k*k]``."""
+    n, h, w = planes.shape
+    return planes.reshape(n, h // k, k, w // k, k).transpose(2, 3).reshape(n, h // k, w // k, k * k)
+
+
+def from_flat_blocks(blocks: Tensor, k: int) -> Tensor:
+    """Inverse of :func:`flat_blocks`."""
+    n, bh, bw = blocks.shape[:3]
+    return blocks.view(n, bh, bw, k, k).transpose(2, 3).reshape(n, bh * k, bw * k)
+
+
+def macroblock_blocks(planes: Tensor, k: int) -> Tensor:
+    """Blocks macroblock by macroblock, those of one in raster order. Shape: ``[N, H, W] -> [N, H/16, W/16, (16/k)^2, k*k]``."""
+    n, h, w = planes.shape
+    m = 16 // k
+    x = planes.reshape(n, h // 16, m, k, w // 16, m, k).permute(0, 1, 4, 2, 5, 3, 6)
+    return x.reshape(n, h // 16, w // 16, m * m, k * k)
+
+
+def from_macroblock_blocks(blocks: Tensor, k: int) -> Tensor:
+    """Inverse of :func:`macroblock_blocks`."""
+    n, bh, bw = blocks.shape[:3]
+    m = 16 // k
+    return blocks.reshape(n, bh, bw, m, m, k, k).permute(0, 1, 3, 5, 2, 4, 6).reshape(n, bh * 16, bw * 16)
+
+
+def repeat_blocks(x: Tensor, k: int) -> Tensor:
     """Each value k x k times. Shape: ``[N, bh, bw, ...] -> [N, k bh, k bw, ...]``."""
     n, bh, bw, *rest = x.shape
     return x[:, :, None, :, None].expand(n, bh, k, bw, k, *rest).reshape(n, bh * k, bw * k, *rest)
+
+
+def sum_macroblocks(x: Tensor) -> Tensor:
+    """Sum over the four 8x8 blocks of each macroblock. Shape: ``[..., H/8, W/8] -> [..., H/16, W/16]``."""
+    return x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).sum((-3, -1))
+
+
+def repeat_edges(planes: Tensor, margin: int) -> Tensor:
+    """Repeat the outermost samples all around. Shape: ``[N, H, W] -> [N, H + 2 margin, W + 2 margin]``."""
+    return F.pad(planes[:, None], [margin] * 4, mode="replicate")[:, 0]

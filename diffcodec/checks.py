@@ -32,6 +32,11 @@ class validate:
 
     Args:
         on: whether values are checked.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> with dc.validate(False):  # nothing waits for a GPU
+        ...     out = dc.DiffJPEG(50)(torch.rand(1, 3, 8, 8))
     """
 
     def __init__(self, on: bool) -> None:
@@ -141,6 +146,16 @@ def _outside_stack() -> int:
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("diffcodec", "torch"):
         level, frame = level + 1, frame.f_back  # type: ignore[assignment]
     return level
+
+
+def as_working(video: Tensor) -> Tensor:
+    """A video as layers compute with it: float64 or float32, clamped to [0, 1] with the gradient passed through."""
+    return clamp_through(video if video.dtype == torch.float64 else video.float())
+
+
+def as_given(out: Tensor, video: Tensor) -> Tensor:
+    """What a layer computed as it returns it: clamped to [0, 1] with the gradient passed through, in the dtype of its input."""
+    return clamp_through(out).to(video.dtype)
 
 
 def check_names(who: str, draw: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _fidelity(args: argparse.Namespace, command: str) -> None:
     from . import report, specs
-    from .video import replacing
+    from .files import replacing
 
     paths = args.video or report.demo_clips()
     size = _size(args.size)

@@ -22,6 +22,12 @@ class Coded:
         frame_bits: the same of each frame in display order, ``[B, T]`` (images: ``[B, 1]``).
         streams: encoded bytes of each sample, from real codecs; empty from simulators.
         guide: decisions of a real H.264 encoder for each sample (:class:`~diffcodec.h264.Guide`); empty from everything else.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> coded = dc.DiffJPEG(50).encode(torch.rand(2, 3, 16, 16))
+        >>> coded.bits.shape, coded.frame_types
+        (torch.Size([2]), ['I', 'I'])
     """
 
     video: Tensor

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import kernels, opaque
-from .checks import check_image_or_video, check_names, check_values, check_video, clamp_through, traced, transforms
+from . import opaque
+from .checks import as_given, as_working, check_image_or_video, check_names, check_values, check_video, traced, transforms
 from .coded import Coded
 from .strength import Strength
 
@@ -29,9 +29,18 @@ class Layer(nn.Module):
     A subclass writes :meth:`distort` (the pure function) and, where more than its strengths is drawn, :meth:`draw` and :meth:`draw_shapes`.
     Computation is in float32 (float64 for float64 input), also under autocast and for half precision input.
     Values outside [0, 1] are clamped on entry and on exit, with the gradient passed through unchanged.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> class Grey(dc.Layer):
+        ...     def distort(self, video, draw):
+        ...         return video.mean(-3, keepdim=True).expand_as(video)
+        >>> Grey()(torch.rand(1, 2, 3, 4, 4)).shape
+        torch.Size([1, 2, 3, 4, 4])
     """
 
     backend = "auto"
+    raw = False  # whether distort takes a video as it comes (any floating type, not clamped) and returns the like: saves passes over the video
     images = False  # whether [B, C, H, W] is accepted beside [B, T, 3, H, W]
     channels: tuple[int, ...] = (3,)
     # the operator of :mod:`diffcodec.opaque` that stands for the layer while something traces or transforms it; None where torch can look inside
@@ -47,9 +56,9 @@ class Layer(nn.Module):
         self.number = opaque.number(self)  # a copy is another layer
 
     @property
-    def clamps(self) -> bool:
-        """Whether :meth:`distort` itself clamps what goes in and out, with the gradient passed through: saves two passes over the video."""
-        return False
+    def who(self) -> str:
+        """The layer's name in errors."""
+        return type(self).__name__
 
     # --- strengths ---------------------------------------------------------------------------------------------------------------
 
@@ -67,7 +76,7 @@ class Layer(nn.Module):
         for name, value in strengths.items():
             if name not in mine:
                 known = f"its strengths are {', '.join(mine)}" if mine else "it has no strengths"
-                raise TypeError(f"{type(self).__name__} got an unexpected {name}={value!r}; {known}")
+                raise TypeError(f"{self.who} got an unexpected {name}={value!r}; {known}")
         return self.with_strengths({name: mine[name].given(value) for name, value in strengths.items()}) if strengths else self
 
     def with_strengths(self, strengths: Mapping[str, Strength]) -> Layer:
@@ -112,13 +121,20 @@ class Layer(nn.Module):
         shape, layer = tuple(shape), self.at(**strengths)
         several = isinstance(generator, Sequence)
         if generator is not None and not all(isinstance(g, torch.Generator) for g in (generator if several else [generator])):  # type: ignore[union-attr]
-            raise TypeError(f"{type(self).__name__} expected a torch.Generator, or a list with one for each sample, got {generator!r}")
+            raise TypeError(f"{self.who} expected a torch.Generator, or a list with one for each sample, got {generator!r}")
         if not several:
             return layer.draw(shape, generator, step, device)  # type: ignore[arg-type]
         assert isinstance(generator, Sequence)
         if len(generator) != shape[0]:
-            raise ValueError(f"{type(self).__name__} got {len(generator)} generators for a batch of {shape[0]}: one a sample is needed")
-        return join([layer.rows([i], shape[0]).draw((1, *shape[1:]), g, step, device) for i, g in enumerate(generator)])  # type: ignore[no-any-return]
+            raise ValueError(f"{self.who} got {len(generator)} generators for a batch of {shape[0]}: one a sample is needed")
+        return layer.draw_each(shape, generator, step, device)
+
+    def draw_each(
+        self, shape: tuple[int, ...], generators: Sequence[torch.Generator], step: int | None, device: torch.device | None
+    ) -> Draw:
+        """:meth:`draw` with a generator for each sample."""
+        draws = [self.rows([i], shape[0]).draw((1, *shape[1:]), g, step, device) for i, g in enumerate(generators)]
+        return join(draws)  # type: ignore[no-any-return]
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         """What :meth:`sample` returns; by default one value for each :class:`~diffcodec.strength.Strength` of the layer."""
@@ -134,7 +150,7 @@ class Layer(nn.Module):
         Raises:
             ValueError: what is missing, too much, of another shape or out of range.
         """
-        who, shape = type(self).__name__, tuple(shape)
+        who, shape = self.who, tuple(shape)
         expected = self.draw_shapes(shape)
         if type(self).draw is not Layer.draw and type(self).draw_shapes is Layer.draw_shapes:
             # draws more than it describes: what else there is has the batch first
@@ -159,20 +175,8 @@ class Layer(nn.Module):
     # --- calling -----------------------------------------------------------------------------------------------------------------
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        """The pure function: float32 or float64 video in [0, 1] and a draw in, video out."""
+        """The pure function: float32 or float64 video in [0, 1] and a draw in, video out. Layers that take ``backend`` run their operations on it."""
         raise NotImplementedError
-
-    def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        """:meth:`distort` as a fused kernel, clamps included: any floating type in, the same out."""
-        raise NotImplementedError
-
-    def no_kernel(self, video: Tensor) -> str | None:
-        """Why there is no :meth:`fuse` for a video; None where there is one. Layers that have one take ``backend``."""
-        return f"{type(self).__name__} has no kernel"
-
-    def fused(self, video: Tensor) -> bool:
-        """Whether a call runs :meth:`fuse`: see :mod:`diffcodec.kernels`."""
-        return kernels.wanted(self.backend, video, self.no_kernel(video))
 
     def forward(
         self,
@@ -205,29 +209,26 @@ class Layer(nn.Module):
             return self.run(video, draw)
 
     def run(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        """The one way into a layer, for its own call and for layers around it: kernel, operator or torch. Input and draw have been checked."""
+        """The one way into a layer, for its own call and for layers around it. Input and draw have been checked."""
         inside = transforms(video) or next((t for v in draw.values() if isinstance(v, Tensor) and (t := transforms(v))), [])
         missing = [t for t in inside if t in self.lacks]
         if not missing and inside.count("grad") > 1 and "grad of grad" in self.lacks:
             missing = ["grad of grad"]
         if missing:
             cure = "; layers take batches: put the mapped dimension into B" if missing[0] == "vmap" else ""
-            raise RuntimeError(f"{type(self).__name__} has gradients of first order (torch.func.grad, vjp, jacrev), no {missing[0]}{cure}")
+            raise RuntimeError(f"{self.who} has gradients of first order (torch.func.grad, vjp, jacrev), no {missing[0]}{cure}")
         if self.operator is not None and (inside or traced(video)):
             return type(self).operator(self, video, draw)  # type: ignore[misc]
         return self.work(video, draw)
 
     def work(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        """:meth:`run` as kernel or torch."""
-        if self.fused(video):
-            return self.fuse(video, draw)
+        """:meth:`run` where nothing traces or transforms."""
         out = self.distort(self.working(video), draw)
-        return (out if self.clamps else clamp_through(out)).to(video.dtype)
+        return out if self.raw else as_given(out, video)
 
     def working(self, video: Tensor) -> Tensor:
-        """A video in working precision and, where :meth:`distort` does not do it, clamped to [0, 1]."""
-        video = video if video.dtype == torch.float64 else video.float()
-        return video if self.clamps else clamp_through(video)
+        """A video as :meth:`distort` takes it."""
+        return video if self.raw else as_working(video)
 
     def complete(
         self,
@@ -237,11 +238,11 @@ class Layer(nn.Module):
         generator: Generators,
         strengths: Mapping[str, Any],
     ) -> Mapping[str, Any]:
-        """Check the input and the draw, or draw."""
+        """Check the input and the draw, or draw; ``strengths`` are what a call was given by name."""
         self.check(video)
         if draw is None:
             return self.sample(video.shape, generator, step=step, device=video.device, **strengths)
-        who = type(self).__name__
+        who = self.who
         if not isinstance(draw, Mapping):
             what = f"a tensor of shape {tuple(draw.shape)}" if isinstance(draw, Tensor) else type(draw).__name__
             raise TypeError(
@@ -254,7 +255,7 @@ class Layer(nn.Module):
 
     def check(self, video: Tensor) -> None:
         """Raise where a video has another layout, dtype or range."""
-        who = type(self).__name__
+        who = self.who
         if self.images:
             check_image_or_video(video, who, self.channels)
         else:
@@ -302,7 +303,7 @@ class Codec(Layer):
         draw = self.complete(video, draw, step, generator, strengths)
         with torch.autocast(device_type=video.device.type, enabled=False):
             coded = self.coded(self.working(video), draw)
-        coded.video = clamp_through(coded.video).to(video.dtype)
+        coded.video = as_given(coded.video, video)
         return coded
 
 

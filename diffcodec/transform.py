@@ -24,7 +24,14 @@ _FLAT = {k: Constant(np.kron(dct_matrix(k), dct_matrix(k))) for k in SIZES if k 
 
 
 def dct2(blocks: Tensor) -> Tensor:
-    """Two-dimensional orthonormal DCT-II. Shape: ``[..., k, k] -> [..., k, k]`` with k in 4, 8, 16 (row, column frequency)."""
+    """Two-dimensional orthonormal DCT-II. Shape: ``[..., k, k] -> [..., k, k]`` with k in 4, 8, 16 (row, column frequency).
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> x = torch.rand(1, 8, 8)
+        >>> torch.allclose(dc.transform.idct2(dc.transform.dct2(x)), x, atol=1e-6)
+        True
+    """
     k = _size(blocks)
     if k in _FLAT:
         return (blocks.reshape(-1, k * k) @ _FLAT[k].like(blocks).mT).view(blocks.shape)  # [N, k*k]

@@ -7,7 +7,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from diffcodec.video import key
+from diffcodec.files import key
 
 
 def generator(seed: int, purpose: str, number: int) -> torch.Generator:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import natural
+from helpers import natural
 from PIL import Image
 
 import diffcodec as dc

@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from conftest import natural
+from helpers import natural
 from PIL import Image
 from torch import Tensor
 from torch.autograd import gradcheck

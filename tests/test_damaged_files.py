@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import natural
+from helpers import natural
 from torch import Tensor
 
 import diffcodec as dc

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import natural
+from helpers import natural
 from PIL import Image
 from torch.utils.data import DataLoader
 

@@ -27,6 +27,7 @@ def main() -> None:
     names = zipfile.ZipFile(wheel).namelist()
     stray = [n for n in names if not n.startswith(("diffcodec/", "revmark_ref/", "diffcodec-"))]
     assert not stray, f"the wheel carries {stray}"
+    assert {"diffcodec/py.typed", "revmark_ref/py.typed"} <= set(names), "the wheel's types are not marked"
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder) / "bin" / "python"
@@ -34,6 +35,20 @@ def main() -> None:
         subprocess.run([*pip, torch, "numpy"], check=True)
         subprocess.run([*pip, wheel.resolve()], check=True)
         subprocess.run([python, "-c", CODE], check=True, cwd=folder)
+        downstream = Path(__file__).parent / "downstream" / "use.py"
+        mypy = [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--python-executable",
+            python,
+            "--config-file",
+            "",
+            "--cache-dir",
+            Path(folder) / "mypy",
+        ]
+        subprocess.run([*mypy, downstream], check=True, cwd=folder)
         command = Path(folder) / "bin" / "diffcodec"
         subprocess.run([command, "fidelity", "clip.mp4", "--size", "32", "--crf", "30", "--no-picture"], check=True, cwd=folder)
         refused = subprocess.run([command, "fidelity"], cwd=folder, capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..checks import check_names, require
 from ..constants import listed
-from ..layer import Draw, Generators, Layer, view_of
+from ..layer import Draw, Layer, view_of
 from ..strength import draw_device
 from .spatial import GaussianBlur, GaussianNoise, RandomCrop
 from .temporal import FrameAverage, FrameDrop, FrameSwap
@@ -19,7 +19,14 @@ Weights = Union[Sequence[float], Callable[[int], Sequence[float]]]
 
 
 class Identity(Layer):
-    """No distortion."""
+    """No distortion.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> video = torch.rand(1, 2, 3, 4, 4)
+        >>> torch.equal(dc.Identity()(video), video)
+        True
+    """
 
     images = True
 
@@ -38,9 +45,17 @@ class RandomDistortion(Layer):
         layers: codecs, attacks or other mixtures; each must keep the shape of the video.
         weights: share of each, any positive scale, or a callable step -> weights; None for equal shares.
         per: "batch" draws one layer for the batch (the paper's way), "sample" one for each sample.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> layer = dc.RandomDistortion([dc.DiffH264((18, 28)), dc.FrameDrop(), dc.GaussianNoise()], weights=[2, 1, 1], per="sample")
+        >>> layer(torch.rand(4, 2, 3, 16, 16)).shape
+        torch.Size([4, 2, 3, 16, 16])
     """
 
     images = True
+
+    raw = True  # its members see to it
 
     def __init__(self, layers: Sequence[Layer], weights: Weights | None = None, per: str = "batch") -> None:
         super().__init__()
@@ -57,10 +72,6 @@ class RandomDistortion(Layer):
         self.per = per
         if not callable(weights):
             self._shares(None)
-
-    @property
-    def clamps(self) -> bool:
-        return True  # its members do
 
     def _shares(self, step: int | None) -> Tensor:
         weights = self.weights
@@ -86,18 +97,12 @@ class RandomDistortion(Layer):
     def _members(self) -> list[Layer]:
         return list(self.layers)  # type: ignore[arg-type]
 
-    def sample(
-        self,
-        shape: Sequence[int],
-        generator: Generators = None,
-        *,
-        step: int | None = None,
-        device: torch.device | None = None,
-        **strengths: Any,
+    def draw_each(
+        self, shape: tuple[int, ...], generators: Sequence[torch.Generator], step: int | None, device: torch.device | None
     ) -> Draw:
-        if isinstance(generator, Sequence) and self.per != "sample":
+        if self.per != "sample":
             raise ValueError("RandomDistortion(per='batch') draws one layer for the batch: a generator for each sample needs per='sample'")
-        return super().sample(shape, generator, step=step, device=device, **strengths)
+        return super().draw_each(shape, generators, step, device)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         """Numbers of the members drawn, and the draw of each for its samples: ``{"choice": [B], "parts": {number: draw}}``."""
@@ -161,6 +166,24 @@ def _by_member(choice: Sequence[int]) -> list[tuple[int, list[int]]]:
     return [(i, [j for j, c in enumerate(choice) if c == i]) for i in sorted(set(choice))]
 
 
+REVMARK_ATTACKS: dict[str, tuple[Callable[[Any], Layer], float]] = {
+    "average": (lambda n: FrameAverage(int(n)), 3),
+    "drop": (FrameDrop, 0.5),
+    "swap": (FrameSwap, 0.5),
+    "crop": (RandomCrop, 0.4),
+    "noise": (GaussianNoise, 0.04),
+    "blur": (lambda sigma: GaussianBlur(sigma, kernel=3), 2.0),
+}
+"""The six attacks of the REVMark paper (section 3.3) by name, with their strengths."""
+
+
+def revmark_attack(name: str, strength: float | None = None) -> Layer:
+    """One of :data:`REVMARK_ATTACKS`; ``strength`` replaces the paper's."""
+    require("attack", name, list(REVMARK_ATTACKS))
+    make, own = REVMARK_ATTACKS[name]
+    return make(own if strength is None else strength)
+
+
 def revmark_distortion(codec: Layer | None = None, codec_share: float = 0.86, start: int = 0, per: str = "batch") -> RandomDistortion:
     """The distortion layer of the REVMark paper (section 3.3) with its probabilities and strengths.
 
@@ -172,20 +195,17 @@ def revmark_distortion(codec: Layer | None = None, codec_share: float = 0.86, st
         codec_share: its probability.
         start: step before which nothing is distorted (the public code: 3000); above 0 the layer is called with ``step=``.
         per: "batch" (the paper) or "sample".
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.revmark_distortion()(torch.rand(2, 3, 3, 16, 16)).shape
+        torch.Size([2, 3, 3, 16, 16])
     """
     from ..h264 import DiffH264
 
     if not 0 <= codec_share <= 1:
         raise ValueError(f"codec_share expected to lie in [0, 1], got {codec_share!r}")
-    layers = [
-        DiffH264(model="revmark") if codec is None else codec,
-        FrameAverage(3),
-        FrameDrop(0.5),
-        FrameSwap(0.5),
-        RandomCrop(0.4),
-        GaussianNoise(0.04),
-        GaussianBlur(2.0, kernel=3),
-    ]
+    layers = [DiffH264(model="revmark") if codec is None else codec, *(revmark_attack(name) for name in REVMARK_ATTACKS)]
     shares = [codec_share] + [(1 - codec_share) / (len(layers) - 1)] * (len(layers) - 1)
     if start <= 0:
         return RandomDistortion(layers, shares, per)

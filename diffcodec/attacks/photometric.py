@@ -20,6 +20,11 @@ class Brightness(Layer):
 
     Args:
         factor: 0 is black, 1 changes nothing.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.Brightness(0.5)(torch.ones(1, 3, 8, 8)).unique()
+        tensor([0.5000])
     """
 
     images = True
@@ -37,6 +42,11 @@ class Contrast(Layer):
 
     Args:
         factor: 0 is grey, 1 changes nothing.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.Contrast(0.0)(torch.rand(1, 3, 8, 8)).std() < 1e-6  # all grey
+        tensor(True)
     """
 
     images = True
@@ -55,6 +65,12 @@ class Saturation(Layer):
 
     Args:
         factor: 0 is black and white, 1 changes nothing.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> grey = dc.Saturation(0.0)(torch.rand(1, 3, 8, 8))
+        >>> torch.allclose(grey[:, 0], grey[:, 1], atol=1e-6)
+        True
     """
 
     images = True
@@ -73,6 +89,11 @@ class Hue(Layer):
 
     Args:
         turn: share of a full turn, -0.5..0.5; 0 changes nothing.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.Hue((-0.1, 0.1))(torch.rand(2, 4, 3, 8, 8)).shape
+        torch.Size([2, 4, 3, 8, 8])
     """
 
     images = True
@@ -96,6 +117,11 @@ class ColorDither(Layer):
 
     Args:
         levels: number of levels per channel, 2..256; a range draws whole numbers.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.ColorDither()(torch.rand(1, 3, 8, 8)).shape
+        torch.Size([1, 3, 8, 8])
     """
 
     images = True

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import kernels
+from ..backend import validate_backend
 from ..checks import require
 from ..layer import Draw, Layer
-from ..motion.warp import bilinear
-from ..strength import Strength, StrengthLike, normal, per_sample, uniform
+from ..ops.frames.reference import add_noise, blur
+from ..ops.warp.reference import bilinear
+from ..strength import Strength, StrengthLike, normal, uniform
 
 
 class RandomCrop(Layer):
@@ -22,6 +23,11 @@ class RandomCrop(Layer):
     Args:
         p: kept share per side, above 0 up to 1.
         mode: "zero" leaves the window in place on black, "resize" scales it up to the whole frame (bilinear).
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> (dc.RandomCrop(0.5)(torch.ones(1, 3, 8, 8)) > 0).sum()  # a quarter of 3 x 64 samples
+        tensor(48)
     """
 
     images = True
@@ -86,6 +92,11 @@ class Resize(Layer):
 
     Args:
         scale: factor on height and width on the way down, above 0 up to 1.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.Resize((0.5, 1.0))(torch.rand(2, 4, 3, 16, 16)).shape
+        torch.Size([2, 4, 3, 16, 16])
     """
 
     images = True
@@ -121,6 +132,11 @@ class Rotate(Layer):
 
     Args:
         degrees: angle, counter-clockwise positive; a range is drawn per sample.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.Rotate(90.0)(torch.eye(8).expand(1, 3, 8, 8))[0, 0].fliplr().diagonal().sum().round()
+        tensor(8.)
     """
 
     images = True
@@ -147,6 +163,11 @@ class Flip(Layer):
     Args:
         p: probability, 0..1.
         axis: "horizontal" (left and right change places) or "vertical".
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.Flip(1.0)(torch.arange(4.0).div(4).expand(1, 3, 4, 4))[0, 0, 0]
+        tensor([0.7500, 0.5000, 0.2500, 0.0000])
     """
 
     images = True
@@ -174,14 +195,21 @@ class GaussianNoise(Layer):
 
     Args:
         sigma: standard deviation on the [0, 1] scale.
-        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> video = torch.full((1, 4, 3, 32, 32), 0.5)
+        >>> 0.03 < dc.GaussianNoise(0.04)(video).std() < 0.05
+        tensor(True)
     """
 
     images = True
+    raw = True
 
     def __init__(self, sigma: StrengthLike = 0.04, backend: str = "auto") -> None:
         super().__init__()
-        self.backend = kernels.checked(backend)
+        self.backend = validate_backend(backend)
         self.sigma = Strength(sigma, "sigma", 0, 10)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
@@ -193,15 +221,7 @@ class GaussianNoise(Layer):
         return super().draw_shapes(shape) | {"noise": shape}
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        return video + per_sample(draw["sigma"], video) * draw["noise"].to(video)
-
-    def no_kernel(self, video: Tensor) -> str | None:
-        return None
-
-    def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        from ..kernels import attacks
-
-        return attacks.add_noise(video, draw["noise"], draw["sigma"])
+        return add_noise.on(self.backend, video, draw["noise"], draw["sigma"])
 
 
 class GaussianBlur(Layer):
@@ -210,14 +230,21 @@ class GaussianBlur(Layer):
     Args:
         sigma: standard deviation in frames and pixels.
         kernel: window side, odd; the paper's 3 x 3 x 3.
-        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`; windows up to 5).
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`; windows up to 5).
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> layer = dc.GaussianBlur(2.0, kernel=3)
+        >>> layer(torch.rand(2, 4, 3, 16, 16)).shape
+        torch.Size([2, 4, 3, 16, 16])
     """
 
     images = True
+    raw = True
 
     def __init__(self, sigma: StrengthLike = 2.0, kernel: int = 3, backend: str = "auto") -> None:
         super().__init__()
-        self.backend = kernels.checked(backend)
+        self.backend = validate_backend(backend)
         self.sigma = Strength(sigma, "sigma", 1e-3, 1e3)
         if not (isinstance(kernel, int) and kernel >= 1 and kernel % 2):
             raise ValueError(f"kernel expected to be an odd whole number >= 1, got {kernel!r}")
@@ -231,29 +258,8 @@ class GaussianBlur(Layer):
         return weights / weights.sum(1, keepdim=True)
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        weights = self.weights(draw["sigma"].to(video))
-        for dim in (1, -2, -1) if video.dim() == 5 else (-2, -1):
-            video = _filter(video, weights, dim)
-        return video
-
-    def no_kernel(self, video: Tensor) -> str | None:
-        return None if self.kernel <= 5 else f"GaussianBlur has kernels for windows up to 5, not {self.kernel}"
-
-    def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        from ..kernels import attacks
-
-        return attacks.blur(video, self.weights(draw["sigma"].float()))
+        precision = torch.float64 if video.dtype == torch.float64 else torch.float32
+        return blur.on(self.backend, video, self.weights(draw["sigma"].to(precision)))
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma!r}, kernel={self.kernel}"
-
-
-def _filter(video: Tensor, weights: Tensor, dim: int) -> Tensor:
-    """Correlate one axis with each sample's weights ``[B, K]``, edges repeated."""
-    n, r = video.shape[dim], weights.shape[1] // 2
-    first, last = video.narrow(dim, 0, 1), video.narrow(dim, n - 1, 1)
-    padded = torch.cat([first] * r + [video] + [last] * r, dim)
-    out = torch.zeros_like(video)
-    for k in range(weights.shape[1]):
-        out = out + per_sample(weights[:, k], video) * padded.narrow(dim, k, n)
-    return out

@@ -11,15 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import kernels
+from ..backend import validate_backend
 from ..checks import check_frames
 from ..layer import Draw, Layer
+from ..ops.frames.reference import average_frames, take_frames
 from ..strength import Strength, StrengthLike, uniform
-
-
-def take_frames(video: Tensor, index: Tensor) -> Tensor:
-    """Frames of each clip by index. Shape: ``[B, T, ...], [B, T'] -> [B, T', ...]``."""
-    return video[torch.arange(video.shape[0], device=video.device)[:, None], index]
 
 
 class FrameAverage(Layer):
@@ -27,31 +23,24 @@ class FrameAverage(Layer):
 
     Args:
         n: window length in frames; a range draws whole numbers. Even windows reach one frame further back.
-        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> clip = torch.tensor([0.0, 0.3, 0.6]).view(1, 3, 1, 1, 1).expand(1, 3, 3, 2, 2)
+        >>> dc.FrameAverage(3)(clip)[0, :, 0, 0, 0]
+        tensor([0.1500, 0.3000, 0.4500])
     """
+
+    raw = True
 
     def __init__(self, n: StrengthLike = 3, backend: str = "auto") -> None:
         super().__init__()
-        self.backend = kernels.checked(backend)
+        self.backend = validate_backend(backend)
         self.n = Strength(n, "n", 1, 1000, integer=True)
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        t = video.shape[1]
-        n = draw["n"].to(video)[:, None, None]  # [B, 1, 1]
-        i = torch.arange(t, device=video.device)
-        distance = (i[None, :] - i[:, None]).to(video)  # [T, T], source minus target
-        inside = (distance >= -torch.floor(n / 2)) & (distance <= torch.floor((n - 1) / 2))
-        weights = inside.to(video)
-        weights = weights / weights.sum(-1, keepdim=True)  # [B, T, T]
-        return (weights @ video.flatten(2)).view(video.shape)
-
-    def no_kernel(self, video: Tensor) -> str | None:
-        return None
-
-    def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        from ..kernels import attacks
-
-        return attacks.average_frames(video, draw["n"])
+        return average_frames.on(self.backend, video, draw["n"])
 
 
 _TIE = 1e-4  # ratios such as 25/30 are drawn in float32: what falls on a whole frame within this is meant to
@@ -60,10 +49,12 @@ _TIE = 1e-4  # ratios such as 25/30 are drawn in float32: what falls on a whole 
 class _FrameChoice(Layer):
     """An attack that is a choice of frames, ``index`` ``[B, T']``."""
 
+    raw = True
+
     def __init__(self, keep_length: bool = True, backend: str = "auto") -> None:
         super().__init__()
         self.keep_length = keep_length
-        self.backend = kernels.checked(backend)
+        self.backend = validate_backend(backend)
 
     def index(self, values: Draw, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
         """The index ``[B, T']`` for drawn strengths, made on the CPU."""
@@ -75,15 +66,7 @@ class _FrameChoice(Layer):
         return {"index": index if device is None else index.to(device)}
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        return take_frames(video, draw["index"])
-
-    def no_kernel(self, video: Tensor) -> str | None:
-        return None
-
-    def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        from ..kernels import attacks
-
-        return attacks.take_frames(video, draw["index"])
+        return take_frames.on(self.backend, video, draw["index"])
 
     def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         return {"index": shape[:2]}
@@ -108,7 +91,12 @@ class FrameDrop(_FrameChoice):
         p: probability of loss, 0..1.
         keep_length: True replaces a lost frame by its nearest kept neighbour (the earlier one of two); False returns the shorter clip: then each
             clip of the batch loses the same number of frames, round(p T), at random places, and p may not differ between them.
-        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.FrameDrop(0.5, keep_length=False)(torch.rand(2, 8, 3, 4, 4)).shape
+        torch.Size([2, 4, 3, 4, 4])
     """
 
     def __init__(self, p: StrengthLike = 0.5, keep_length: bool = True, backend: str = "auto") -> None:
@@ -134,7 +122,12 @@ class FrameSwap(_FrameChoice):
 
     Args:
         p: probability of a swap, 0..1.
-        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.FrameSwap(1.0).sample((1, 4, 3, 8, 8))["index"]
+        tensor([[1, 0, 3, 2]])
     """
 
     def __init__(self, p: StrengthLike = 0.5, backend: str = "auto") -> None:
@@ -159,7 +152,12 @@ class FrameInsert(_FrameChoice):
         p: probability of an insertion, 0..1.
         keep_length: True cuts the clip back to T frames; False returns the longer clip: then each clip of the batch gains the same
             number of frames, round(p T), at random places, and p may not differ between them.
-        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.FrameInsert(1.0).sample((1, 4, 3, 8, 8))["index"]
+        tensor([[0, 0, 1, 1]])
     """
 
     def __init__(self, p: StrengthLike = 0.2, keep_length: bool = True, backend: str = "auto") -> None:
@@ -185,7 +183,12 @@ class FrameRate(_FrameChoice):
         ratio: new frame rate over the old one, above 0.
         keep_length: True goes there and back, so T stays; False returns the clip at the new rate, ``max(1, round(ratio T))`` frames, and the
             ratio may not differ between the clips of a batch.
-        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.FrameRate(0.5).sample((1, 4, 3, 8, 8))["index"]
+        tensor([[0, 0, 2, 2]])
     """
 
     def __init__(self, ratio: StrengthLike = (0.5, 1.0), keep_length: bool = True, backend: str = "auto") -> None:
@@ -196,11 +199,11 @@ class FrameRate(_FrameChoice):
         ratio = values["ratio"].double()[:, None]
         if not self.keep_length:
             r = _common(ratio, "ratio", self)
-            there = torch.arange(max(1, round(r * frames)))[None].expand(batch, -1)
-            return (there / r + _TIE).floor().long().clamp(0, frames - 1)
-        here = torch.arange(frames)[None]
-        there = (here * ratio + _TIE).floor()  # frame at the new rate that is on display at time of frame i
-        return (there / ratio + 0.5 - _TIE).floor().long().clamp(0, frames - 1)
+            new_time = torch.arange(max(1, round(r * frames)))[None].expand(batch, -1)
+            return (new_time / r + _TIE).floor().long().clamp(0, frames - 1)
+        frame = torch.arange(frames)[None]
+        new_time = (frame * ratio + _TIE).floor()  # frame at the new rate that is on display at time of frame i
+        return (new_time / ratio + 0.5 - _TIE).floor().long().clamp(0, frames - 1)
 
 
 def _common(values: Tensor, name: str, layer: Layer) -> float:

@@ -32,27 +32,27 @@ class Weights:
     frame: float = 50.0
 
 
-def features(levels: Sequence[Tensor], coded: Tensor, side: Tensor, moved: Tensor) -> Tensor:
+def features(levels: Sequence[Tensor], coded: Tensor, side_bits: Tensor, not_skipped: Tensor) -> Tensor:
     """What bits are counted from.
 
     Args:
         levels: each ``[N, ...]``.
         coded: 4x4 luma blocks that have levels ``[N, H/4, W/4]`` bool.
-        side: bits of vectors and modes of each macroblock ``[N, H/16, W/16]``.
-        moved: macroblocks that are more than a copy even without residual, bool, same shape.
+        side_bits: of vectors and modes of each macroblock ``[N, H/16, W/16]``.
+        not_skipped: macroblocks that are more than a copy even without residual, bool, same shape.
 
     Returns:
         ``[N, 6]`` in the order of :class:`Weights`.
     """
     octaves, nonzero = (sum(t) for t in zip(*(terms(v) for v in levels)))
-    blocks = coded.flatten(1).sum(1).to(side)
+    blocks = coded.flatten(1).sum(1).to(side_bits)
     residual = coded.unflatten(2, (-1, 4)).unflatten(1, (-1, 4)).any(4).any(2)
-    busy = residual | moved
+    busy = residual | not_skipped
     return torch.stack(
-        [octaves, nonzero, blocks, (side * busy).flatten(1).sum(1), busy.flatten(1).sum(1).to(side), torch.ones_like(blocks)], 1
+        [octaves, nonzero, blocks, (side_bits * busy).flatten(1).sum(1), busy.flatten(1).sum(1).to(side_bits), torch.ones_like(blocks)], 1
     )
 
 
-def count(found: Tensor, weights: Weights) -> Tensor:
-    """Bits of frames. Shape: ``[..., 6] -> [...]``."""
-    return found @ found.new_tensor(astuple(weights))
+def count(of_frames: Tensor, weights: Weights) -> Tensor:
+    """Bits of frames from their :func:`features`. Shape: ``[..., 6] -> [...]``."""
+    return of_frames @ of_frames.new_tensor(astuple(weights))

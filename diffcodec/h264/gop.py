@@ -16,6 +16,11 @@ class Gop:
         before, after: how many of these frames lie before and after the clip: references that a window from the middle of a stream has.
             They are coded and thrown away.
         references: past anchors that a P frame may choose from.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.h264.Gop("IbBbP").past(3)  # the reference B frame before it
+        (2,)
     """
 
     types: str
@@ -87,7 +92,13 @@ class Gop:
 
 
 def pattern(frames: int, bframes: int, pyramid: bool = True) -> str:
-    """The fixed pattern that an encoder falls into: I, then groups of ``bframes`` B frames and a P; the last frame is P."""
+    """The fixed pattern that an encoder falls into: I, then groups of ``bframes`` B frames and a P; the last frame is P.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.h264.pattern(8, bframes=3)
+        'IbBbPBbP'
+    """
     out = "I"
     while len(out) < frames:
         n = min(bframes, frames - len(out) - 1)

@@ -86,26 +86,26 @@ def read(frames: Sequence[Any], packets: Sequence[Any], clip: Tensor) -> Guide:
     return Guide(types, order, (h, w), torch.from_numpy(qp), torch.from_numpy(vectors), torch.from_numpy(used), thumbnail(clip))
 
 
-def _place(found: Any, vectors: Any, used: Any) -> None:
+def _place(exported: Any, vectors: Any, used: Any) -> None:
     """Write exported vectors, one a partition, into 8x8 blocks. ``dst`` is the partition's centre."""
-    which = (found["source"] > 0).astype(int)
-    w, h = found["w"].astype(int), found["h"].astype(int)
-    top, left = found["dst_y"].astype(int) - h // 2, found["dst_x"].astype(int) - w // 2
-    scale = np.maximum(found["motion_scale"].astype(int), 1)
-    y = found["motion_y"].astype(int) * 4 // scale
-    x = found["motion_x"].astype(int) * 4 // scale
-    for k in range(len(found)):
+    list_index = (exported["source"] > 0).astype(int)
+    w, h = exported["w"].astype(int), exported["h"].astype(int)
+    top, left = exported["dst_y"].astype(int) - h // 2, exported["dst_x"].astype(int) - w // 2
+    scale = np.maximum(exported["motion_scale"].astype(int), 1)
+    y = exported["motion_y"].astype(int) * 4 // scale
+    x = exported["motion_x"].astype(int) * 4 // scale
+    for k in range(len(exported)):
         rows, columns = slice(top[k] // 8, -(-(top[k] + h[k]) // 8)), slice(left[k] // 8, -(-(left[k] + w[k]) // 8))
-        vectors[which[k], rows, columns] = (y[k], x[k])
-        used[which[k], rows, columns] = True
+        vectors[list_index[k], rows, columns] = (y[k], x[k])
+        used[list_index[k], rows, columns] = True
 
 
 def _is_reference(packet: bytes) -> bool:
     """Whether nal_ref_idc of a picture's first slice is not 0 (7.4.1)."""
-    at = 0
-    while (at := packet.find(b"\x00\x00\x01", at)) >= 0:
-        header = packet[at + 3]
+    start = 0
+    while (start := packet.find(b"\x00\x00\x01", start)) >= 0:
+        header = packet[start + 3]
         if header & 31 in (1, 5):
             return bool(header & 0x60)
-        at += 3
+        start += 3
     return True

@@ -1,11 +1,11 @@
-"""What an encoder learns from the source frames at half resolution before it codes them: costs, motion, frame types.
+"""What an encoder learns from the source frames at half resolution before it codes them (x264's slicetype.c): costs, motion, frame types.
 
 A macroblock is an 8x8 block here. Costs are SATD (or SAD) plus a few bits, as x264's lookahead counts them; nothing carries a gradient.
 """
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -13,22 +13,27 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from .. import kernels
+from ..blocks import flat_blocks
 from ..constants import Constant, listed
-from .gop import Gop, group
-from .inter import blocks, fetch_luma, half_resolution, median_predictor, refine, vector_bits, whole_search
-from .intra import predict_all, satd
-from .tables import HADAMARD4_OF_8
+from ..ops.common.distortion import sad, satd
+from ..ops.interpolate.reference import fetch_luma, half_resolution
+from ..ops.intra.reference import cheapest_mode
+from ..ops.motion_search.reference import INTER_COST, MOTION_COST, estimate_motion
+from .frame_types import B_SHARE, decide_frame_types, interior
+from .gop import Gop
+from .plan import CodingPlan, reflected
+from .presets import Preset
 
-B_SHARE = 100 / 120  # what the cost of a B frame counts against that of a P frame
-INTER, MOVING = 4, 5  # what x264 adds to the cost of an inter block, and to one that moves
-_ALL, _FIRST_THREE = Constant([0.0] * 9), Constant([0.0] * 3 + [1e9] * 6)  # intra modes that are looked at
+REACH = 16  # largest displacement in pixels at full resolution
+BIPRED_COST, STILL_COST = INTER_COST + MOTION_COST, INTER_COST  # of the mean of both references, and of it without motion
+INTRA_COST = INTER_COST + MOTION_COST  # what x264 adds to the cost of an intra block
+_ALL_MODES, _FIRST_THREE = Constant([0.0] * 9), Constant([0.0] * 3)  # intra modes that are looked at, and their bits
 _CHUNK = 2**20  # samples fetched at a time
 _T = TypeVar("_T")
 _K = TypeVar("_K", bound=Hashable)
 
 
-class Bank(Generic[_K]):
+class CostStore(Generic[_K]):
     """Sets of tensors of the same shapes by key; many are read in one go."""
 
     def __init__(self) -> None:
@@ -44,7 +49,7 @@ class Bank(Generic[_K]):
         self._rows.update((key, first + i) for i, key in enumerate(keys))
         self._parts.append(values)
 
-    def of(self, keys: Sequence[_K]) -> tuple[Tensor, ...]:
+    def get(self, keys: Sequence[_K]) -> tuple[Tensor, ...]:
         """Shape: ``[len(keys), ...]`` each; at least one key."""
         if len(self._parts) > 1:
             self._parts = [tuple(torch.cat(parts) for parts in zip(*self._parts))]
@@ -52,224 +57,188 @@ class Bank(Generic[_K]):
         return tuple(part[rows] for part in self._parts[0])
 
 
-class Lookahead:
-    """Costs of coding frames from each other.
+class CostEstimator:
+    """Estimates what it costs to code frames from each other, each pair once.
 
     Args:
         luma: source frames ``[S, H, W]``, 0..255, multiples of 16.
-        quick: costs are SAD, intra prediction has DC, horizontal and vertical only (x264's subme 0 and 1).
-        reach: largest displacement in pixels at full resolution.
+        use_satd: costs are SATD; else SAD, half pixels, and intra prediction has DC, horizontal and vertical only (x264's subme 0 and 1).
 
     Attributes:
         intra: intra cost ``[S, H/16, W/16]``.
-        one: of coding frame i from frame j, by (i, j): cost without the choice of intra; vectors in quarter pixels at full resolution
+        p_costs: of coding frame i from frame j, by (i, j): cost without the choice of intra; vectors in quarter pixels at full resolution
             ``[H/16, W/16, 2]``.
-        two: of coding B frame i from past j and future k, by (i, j, k): cost; the share of each macroblock that comes from the past.
+        b_costs: of coding B frame i from past j and future k, by (i, j, k): cost; the share of each macroblock that comes from the past.
     """
 
     @torch.no_grad()
-    def __init__(self, luma: Tensor, quick: bool = False, reach: int = 16) -> None:
-        self.quick, self.reach = quick, reach
-        self.small, self.phases = half_resolution(luma)
-        n, h, w = self.small.shape
-        self.target = blocks(self.small, 8)  # [S, bh, bw, 64]
-        self.intra = self._intra().view(n, h // 8, w // 8) + 9
-        self.one: Bank[tuple[int, int]] = Bank()
-        self.two: Bank[tuple[int, int, int]] = Bank()
-
-    def _intra(self) -> Tensor:
-        """Distance of every macroblock from its best intra prediction. Shape: ``[S, M]``."""
-        if kernels.here(self.small):
-            bits = (_FIRST_THREE if self.quick else _ALL).like(self.small)
-            weight = self.small.new_ones(self.target.shape[:-1])
-            transform = None if self.quick else HADAMARD4_OF_8.like(self.small)
-            return kernels.ops.cheapest_intra(self.small, self.small, weight, bits, None, transform, 8)[0]  # type: ignore[no-any-return]
-        p, usable = predict_all(self.small, 8)  # [S, M, 9, 64]
-        if self.quick:
-            p, usable = p[:, :, :3], usable[:, :3]
-        cost = self._distance(self.target.flatten(1, 2)[:, :, None] - p).masked_fill(~usable, math.inf)
-        return cost.min(-1).values
-
-    def _distance(self, difference: Tensor) -> Tensor:
-        return difference.abs().sum(-1) if self.quick else satd(difference, 8)
+    def __init__(self, luma: Tensor, use_satd: bool = True) -> None:
+        self.use_satd = use_satd
+        self.half, self.phases = half_resolution(luma)
+        n, h, w = self.half.shape
+        self.target = flat_blocks(self.half, 8)  # [S, bh, bw, 64]
+        mode_bits = (_ALL_MODES if use_satd else _FIRST_THREE).like(self.half)
+        lam = self.half.new_zeros(n, h * w // 64)
+        best, _ = cheapest_mode(self.half, self.half, lam, mode_bits, None, 8, use_satd, False)
+        self.intra = best.view(n, h // 8, w // 8) + INTRA_COST
+        self.p_costs: CostStore[tuple[int, int]] = CostStore()
+        self.b_costs: CostStore[tuple[int, int, int]] = CostStore()
 
     def _in_parts(self, work: list[_T]) -> Iterator[list[_T]]:
         """As many at a time as memory should hold."""
-        step = max(1, _CHUNK // (8 * self.small[0].numel()))
+        step = max(1, _CHUNK // (8 * self.half[0].numel()))
         return (work[i : i + step] for i in range(0, len(work), step))
 
     @torch.no_grad()
-    def search(self, pairs: Iterable[tuple[int, int]]) -> None:
+    def estimate_p(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Find the motion of pairs (frame, reference) that are not known yet."""
-        new = [p for p in dict.fromkeys(pairs) if p not in self.one]
+        new = [p for p in dict.fromkeys(pairs) if p not in self.p_costs]
         for some in self._in_parts(new):
-            both = listed(some, self.small.device)  # [P, 2]
-            current, reference = both[:, 0], both[:, 1, None, None]
-            small = self.small[current]
-            found, cost = self._found(small, self.small[both[:, 1]], reference)
-            self.one.add(some, cost, 2 * found)
-
-    def _found(self, small: Tensor, other: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """Motion of P planes from others, and its cost.
-
-        Args:
-            small, other: ``[P, H/2, W/2]``. reference: numbers of the others ``[P, 1, 1]``.
-
-        Returns:
-            Quarter pixels ``[P, H/16, W/16, 2]``; ``[P, H/16, W/16]``.
-        """
-        reach, subpel = self.reach // 2, 2 if self.quick else 4
-        if kernels.here(small):
-            return kernels.ops.look(small, other, self.phases, reference, reach, subpel, not self.quick)  # type: ignore[no-any-return]
-        coarse = whole_search(small, other, reach, 8)
-        predictor = median_predictor(coarse)
-        start = [torch.zeros_like(coarse), predictor, coarse]
-        lam = small.new_ones(coarse.shape[:3])
-        v, _ = refine(self.phases, reference, small, start, predictor, lam, 8, subpel, not self.quick, 2)
-        bits = INTER + MOVING * (v != 0).any(-1) + vector_bits(v, median_predictor(v))
-        return v, self._distance(blocks(small, 8) - fetch_luma(self.phases, reference, v, 8)) + bits
+            both = listed(some, self.half.device)  # [P, 2]
+            current, reference = both[:, 0], both[:, 1]
+            vectors, cost = estimate_motion(
+                self.half[current], self.half[reference], self.phases, reference[:, None, None], REACH // 2, 4 if self.use_satd else 2,
+                self.use_satd,
+            )  # fmt: skip
+            self.p_costs.add(some, cost, 2 * vectors)
 
     @torch.no_grad()
-    def both(self, triples: Iterable[tuple[int, int, int]]) -> None:
+    def estimate_b(self, triples: Iterable[tuple[int, int, int]]) -> None:
         """Cost of B frames (frame, past, future) that are not known yet."""
-        new = [t for t in dict.fromkeys(triples) if t not in self.two]
+        new = [t for t in dict.fromkeys(triples) if t not in self.b_costs]
         if not new:
             return
-        self.search([p for b, past, future in new for p in ((b, past), (b, future))])
+        self.estimate_p([p for b, past, future in new for p in ((b, past), (b, future))])
         for some in self._in_parts(new):
-            frame, *references = listed(some, self.small.device).unbind(1)
+            frame, *references = listed(some, self.half.device).unbind(1)
             predictions, costs = [], []
             for k, reference in enumerate(references, 1):
-                cost, vectors = self.one.of([(t[0], t[k]) for t in some])
+                cost, vectors = self.p_costs.get([(t[0], t[k]) for t in some])
                 predictions.append(fetch_luma(self.phases, reference[:, None, None], vectors >> 1, 8))
                 costs.append(cost)
             target = self.target[frame]
-            mean = self._distance(target - (predictions[0] + predictions[1]) / 2) + 9
+            mean = self._distortion(target - (predictions[0] + predictions[1]) / 2) + BIPRED_COST
             still = (self.target[references[0]] + self.target[references[1]]) / 2
-            best, which = torch.stack([*costs, mean, self._distance(target - still) + 4]).min(0)
-            self.two.add(some, best, (which == 0).to(best) + 0.5 * (which >= 2).to(best))
+            best, index = torch.stack([*costs, mean, self._distortion(target - still) + STILL_COST]).min(0)
+            self.b_costs.add(some, best, (index == 0).to(best) + 0.5 * (index >= 2).to(best))
 
-    def inner(self, cost: Tensor) -> Tensor:
-        """Sum over the macroblocks inside the frame's border, as x264 sums. Shape: ``[..., H/16, W/16] -> [...]``."""
-        return interior(cost).sum((-2, -1))
+    def _distortion(self, difference: Tensor) -> Tensor:
+        return satd(difference, 8) if self.use_satd else sad(difference)
 
-    def types(self, frames: Sequence[Sequence[int]], bframes: int) -> list[str]:
-        """Frame types by cost, one mini-GOP after the other (x264's ``b-adapt 1``, scene cuts included).
+    def frame_types(self, clips: Sequence[Sequence[int]], bframes: int) -> list[str]:
+        """Types of the frames of each clip, by cost.
 
         Args:
-            frames: source frames of each clip in display order; they may repeat.
+            clips: source frames in display order; they may repeat.
             bframes: most B frames in a row.
-
-        Returns:
-            A string a clip.
         """
-        if not frames:  # nothing to wait for
+        if not clips:  # nothing to wait for
             return []
         spans = range(1, bframes + 2)
-        pairs = [(c[j], c[j - d]) for c in frames for j in range(len(c)) for d in spans if j >= d]
-        self.search(pairs)
-        triples = []
-        for c in frames:
-            for i in range(len(c)):
-                for d in spans[1:]:
-                    if i + d < len(c):
-                        middle = i + d // 2
-                        triples.append((c[middle], c[i], c[i + d]))
-        self.both(triples)
-        pairs = list(dict.fromkeys(pairs))
-        triples = list(dict.fromkeys(triples))
-        intra = self.inner(self.intra).tolist()
+        pairs = [(c[j], c[j - d]) for c in clips for j in range(len(c)) for d in spans if j >= d]
+        triples = [(c[i + d // 2], c[i], c[i + d]) for c in clips for i in range(len(c)) for d in spans[1:] if i + d < len(c)]
+        self.estimate_p(pairs)
+        self.estimate_b(triples)
+        pairs, triples = list(dict.fromkeys(pairs)), list(dict.fromkeys(triples))
+        intra = _total(self.intra)
         p_cost: dict[tuple[int, int], float] = {}
         b_cost: dict[tuple[int, int, int], float] = {}
         if pairs:
             own = self.intra[listed([p[0] for p in pairs], self.intra.device)]
-            p_cost = dict(zip(pairs, self.inner(torch.minimum(self.one.of(pairs)[0], own)).tolist()))
+            p_cost = dict(zip(pairs, _total(torch.minimum(self.p_costs.get(pairs)[0], own))))
         if triples:
-            b_cost = dict(zip(triples, (B_SHARE * self.inner(self.two.of(triples)[0])).tolist()))
-        return [_MiniGops(c, p_cost, b_cost, intra).types(bframes) for c in frames]
+            b_cost = dict(zip(triples, _total(self.b_costs.get(triples)[0], B_SHARE)))
+        return [decide_frame_types(c, bframes, p_cost, b_cost, intra) for c in clips]
+
+
+def _total(cost: Tensor, factor: float = 1.0) -> list[float]:
+    """Of the macroblocks inside the border, as x264 sums. Shape: ``[N, H/16, W/16] -> N``."""
+    total = interior(cost).sum((-2, -1))
+    return (total if factor == 1 else factor * total).tolist()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
-class _MiniGops:
-    """The search for one clip's frame types.
+class LookaheadCosts:
+    """What the lookahead knows of the frames of a plan.
 
     Attributes:
-        frames: source frames in display order.
-        p_cost: by (frame, reference). b_cost: by (frame, past, future). intra: by frame.
+        intra: intra cost of each macroblock ``[F, H/16, W/16]``.
+        inter: cost as the frame is coded: the intra cost where that is lower, and in I frames.
+        frame, reference: which frame each use is of, and what it refers to.
+        vectors: of each use, quarter pixels ``[U, H/16, W/16, 2]``. share: of each macroblock that comes from it ``[U, H/16, W/16]``.
+        pairs: row of ``pair_cost`` ``[P, H/16, W/16]`` and ``pair_vectors`` ``[P, H/16, W/16, 2]`` for each (frame, reference) of the plan.
     """
 
-    frames: Sequence[int]
-    p_cost: dict[tuple[int, int], float]
-    b_cost: dict[tuple[int, int, int], float]
-    intra: list[float]
+    intra: Tensor
+    inter: Tensor
+    frame: list[int]
+    reference: list[int]
+    vectors: Tensor
+    share: Tensor
+    pairs: dict[tuple[int, int], int]
+    pair_cost: Tensor
+    pair_vectors: Tensor
 
-    def span(self, first: int, last: int) -> float:
-        """Cost of a mini-GOP: the P frame at its end and the B frames between."""
-        c = self.frames
-        total = self.p_cost[c[last], c[first]]
-        if last - first < 2:
-            return total
-        middle = first + (last - first) // 2
-        total += self.b_cost[c[middle], c[first], c[last]]
-        for b in range(first + 1, last):
-            if b < middle:
-                total += self.b_cost[c[b], c[first], c[middle]]
-            elif b > middle:
-                total += self.b_cost[c[b], c[middle], c[last]]
-        return total
+    @staticmethod
+    def of(estimator: CostEstimator, plan: CodingPlan) -> LookaheadCosts:
+        """Of a plan whose types are decided."""
+        source, intra = plan.source, estimator.intra[listed(plan.source, estimator.intra.device)]
+        refs = [(i, r) for i in range(len(source)) for r in (*plan.past[i], *plan.future[i])]
+        empty = intra.new_zeros(0, *intra.shape[1:])
+        no_vectors = empty[..., None].expand(-1, -1, -1, 2).long()
+        if not refs:
+            return LookaheadCosts(intra, intra, [], [], no_vectors, empty, {}, empty, no_vectors)
+        estimator.estimate_p([(source[i], source[r]) for i, r in refs])
+        pair_cost, pair_vectors = estimator.p_costs.get([(source[i], source[r]) for i, r in refs])
+        pairs = {pair: row for row, pair in enumerate(refs)}
+        p_frames = [i for i in range(len(source)) if plan.past[i] and not plan.future[i]]
+        b_frames = [i for i in range(len(source)) if plan.future[i]]
+        triples = [(source[i], source[plan.past[i][0]], source[plan.future[i][0]]) for i in b_frames]
+        estimator.estimate_b(triples)
+        inter, share = intra.clone(), []
+        frame = p_frames + b_frames + b_frames
+        reference = [plan.past[i][0] for i in p_frames + b_frames] + [plan.future[i][0] for i in b_frames]
+        rows = listed([pairs[use] for use in zip(frame, reference)], intra.device)
+        cost, vectors = pair_cost[rows], pair_vectors[rows]
+        if p_frames:
+            index = listed(p_frames, intra.device)
+            inter.index_copy_(0, index, torch.minimum(cost[: len(p_frames)], intra[index]))
+            share.append(torch.ones_like(cost[: len(p_frames)]))
+        if b_frames:
+            b_cost, from_past = estimator.b_costs.get(triples)
+            inter.index_copy_(0, listed(b_frames, intra.device), b_cost)
+            share += [from_past, 1 - from_past]
+        return LookaheadCosts(intra, inter, frame, reference, vectors, torch.cat(share), pairs, pair_cost, pair_vectors)
 
-    def cut(self, j: int, since: int) -> bool:
-        """Whether a scene begins with frame j, ``since`` frames after the last I frame."""
-        c = self.frames
-        return self.p_cost[c[j], c[j - 1]] >= (1 - _cut_bias(since)) * self.intra[c[j]]
+    def cheapest(self, frames: Sequence[int], references: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """For each macroblock the number of the reference that costs least, and the vector from it: ``[N, H/16, W/16]``, ``[N, H/16, W/16, 2]``.
 
-    def types(self, bframes: int) -> str:
-        letters = "I"
-        anchor = intra_at = 0
-        for j in range(1, len(self.frames)):
-            between = j - anchor - 1
-            if self.cut(j, j - intra_at):
-                letters += "I"
-                anchor = intra_at = j
-            elif (
-                j == len(self.frames) - 1
-                or between == bframes
-                or self.cut(j + 1, j + 1 - intra_at)
-                or self.span(anchor, j) + self.span(j, j + 1) <= self.span(anchor, j + 1)
-            ):
-                letters += "P"
-                anchor = j
-            else:
-                letters += "b"
-        return _pyramid(letters)
-
-
-def _pyramid(letters: str) -> str:
-    """Name the B frames that others refer to."""
-    out, run = "", 0
-    for letter in letters:
-        if letter == "b":
-            run += 1
-        else:
-            out += group(run) + letter
-            run = 0
-    return out
-
-
-def _cut_bias(since: int) -> float:
-    """How much cheaper than intra a P frame must be, by the distance to the last I frame: x264's scenecut 40."""
-    if since <= 6:
-        return 0.025
-    if since <= 25:
-        return 0.025 + 0.075 * (since - 6) / 19
-    return 0.1 + 0.3 * min(1.0, (since - 25) / 225)
+        Args:
+            frames: N frames. references: frame by frame, as many for each.
+        """
+        most = len(references) // len(frames)
+        rows = listed([self.pairs[frames[k // most], r] for k, r in enumerate(references)], self.pair_cost.device)
+        cost, vectors = (x[rows].unflatten(0, (-1, most)) for x in (self.pair_cost, self.pair_vectors))
+        if most == 1:
+            return torch.zeros_like(cost[:, 0], dtype=torch.long), vectors[:, 0]
+        further = listed([0.0] + [2.0] * (most - 1), cost.device)[:, None, None]
+        best = (cost + further).argmin(1)
+        return best, vectors.gather(1, best[:, None, ..., None].expand(-1, -1, -1, -1, 2))[:, 0]
 
 
-def interior(cost: Tensor) -> Tensor:
-    """Macroblocks inside the border; all of them where the frame is at most two wide or high."""
-    return cost[..., 1:-1, 1:-1] if cost.shape[-1] > 2 and cost.shape[-2] > 2 else cost
+@torch.no_grad()
+def look_ahead(luma: Tensor, gops: Sequence[Gop], frames: int, preset: Preset) -> tuple[CodingPlan, LookaheadCosts]:
+    """Decide the frame types that are open, and estimate what the plan that follows costs.
 
-
-def undecided(frames: int, before: int = 0, after: int = 0, references: int = 1) -> Gop:
-    """A GOP whose types depend on the clip's content."""
-    return Gop("I" + "?" * (before + frames + after - 1), before, after, references)
+    Args:
+        luma: source ``[S, H, W]``, the frames of one clip after those of the other.
+        gops: of each clip. frames: of each.
+    """
+    estimator, gops = CostEstimator(luma, preset.satd), list(gops)
+    undecided = [i for i, g in enumerate(gops) if "?" in g.types]
+    clips = [[i * frames + reflected(j - gops[i].before, frames) for j in range(len(gops[i].types))] for i in undecided]
+    types = estimator.frame_types(clips, preset.bframes) if preset.bframes else ["I" + "P" * (len(c) - 1) for c in clips]
+    for i, letters in zip(undecided, types):
+        gops[i] = dataclasses.replace(gops[i], types=letters)
+    plan = CodingPlan.of(gops, frames)
+    return plan, LookaheadCosts.of(estimator, plan)

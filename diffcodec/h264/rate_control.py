@@ -1,23 +1,31 @@
-"""From CRF to a quantiser for every macroblock, the way x264 gets there: frame QP, adaptive quantisation, macroblock tree."""
+"""From CRF to a quantiser for every macroblock, the way x264 gets there (ratecontrol.c): frame QP, adaptive quantisation, macroblock tree."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import kernels
+from ..checks import replace_value
 from ..constants import Constant, listed
-from .lookahead import interior
+from ..ops.residual.reference import merge_qp_delta
+from .frame_types import interior
+from .lookahead import LookaheadCosts
+from .plan import CodingPlan, SourceFrames
+from .presets import Preset
 
-QCOMP = 0.6
+QCOMP = 0.6  # x264's --qcomp
+IP_FACTOR, PB_FACTOR = 1.4, 1.3  # --ipratio and --pbratio: between the quantiser steps of I, P and B frames
+I_OFFSET, B_OFFSET = 6 * math.log2(IP_FACTOR), 6 * math.log2(PB_FACTOR)  # in QP
+B_REF_OFFSET = B_OFFSET / 2
+AQ_STRENGTH, AQ_NEUTRAL = 1.0397, 14.427  # of adaptive quantisation: QP an octave of energy, and the octaves that change nothing
+MBTREE_STRENGTH = 5 * (1 - QCOMP)
+CPLX_BASE = 80, 120  # of the complexity of a macroblock at which the QP is the CRF: without B frames, with them (ratecontrol.c)
 
 
-def adaptive_offset(luma: Tensor, chroma: Tensor, strength: float = 1.0) -> Tensor:
+def aq_offset(luma: Tensor, chroma: Tensor) -> Tensor:
     """QP offset of each macroblock by its energy around the mean, luma and chroma together: flat blocks get a finer quantiser.
 
     Args:
@@ -28,7 +36,7 @@ def adaptive_offset(luma: Tensor, chroma: Tensor, strength: float = 1.0) -> Tens
         ``[N, H/16, W/16]``; 0 at an energy of 22 000.
     """
     energy = _energy(luma, 16) + _energy(chroma.flatten(0, 1), 8).unflatten(0, (-1, 2)).sum(1)
-    return 1.0397 * strength * (torch.log2(energy.clamp(min=1)) - 14.427)
+    return AQ_STRENGTH * (torch.log2(energy.clamp(min=1)) - AQ_NEUTRAL)
 
 
 def _energy(plane: Tensor, k: int) -> Tensor:
@@ -38,61 +46,41 @@ def _energy(plane: Tensor, k: int) -> Tensor:
     return ((F.avg_pool2d(x.square(), k) - mean.square()) * (k * k))[:, 0].clamp(min=0)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the lookahead knows of the frames to be coded.
-
-    Attributes:
-        intra: intra cost of each macroblock ``[F, H/16, W/16]``.
-        inter: cost as the frame is coded: the intra cost where that is lower, and in I frames.
-        frame, reference: which frame each use is of, and what it refers to.
-        vectors: of each use, quarter pixels ``[U, H/16, W/16, 2]``. share: of each macroblock that comes from it ``[U, H/16, W/16]``.
-    """
-
-    intra: Tensor
-    inter: Tensor
-    frame: list[int]
-    reference: list[int]
-    vectors: Tensor
-    share: Tensor
-
-
-def tree_offset(seen: Seen, adaptive: Tensor, order: Sequence[Sequence[int]], types: Sequence[str], display: Sequence[int]) -> Tensor:
-    """QP offset of macroblocks by how much of later frames refers to them (x264's mb-tree).
+def mbtree_offset(costs: LookaheadCosts, aq_offset: Tensor, plan: CodingPlan) -> Tensor:
+    """QP offset of macroblocks by how much of later frames refers to them (x264's macroblock_tree).
 
     Args:
-        seen: costs.
-        adaptive: offset of adaptive quantisation ``[F, bh, bw]``.
-        order: coding order, steps of frames.
-        types: letter of each frame.
-        display: place of each frame in time; frames of different clips never refer to each other.
+        costs: of the plan's frames.
+        aq_offset: of adaptive quantisation ``[F, bh, bw]``.
+        plan: frames of different clips never refer to each other.
 
     Returns:
         ``[F, bh, bw]``, 0 or below.
     """
-    own = seen.intra * torch.exp2(-adaptive / 6)
-    passed_on = (1 - seen.inter / seen.intra).clamp(0, 1)
+    types, display = plan.types, plan.display
+    own = costs.intra * torch.exp2(-aq_offset / 6)
+    passed_on = (1 - costs.inter / costs.intra).clamp(0, 1)
     received = torch.zeros_like(own)
     steps: list[list[int]] = []
-    for step in reversed(list(order)):
+    for step in reversed(plan.steps):
         now = set(step)
         # an anchor is coded before the B frames of its own group are looked at
-        counts = [i in now and (types[r] not in "IP" or display[i] >= display[r]) for i, r in zip(seen.frame, seen.reference)]
+        counts = [i in now and (types[r] not in "IP" or display[i] >= display[r]) for i, r in zip(costs.frame, costs.reference)]
         steps.append([u for u, yes in enumerate(counts) if yes])
     uses = [u for step in steps for u in step]
     if uses:
-        table = [uses, [seen.frame[u] for u in uses], [seen.reference[u] for u in uses], [types[seen.frame[u]] != "b" for u in uses]]
+        table = [uses, [costs.frame[u] for u in uses], [costs.reference[u] for u in uses], [types[costs.frame[u]] != "b" for u in uses]]
         use, frame, reference, refers = listed(table, own.device)
-        places, weights = _covered(reference, seen.vectors[use], own.shape)
-        weights = weights * (passed_on[frame] * seen.share[use])[:, None]  # [U, 4, bh, bw]
+        positions, weights = _covered(reference, costs.vectors[use], own.shape)
+        weights = weights * (passed_on[frame] * costs.share[use])[:, None]  # [U, 4, bh, bw]
         at_once, further = weights * own[frame][:, None], weights * refers[:, None, None, None]
         flat, first = received.view(-1), 0
         for n in filter(None, map(len, steps)):
             some = slice(first, first + n)
             amount = torch.addcmul(at_once[some], further[some], received[frame[some], None])
-            flat.index_add_(0, places[some].flatten(), amount.flatten())
+            flat.index_add_(0, positions[some].flatten(), amount.flatten())
             first += n
-    return -5 * (1 - QCOMP) * torch.log2(1 + received / own.clamp(min=1e-6))
+    return -MBTREE_STRENGTH * torch.log2(1 + received / own.clamp(min=1e-6))
 
 
 _CORNERS = Constant([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]])  # (y, x) of the macroblocks below and to the right
@@ -115,69 +103,58 @@ def _covered(frame: Tensor, vectors: Tensor, size: torch.Size) -> tuple[Tensor, 
     corner = _CORNERS.like(x)[..., None, None]
     ys, xs = y.floor() + corner[0], x.floor() + corner[1]  # [U, 4, bh, bw]
     share = (1 - (y - ys).abs()) * (1 - (x - xs).abs()) * ((ys >= 0) & (ys < bh) & (xs >= 0) & (xs < bw))
-    place = (frame[:, None, None, None] * bh + ys.clamp(0, bh - 1)) * bw + xs.clamp(0, bw - 1)
-    return place.long(), share
+    position = (frame[:, None, None, None] * bh + ys.clamp(0, bh - 1)) * bw + xs.clamp(0, bw - 1)
+    return position.long(), share
 
 
-def settled(qp: Tensor, frame: Tensor) -> Tensor:
-    """A macroblock's QP that differs by exactly 1 from that of the macroblock before it becomes the same: naming it costs more than it brings.
-
-    Args:
-        qp: whole numbers ``[F, H/16, W/16]``.
-        frame: QP of each frame ``[F]``, before the first macroblock.
-    """
-    if kernels.here(qp):
-        return kernels.ops.settle(qp, frame)  # type: ignore[no-any-return]
-    rows = qp.flatten(1).mT.cpu().numpy().copy()  # [M, F]: a walk through the macroblocks, all frames at once
-    before = frame.cpu().numpy()
-    for row in rows:
-        row[abs(row - before) == 1] = before[abs(row - before) == 1]
-        before = row
-    return torch.from_numpy(rows).mT.to(qp).view(qp.shape)
-
-
-def with_tree(crf: Tensor, fps: float) -> Tensor:
-    """Frame QP before the tree's offsets, for every frame type."""
+def _duration_offset(fps: float) -> float:
+    """What a frame rate adds to QPs: CRF is defined at 25 frames a second."""
     duration = min(max(1 / fps, 0.01), 1.0)
-    return crf + 13.5 * (1 - QCOMP) + 6 * (1 - QCOMP) * math.log2(1 / (25 * duration))
+    return 6 * (1 - QCOMP) * math.log2(1 / (25 * duration))
 
 
-def without_tree(crf: Tensor, fps: float, complexity: Tensor, types: str, adaptive: Tensor | None, goes_on: bool = False) -> list[Tensor]:
+def frame_qp_mbtree(crf: Tensor, fps: float) -> Tensor:
+    """Frame QP before the tree's offsets, for every frame type."""
+    return crf + 13.5 * (1 - QCOMP) + _duration_offset(fps)
+
+
+def frame_qp_complexity(
+    crf: Tensor, fps: float, complexity: Tensor, types: str, aq_offset: Tensor | None, goes_on: bool = False
+) -> list[Tensor]:
     """Frame QPs where complexity decides (ultrafast, superfast).
 
     Args:
         crf: a scalar.
         complexity: lookahead cost of each macroblock ``[T, bh, bw]`` (I frames: intra), display order.
         types: letters in display order.
-        adaptive: offset of adaptive quantisation, or None where it is off.
+        aq_offset: of adaptive quantisation, or None where it is off.
         goes_on: the first frame stands for an anchor in the middle of a stream: it gets the QP of a P frame like the next one.
 
     Returns:
         A scalar for each frame.
     """
-    duration = min(max(1 / fps, 0.01), 1.0)
     bframes = any(c in "Bb" for c in types)
     t, bh, bw = complexity.shape
-    cost = complexity if adaptive is None else complexity * torch.exp2(-adaptive / 6)
+    cost = complexity if aq_offset is None else complexity * torch.exp2(-aq_offset / 6)
     total = interior(cost).sum((1, 2))
-    scale = (120 if bframes else 80) * bh * bw
+    scale = CPLX_BASE[bframes] * bh * bw
     out: list[Tensor] = [crf] * t
-    s = w = None
+    blurred = weight = None
     anchors = [i for i, c in enumerate(types) if c in "IP"]
     if goes_on and len(anchors) > 1:
         total = torch.cat([total[anchors[1], None], total[1:]])
     for i in anchors:
-        s = total[i] if s is None else s / 2 + total[i]
-        w = 1.0 if w is None else w / 2 + 1
+        blurred = total[i] if blurred is None else blurred / 2 + total[i]
+        weight = 1.0 if weight is None else weight / 2 + 1
         if types[i] == "I" and not (goes_on and i == 0):
-            out[i] = crf - 2.91
+            out[i] = crf - I_OFFSET
         else:
-            out[i] = crf + 2.4 * torch.log2((s / w / scale).clamp(min=1e-3)) + 2.4 * math.log2(1 / (25 * duration))
-    for kinds, extra in (("B", 1.14), ("b", 2.27)):
+            out[i] = crf + 6 * (1 - QCOMP) * torch.log2((blurred / weight / scale).clamp(min=1e-3)) + _duration_offset(fps)
+    for kinds, extra in (("B", B_REF_OFFSET), ("b", B_OFFSET)):
         for i in [i for i, c in enumerate(types) if c in kinds]:
             before = max(j for j, c in enumerate(types) if j < i and (c in "IP" or (kinds == "b" and c == "B")))
             after = min(j for j, c in enumerate(types) if j > i and (c in "IP" or (kinds == "b" and c == "B")))
-            qs = [out[j] - (1.14 if types[j] == "B" else 0) for j in (before, after)]
+            qs = [out[j] - (B_REF_OFFSET if types[j] == "B" else 0) for j in (before, after)]
             if types[before] == "I" != types[after]:
                 q = qs[1]
             elif types[after] == "I" != types[before]:
@@ -186,3 +163,39 @@ def without_tree(crf: Tensor, fps: float, complexity: Tensor, types: str, adapti
                 q = (qs[0] * (after - i) + qs[1] * (i - before)) / (after - before)
             out[i] = q + extra
     return out
+
+
+def macroblock_qp(
+    crf: Tensor, fps: float, source: SourceFrames, plan: CodingPlan, costs: LookaheadCosts, preset: Preset, offset: float
+) -> Tensor:
+    """QPs of all macroblocks: whole, with the gradient of the real-valued ones.
+
+    Args:
+        crf: of each clip ``[B]``.
+        fps: frame rate.
+        source, plan, costs: the frames and what the lookahead knows of them.
+        preset: what is switched on.
+        offset: added to every QP.
+
+    Returns:
+        Of the plan's frames ``[F, H/16, W/16]``.
+    """
+    adaptive = None
+    with torch.no_grad():
+        of_macroblocks = torch.zeros_like(costs.intra)
+        if preset.adaptive:
+            of_macroblocks = adaptive = aq_offset(source.luma, source.chroma)[listed(plan.source, crf.device)]
+            if preset.tree:
+                of_macroblocks = of_macroblocks + mbtree_offset(costs, adaptive, plan)
+    if preset.tree:
+        frame_qp = frame_qp_mbtree(crf, fps)[listed(plan.clip, crf.device)]
+    else:
+        parts = []
+        for i, (first, last) in enumerate(plan.spans):
+            types = "".join(plan.types[first:last])
+            aq = None if adaptive is None else adaptive[first:last]
+            parts += frame_qp_complexity(crf[i], fps, costs.inter[first:last], types, aq, plan.display[first] < 0)
+        frame_qp = torch.stack(parts)
+    real = frame_qp[:, None, None] + of_macroblocks + offset
+    whole = (real.detach() + 0.5).floor().clamp(0, 51)
+    return replace_value(real, merge_qp_delta(whole, (frame_qp.detach() + 0.5).floor().clamp(0, 51)))

@@ -12,24 +12,27 @@ from .. import rounding as roundings
 from ..blocks import crop, pad_to_multiple
 from ..checks import check_frames, require
 from ..color import rgb_to_ycbcr, ycbcr_to_rgb
-from ..jpeg.codec import code_plane
 from ..jpeg.tables import CHROMA, LUMA
-from ..layer import Codec, Draw
+from ..layer import Draw
 from ..motion import BlockMotion, warp
+from ..ops.jpeg.reference import code_plane
 from ..rate import level_bits
 from ..rounding import Rounding
 from ..strength import uniform, whole
+from .codec import DiffH264
 
 Motion = Callable[[Tensor, Tensor], Tensor]
 
 
-class REVMarkH264(Codec):
+class REVMarkH264(DiffH264):
     """REVMark's DiffH264: one frame coded alone, every other one predicted from it by motion, residuals coded by 8x8 DCT and tables.
 
     The paper gives the equations; the constants are those of its public code. Its strength is fixed: there is no CRF. Residuals
     keep their whole range and zero flow is the identity (the public code clamps the ones to half and mixes grid conventions in the other).
 
     Args:
+        crf, preset, fps, gop: errors, whatever they are: the paper's simulator does not know them.
+        model: "revmark".
         reference: frame coded alone: an index (negative counts from the end), or None to draw one per sample ("randomly selected").
         motion: ``(current, reference) -> flow``; None for :class:`~diffcodec.motion.BlockMotion`. Pass an
             :class:`~diffcodec.motion.SPyNet` for the paper's.
@@ -43,10 +46,17 @@ class REVMarkH264(Codec):
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
     """
 
+    model = "revmark"
     lacks = ("vmap",)
 
     def __init__(
         self,
+        crf: None = None,
+        preset: None = None,
+        fps: None = None,
+        gop: None = None,
+        model: str = "revmark",
+        *,
         reference: int | None = None,
         motion: Motion | None = None,
         flow_from: str = "reconstructed",
@@ -57,6 +67,15 @@ class REVMarkH264(Codec):
         chroma_scale: float = 0.5,
     ) -> None:
         super().__init__()
+        require("model", model, [self.model])
+        if crf is not None:
+            raise TypeError(
+                f"DiffH264(model='revmark') got crf={crf!r}, but the paper's simulator knows no CRF: its strength is"
+                " fixed by intra_scale and inter_scale"
+            )
+        for name, value in (("preset", preset), ("fps", fps), ("gop", gop)):
+            if value is not None:
+                raise TypeError(f"DiffH264(model='revmark') has no option {name}={value!r}: the paper's simulator has one way to code")
         if reference is not None and (isinstance(reference, bool) or not isinstance(reference, int)):
             raise TypeError(f"reference expected a frame index or None, got {reference!r}")
         require("flow_from", flow_from, ["reconstructed", "original"])
@@ -92,21 +111,21 @@ class REVMarkH264(Codec):
 
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
         super().check_draw(draw, shape)
-        check_frames("REVMarkH264", draw["reference"], shape[1])
+        check_frames(self.who, draw["reference"], shape[1])
 
     def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
         return ["".join("I" if i == r else "P" for i in range(shape[1])) for r in draw["reference"].tolist()]
 
     def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
         _b, t, _, h, w = video.shape
-        at = draw["reference"][:, None]  # [B, 1]
+        reference_index = draw["reference"][:, None]  # [B, 1]
         order = torch.arange(t - 1, device=video.device)[None]
-        others = order + (order >= at)  # [B, T-1]
+        others = order + (order >= reference_index)  # [B, T-1]
         noise = draw.get("noise")
 
         ycc = pad_to_multiple(rgb_to_ycbcr(video), 8)  # [B, T, 3, H8, W8]
-        reference = _frames(ycc, at)  # [B, 1, 3, H8, W8]
-        coded, levels = self._code(reference - 128, self.intra_scale, None if noise is None else _frames(noise, at))
+        reference = _frames(ycc, reference_index)  # [B, 1, 3, H8, W8]
+        coded, levels = self._code(reference - 128, self.intra_scale, None if noise is None else _frames(noise, reference_index))
         coded = coded + 128
         if t == 1:
             return ycbcr_to_rgb(crop(coded, h, w)), _bits(levels) if rate else None
@@ -115,11 +134,11 @@ class REVMarkH264(Codec):
         predicted = self._predict(current, coded, reference)
         residual, more = self._code(current - predicted, self.inter_scale, None if noise is None else _frames(noise, others))
         frames = torch.cat([coded, predicted + residual], 1)  # reference first
-        # frame i stands at place 0 (i is the reference), i + 1 (before it) or i (after it)
+        # frame i stands at position 0 (i is the reference), i + 1 (before it) or i (after it)
         i = torch.arange(t, device=video.device)[None]
-        place = torch.where(i == at, 0, i + (i < at))  # [B, T]
-        bits = _frames(torch.cat([_bits(levels), _bits(more)], 1), place) if rate else None
-        return ycbcr_to_rgb(crop(_frames(frames, place), h, w)), bits
+        position = torch.where(i == reference_index, 0, i + (i < reference_index))  # [B, T]
+        bits = _frames(torch.cat([_bits(levels), _bits(more)], 1), position) if rate else None
+        return ycbcr_to_rgb(crop(_frames(frames, position), h, w)), bits
 
     def _predict(self, current: Tensor, coded: Tensor, original: Tensor) -> Tensor:
         """Motion-compensated prediction of all frames at once, eqs. (7) and (8). Shape: ``[B, T-1, 3, H, W]``."""
@@ -142,7 +161,7 @@ class REVMarkH264(Codec):
 
     def extra_repr(self) -> str:
         return (
-            f"reference={self.reference}, flow_from={self.flow_from!r}, flow_gradient={self.flow_gradient},"
+            f"model='revmark', reference={self.reference}, flow_from={self.flow_from!r}, flow_gradient={self.flow_gradient},"
             f" intra_scale={self.intra_scale}, inter_scale={self.inter_scale}, chroma_scale={self.chroma_scale}"
         )
 

@@ -1,8 +1,8 @@
 """JPEG: tables, the differentiable codec, and HiDDeN's masks."""
 
+from ..slopes import Expected
 from .codec import DiffJPEG
 from .masks import JPEGDrop, JPEGMask
-from .slopes import Expected
 from .tables import CHROMA, LUMA, quality_tables, scale_table
 
 __all__ = ["CHROMA", "LUMA", "DiffJPEG", "Expected", "JPEGDrop", "JPEGMask", "quality_tables", "scale_table"]

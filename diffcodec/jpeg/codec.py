@@ -9,25 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import kernels, opaque
+from .. import opaque
 from .. import rounding as roundings
-from ..blocks import crop, join, pad_to_multiple, split
+from ..backend import validate_backend
 from ..checks import replace_value, require, traced
-from ..color import SUBSAMPLINGS, downsample, rgb_to_ycbcr, upsample, ycbcr_to_rgb
+from ..color import SUBSAMPLINGS
 from ..layer import FIRST_ORDER_ONLY, Codec, Draw, Layer, view_of
+from ..ops.jpeg.exact import code_exact
+from ..ops.jpeg.reference import code_jpeg, code_soft
 from ..rate import level_bits
 from ..rounding import Rounding
+from ..slopes import GRADIENTS, SLOPES, Expected, Slope
 from ..strength import Strength, StrengthLike, uniform
-from ..transform import dct2, idct2
-from . import exact
-from .slopes import GRADIENTS, SLOPES, Expected, Slope
 from .tables import quality_tables
 
 
 class DiffJPEG(Codec):
     """Differentiable JPEG: the decoded picture of libjpeg, with a gradient.
 
-    By default the forward value is libjpeg's own (islow transform, default chroma filters; see :mod:`diffcodec.jpeg.exact`) after
+    By default the forward value is libjpeg's own (islow transform, default chroma filters; see :mod:`diffcodec.ops.jpeg.exact`) after
     rounding the input to 8 bits, and ``gradient`` chooses what flows back. With ``rounding`` the forward value is soft instead:
     samples stay real-valued between the steps and only the quantiser rounds, by a surrogate that shapes value and gradient alike.
 
@@ -36,20 +36,31 @@ class DiffJPEG(Codec):
             None for 75, or with ``tables``.
         subsampling: "4:2:0", "4:2:2" or "4:4:4".
         rounding: None for the exact forward; else a name in :data:`diffcodec.rounding.ROUNDINGS` or a function.
-        gradient: of the exact forward: a name in :data:`diffcodec.jpeg.slopes.GRADIENTS`, an
-            :class:`~diffcodec.jpeg.slopes.Expected` or a slope function ``(y, step) -> slope``; None for the default, "expected".
+        gradient: of the exact forward: a name in :data:`diffcodec.slopes.GRADIENTS`, an
+            :class:`~diffcodec.slopes.Expected` or a slope function ``(y, step) -> slope``; None for the default, "expected".
             "identity" passes by the whole codec, quality included (bits have the default's gradient).
         tables: quantiser steps in place of those of ``quality``: ``[2, 8, 8]`` (luma, chroma) or ``[B, 2, 8, 8]``, 1..255;
             differentiable, rounded to whole numbers by the exact forward.
-        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`). The kernels have every named gradient and rounding but "noise";
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`). The kernels have every named gradient and rounding but "noise";
             :meth:`encode` counts levels and runs in torch.
 
     Shape:
         ``[B, 3, H, W]`` or ``[B, 1, H, W]`` (grey) or ``[B, T, 3, H, W]`` (each frame coded alone, one quality a clip), any H, W >= 1.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> image = torch.rand(2, 3, 20, 30, requires_grad=True)
+        >>> layer = dc.DiffJPEG((30, 90))
+        >>> layer(image, quality=50).square().mean().backward()
+        >>> image.grad.shape
+        torch.Size([2, 3, 20, 30])
+        >>> layer.encode(image, quality=[30, 90]).bits.diff() > 0
+        tensor([True])
     """
 
     images = True
     channels = (1, 3)
+    raw = True
     operator: Any = opaque.operator("diff_jpeg")
     lacks: tuple[str, ...] = FIRST_ORDER_ONLY
 
@@ -63,7 +74,7 @@ class DiffJPEG(Codec):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.backend = kernels.checked(backend)
+        self.backend = validate_backend(backend)
         if quality is not None and tables is not None:
             raise ValueError(f"tables take the place of a quality: leave out quality={quality!r}")
         self.quality = Strength(75 if quality is None else quality, "quality", 1, 100)
@@ -88,10 +99,6 @@ class DiffJPEG(Codec):
     def exact(self) -> bool:
         """Whether the forward value is libjpeg's own."""
         return self.rounding is None
-
-    @property
-    def clamps(self) -> bool:
-        return self.exact
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
@@ -132,11 +139,23 @@ class DiffJPEG(Codec):
             _checked_tables(draw["tables"])
 
     def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
-        out, levels = self.levels(video, draw, rate)
-        if self._passes_by:
-            out = replace_value(video, out.detach())
-        bits = torch.stack([level_bits(v) for v in levels]).sum(0).view(video.shape[0], -1) if rate else None
-        return out, bits
+        bits = None
+        if rate:
+            out, levels = self.levels(video, draw)
+            bits = torch.stack([level_bits(v) for v in levels]).sum(0).view(video.shape[0], -1)
+        else:
+            out = self._decoded(video, draw)
+        return (replace_value(video, out.detach()) if self._passes_by else out), bits
+
+    def _decoded(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        mode, width = self._mode()
+        if not mode:
+            if self.backend not in ("auto", "reference"):
+                raise RuntimeError(f"backend={self.backend!r} cannot run: there is no kernel for DiffJPEG({self.extra_repr()})")
+            return self.levels(video, draw, False)[0]
+        x, tables = self._flat(video, draw)
+        out = code_jpeg.on(self.backend, x, tables, *SUBSAMPLINGS[self.subsampling], self.exact, mode, width)
+        return out.view(video.shape).to(video.dtype)
 
     @property
     def _passes_by(self) -> bool:
@@ -146,26 +165,20 @@ class DiffJPEG(Codec):
     def _slope(self) -> Slope:
         return SLOPES.get(self.gradient, SLOPES["expected"]) if isinstance(self.gradient, str) else self.gradient
 
-    def fuse(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        from ..kernels import jpeg
-
-        x = video.flatten(0, -4).float()
-        tables = self._tables(draw, x).repeat_interleave(x.shape[0] // video.shape[0], 0)  # [N, 2, 8, 8]
-        out = jpeg.code(x, tables, SUBSAMPLINGS[self.subsampling], self.exact, *self._mode()).view(video.shape).to(video.dtype)
-        return replace_value(video, out.detach()) if self._passes_by else out
-
-    def no_kernel(self, video: Tensor) -> str | None:
-        return None if self._mode()[0] else f"there is no kernel for DiffJPEG({self.extra_repr()})"
-
     def levels(self, video: Tensor, draw: Mapping[str, Any], wanted: bool = True) -> tuple[Tensor, list[Tensor]]:
         """Decoded video, and the quantised levels of Y', Cb and Cr with the frames of all samples first, ``[B*T, ..., 8, 8]`` each."""
-        x = video.flatten(0, -4)  # [N, C, H, W], N = B or B*T
-        tables = self._tables(draw, x).repeat_interleave(x.shape[0] // video.shape[0], 0)  # [N, 2, 8, 8]
-        if self.exact:
-            out, levels = exact.code(x, tables, self.subsampling, self._slope, wanted)
+        x, tables = self._flat(video, draw)
+        if self.rounding is None:
+            out, levels = code_exact(x, tables, self.subsampling, self._slope, wanted)
         else:
-            out, levels = self._soft(x, tables, draw)
-        return out.view(video.shape), levels
+            out, levels = code_soft(x, tables, self.subsampling, self.rounding, draw)
+        return out.view(video.shape).to(video.dtype), levels
+
+    def _flat(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Pictures ``[N, C, H, W]``, N = B or B*T, in working precision, and their tables ``[N, 2, 8, 8]``."""
+        x = video.flatten(0, -4)
+        x = x if x.dtype == torch.float64 else x.float()
+        return x, self._tables(draw, x).repeat_interleave(x.shape[0] // video.shape[0], 0)
 
     def _mode(self) -> tuple[str, float]:
         """The kernel's mode and the width of its slope; no mode where there is none."""
@@ -182,22 +195,6 @@ class DiffJPEG(Codec):
             return quality_tables(draw["quality"], like)
         tables = draw["tables"].to(like)
         return replace_value(tables, tables.detach().round().clamp(1, 255)) if self.exact else tables
-
-    def _soft(self, x: Tensor, tables: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
-        assert self.rounding is not None
-        h, w = x.shape[-2:]
-        grey = x.shape[1] == 1
-        ycc = x * 255 if grey else rgb_to_ycbcr(x)
-        planes, levels = [], []
-        for i, plane in enumerate(ycc.unbind(1)):  # [N, H, W]
-            small = downsample(plane, self.subsampling) if i else plane
-            table = tables[:, min(i, 1), None, None]  # [N, 1, 1, 8, 8]
-            coded, level = code_plane(pad_to_multiple(small, 8) - 128, table, self.rounding, draw.get(f"noise{i}"))
-            levels.append(level)
-            coded = crop(coded + 128, *small.shape[-2:])
-            planes.append(upsample(coded, h, w, self.subsampling) if i else coded)
-        out = torch.stack(planes, 1)
-        return (out / 255 if grey else ycbcr_to_rgb(out)), levels
 
     def extra_repr(self) -> str:
         forward = "exact, gradient=" + self._names[1] if self.exact else "rounding=" + self._names[0]
@@ -222,20 +219,3 @@ def _checked_tables(tables: object) -> Tensor:
     if not (low >= 1 and high <= 255):
         raise ValueError(f"tables expected steps in [1, 255], got min {low:g}, max {high:g}")
     return tables
-
-
-def code_plane(plane: Tensor, table: Tensor, rounding: Rounding, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """DCT, quantise, dequantise, inverse DCT of planes around 0 (REVMark eqs. (3)-(5)).
-
-    Args:
-        plane: ``[N, H, W]``, H and W multiples of 8.
-        table: quantiser steps, broadcastable to ``[N, H/8, W/8, 8, 8]``.
-        rounding: surrogate of round().
-        noise: uniform numbers for the ``noise`` surrogate.
-
-    Returns:
-        Decoded plane ``[N, H, W]`` and levels ``[N, H/8, W/8, 8, 8]``.
-    """
-    scaled = dct2(split(plane, 8)) / table  # [N, H/8, W/8, 8, 8]
-    levels = rounding(scaled) if noise is None else roundings.noise(scaled, noise.reshape(scaled.shape))
-    return join(idct2(levels * table)), levels

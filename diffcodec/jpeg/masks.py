@@ -47,6 +47,11 @@ class JPEGMask(_CoefficientMask):
 
     Args:
         luma, chroma: how many of the 64 coefficients are kept; HiDDeN keeps 25 and 9.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.JPEGMask()(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 3, 16, 16])
     """
 
     def __init__(self, luma: int = 25, chroma: int = 9) -> None:
@@ -73,6 +78,11 @@ class JPEGDrop(_CoefficientMask):
     Args:
         quality: 1..100, sets the tables; number, ``[B]``, range or schedule.
         scale: mean magnitude of coefficients, in levels.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.JPEGDrop()(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 3, 16, 16])
     """
 
     def __init__(self, quality: StrengthLike = 50, scale: float = 16.0) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import kernels
+from ..backend import validate_backend
+from ..ops.warp import reference as op
 
 
 def warp(reference: Tensor, flow: Tensor, backend: str = "auto") -> Tensor:
@@ -17,48 +18,23 @@ def warp(reference: Tensor, flow: Tensor, backend: str = "auto") -> Tensor:
     Args:
         reference: ``[N, C, H, W]``.
         flow: ``[N, 2, H, W]`` in pixels, (x, y).
-        backend: "auto", "reference" or "triton" (:mod:`diffcodec.kernels`).
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
 
     Returns:
         ``[N, C, H, W]``.
 
     Raises:
         ValueError: the shapes do not fit. RuntimeError: ``backend="triton"`` where it cannot run.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> frame, flow = torch.rand(1, 3, 8, 8), torch.zeros(1, 2, 8, 8)
+        >>> torch.equal(dc.motion.warp(frame, flow), frame)
+        True
     """
     n, _c, h, w = reference.shape
     if flow.shape != (n, 2, h, w):
         raise ValueError(f"warp expected flow [{n}, 2, {h}, {w}] for reference {tuple(reference.shape)}, got {tuple(flow.shape)}")
     if flow.device.type == "cpu" and not torch.compiler.is_compiling() and not flow.detach().isfinite().all():
         raise ValueError("warp expected finite flow, got NaN or infinity")
-    if kernels.wanted(kernels.checked(backend), reference):
-        from ..kernels import warp as fused
-
-        return fused.warp(reference, flow)
-    flow = flow.to(torch.float64 if reference.dtype == torch.float64 else torch.float32)  # half precision cannot count beyond 2048
-    x = torch.arange(w, device=flow.device, dtype=flow.dtype) + flow[:, 0]  # [N, H, W]
-    y = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1]
-    return bilinear(reference, x, y)
-
-
-def bilinear(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Samples of an image at positions in pixels, edges repeated, exact at whole positions.
-
-    Shape: ``[N, C, h, w], [N, H, W], [N, H, W] -> [N, C, H, W]``.
-    """
-    n, c, h, w = image.shape
-    x, y = x.clamp(0, w - 1), y.clamp(0, h - 1)
-    x0, y0 = x.detach().floor(), y.detach().floor()
-    fx, fy = (x - x0).to(image)[:, None], (y - y0).to(image)[:, None]  # [N, 1, H, W]
-    left, top = x0.long(), y0.long()
-    right, bottom = (left + 1).clamp(max=w - 1), (top + 1).clamp(max=h - 1)
-
-    flat = image.flatten(2)  # [N, C, h*w]
-
-    def take(row: Tensor, column: Tensor) -> Tensor:
-        at = (row * w + column).flatten(1)[:, None].expand(n, c, -1)
-        return flat.gather(2, at).view(n, c, *x.shape[1:])
-
-    a, b, d, e = take(top, left), take(top, right), take(bottom, left), take(bottom, right)
-    upper = a + fx * (b - a)
-    lower = d + fx * (e - d)
-    return upper + fy * (lower - upper)
+    return op.warp.on(validate_backend(backend), reference, flow)

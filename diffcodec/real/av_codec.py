@@ -168,6 +168,15 @@ class RealCodec(Real):
     Raises:
         ValueError: a name, CRF, preset or rate that the encoder does not have, or an option that it did not take (PyAV would
             pass it over in silence) or that changes the meaning of the picture. ImportError: PyAV is missing or was built without the encoder.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> codec = dc.RealCodec("libx264", crf=23, preset="ultrafast", gradient="identity")
+        >>> video = torch.rand(1, 3, 3, 32, 32, requires_grad=True)
+        >>> coded = codec.encode(video)
+        >>> coded.bits > 0, len(coded.streams[0]) > 0
+        (tensor([True]), True)
+        >>> coded.video.sum().backward()
     """
 
     operator = opaque.operator("real_codec")

@@ -1,0 +1,251 @@
+"""Which implementation of an operation runs: the policy, and the registry. A leaf: it knows no operation.
+
+An operation is defined once, in torch, in ``ops/<family>/reference.py``::
+
+    @operation
+    def quarter_pel(luma: Tensor) -> Tensor: ...
+
+    @quarter_pel.outputs
+    def _(luma: Tensor) -> Tensor: ...  # what it returns, not computed: allocated
+
+The signature is the schema. Other implementations lie beside it in modules that bear the backend's name (``triton.py``) and are imported when one
+is first asked for::
+
+    @implements(quarter_pel)  # of diffcodec.implement
+    def forward(luma): ...
+
+Layers take ``backend``: "auto" (the fastest that can run), "reference" (torch) or another of :data:`BACKENDS` (an error that says why where it cannot
+run). A codec of many operations names its backend once, with :func:`using`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from .checks import require, traced
+
+if TYPE_CHECKING:
+    from .implement import Implementation
+
+BACKENDS = ("auto", "reference", "triton")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+try:
+    _INSTALLED = importlib.util.find_spec("triton") is not None
+except ImportError:
+    _INSTALLED = False
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's interpreter stands in for a GPU
+
+
+# Policy
+
+
+def validate_backend(backend: str) -> str:
+    """A backend's name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    require("backend", backend, list(BACKENDS))
+    return backend
+
+
+def obstacle(x: Tensor) -> str | None:
+    """Why no Triton kernel can run on a tensor; None where one can."""
+    if x.dtype == torch.float64:
+        return "kernels compute in float32, the input is float64"
+    if x.device.type != "cuda" and not (_INTERPRETED and x.device.type == "cpu"):
+        return f"it needs a CUDA device, the input is on {x.device} (TRITON_INTERPRET=1 runs kernels on the CPU, slowly, for tests)"
+    if not _INSTALLED:
+        return "triton is not installed: pip install 'diffcodec[kernels]'"
+    if x.device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(x.device)
+        if major < 8:
+            return f"it needs compute capability 8.0, this GPU has {major}.{minor}"
+    return None
+
+
+def resolve_backend(backend: str, x: Tensor, lacking: str | None = None) -> str:
+    """The backend that runs.
+
+    Args:
+        backend: of :data:`BACKENDS`.
+        x: the input.
+        lacking: what was asked for that no kernel has.
+
+    Returns:
+        A name other than "auto".
+
+    Raises:
+        RuntimeError: a backend that was named cannot run.
+    """
+    if backend == "reference" or (backend == "auto" and x.device.type != "cuda"):
+        return "reference"
+    why = obstacle(x) or lacking
+    if backend != "auto" and why:
+        raise RuntimeError(f"backend={backend!r} cannot run: {why}")
+    return "reference" if why else "triton"
+
+
+_of_parts: ContextVar[str] = ContextVar("backend", default="auto")
+
+
+@contextmanager
+def using(backend: str) -> Iterator[None]:
+    """Backend of all operations that run inside, in this thread."""
+    token = _of_parts.set(validate_backend(backend))
+    try:
+        yield
+    finally:
+        _of_parts.reset(token)
+
+
+def active(x: Tensor) -> str:
+    """The backend that operations on a tensor run on, by that of :func:`using`."""
+    return resolve_backend(_of_parts.get(), x)
+
+
+# Operations
+
+OPERATIONS: dict[str, Operation[..., Any]] = {}  # by name, of the families that have been imported: see diffcodec.ops.families
+LIBRARY = torch.library.Library("diffcodec", "FRAGMENT")
+
+
+def register_operator(name: str, schema: str, run: Callable[..., Any], allocate: Callable[..., Any]) -> Any:
+    """An operator ``diffcodec::name`` of torch.library."""
+    LIBRARY.define(name + schema)
+    LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"diffcodec::{name}", allocate, lib=LIBRARY)
+    operator, _, overload = name.partition(".")
+    return getattr(getattr(torch.ops.diffcodec, operator), overload)
+
+
+class Operation(Generic[P, R]):
+    """An operation of the library: its definition in torch, and the implementations that stand in for it.
+
+    Calling it runs the backend of :func:`using`; :meth:`on` names one. The first argument, a tensor or a list of tensors, tells the device.
+
+    Args:
+        reference: the definition. Its signature is the schema of all implementations (annotations as ``torch.library`` has them, no defaults), its
+            docstring the operation's.
+        opaque: whether compilers see the reference as one node, too, rather than look into it.
+
+    Attributes:
+        name, reference: of the definition.
+        family: the package that holds its implementations.
+        differentiable: names of the inputs that implementations have a gradient for.
+    """
+
+    def __init__(self, reference: Callable[P, R], opaque: bool = False) -> None:
+        self.name, self.reference, self.opaque = reference.__name__, reference, opaque
+        self.family = reference.__module__.rpartition(".")[0]
+        self.parameters = tuple(inspect.signature(reference).parameters)
+        self.differentiable: tuple[str, ...] = ()
+        self._allocate: Callable[..., Any] | None = None
+        self._implementations: dict[str, Implementation] = {}
+        functools.update_wrapper(self, reference)
+        OPERATIONS[self.name] = self
+
+    def __repr__(self) -> str:
+        return f"<operation {self.name} of {self.family}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.on(_of_parts.get(), *args, **kwargs)
+
+    def on(self, backend: str, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run one backend.
+
+        Raises:
+            RuntimeError: it was named and cannot run.
+        """
+        if kwargs:
+            args = self.bound(*args, **kwargs)  # type: ignore[assignment]
+        first: Any = args[0]
+        first = first[0] if isinstance(first, (list, tuple)) else first
+        if backend == "reference" or (backend == "auto" and first.device.type != "cuda"):  # at once: most calls
+            name = "reference"
+        else:
+            name = resolve_backend(backend, first)
+            if name != "reference" and not _loaded(self.name, name):
+                name = "reference"
+            if name != "reference" and (lacks := self._implementations[name].lacks) is not None:
+                name = resolve_backend(backend, first, lacks(*args))
+        if name != "reference":
+            return self._implementations[name](*args)  # type: ignore[no-any-return]
+        if self.opaque and traced(first):
+            return getattr(torch.ops.diffcodec, self.name).reference(*args)  # type: ignore[no-any-return]
+        return self.reference(*args)  # type: ignore[call-arg]
+
+    def bound(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Arguments by place."""
+        return inspect.signature(self.reference).bind(*args, **kwargs).args
+
+    def outputs(self, allocate: Callable[P, R]) -> Callable[P, R]:
+        """Register what allocates the outputs for given inputs: what compilers know of them, and where implementations write."""
+        self._allocate = allocate
+        return allocate
+
+    def allocate(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Outputs for these inputs, their values not computed."""
+        if self._allocate is None:
+            raise NotImplementedError(f"{self.name} says not what it returns: register @{self.name}.outputs beside its reference")
+        return self._allocate(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def schema(self, further: int = 0) -> str:
+        """As torch.library writes it, with further tensors returned."""
+        text = torch.library.infer_schema(inspect.unwrap(self.reference), mutates_args=())
+        if not further:
+            return text
+        inputs, _, returned = text.partition(" -> ")
+        return f"{inputs} -> ({', '.join([returned.strip('()'), *['Tensor'] * further])})"
+
+    def implementation(self, backend: str) -> Implementation | None:
+        """What stands in for the reference, None where there is nothing."""
+        return self._implementations[backend] if _loaded(self.name, backend) else None
+
+    def backends(self) -> list[str]:
+        """Those that have an implementation, the reference first."""
+        return ["reference", *(b for b in BACKENDS[2:] if (b != "triton" or _INSTALLED) and self.implementation(b) is not None)]
+
+    @functools.cached_property
+    def number_of_outputs(self) -> int:
+        """Of the reference."""
+        returned = self.schema().partition(" -> ")[2]
+        return returned.count("Tensor")
+
+
+def _loaded(name: str, backend: str) -> bool:
+    """Import the module that has an operation's implementation, and say whether there is one."""
+    op = OPERATIONS[name]
+    if backend not in op._implementations and importlib.util.find_spec(f"{op.family}.{backend}") is not None:
+        importlib.import_module(f"{op.family}.{backend}")
+    return backend in op._implementations
+
+
+# torch.compile runs it while it traces and takes the answer for granted: torch.compiler.assume_constant_result, without importing the compiler
+_loaded._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def operation(reference: Callable[P, R]) -> Operation[P, R]:
+    """Make a function in torch the definition of an operation."""
+    return Operation(reference)
+
+
+def opaque_operation(reference: Callable[P, R]) -> Operation[P, R]:
+    """The same for one without gradient that compilers should not look into: they see one node whichever implementation runs."""
+    out = Operation(reference, opaque=True)
+    register_operator(f"{out.name}.reference", out.schema(), reference, out.allocate)
+    return out

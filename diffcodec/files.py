@@ -1,0 +1,87 @@
+"""Files and folders: which are videos, written whole or not at all, keys of random draws."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .media import (
+    NO_SPACE,
+    VideoError,
+)
+
+SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".y4m", ".ts")
+Path_ = str | os.PathLike[str]
+
+
+@contextlib.contextmanager
+def replacing(path: Path_) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block succeeds, and vanishes when it does not."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise VideoError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise VideoError(f"{path} is a folder; expected a file to write")
+    temporary = path.parent / f".{path.stem}.{secrets.token_hex(4)}{path.suffix}"
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))  # with the permissions that any new file gets
+    except OSError as error:
+        raise VideoError(f"{path}: cannot write there ({error.strerror})") from error
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise VideoError(f"{path}: no space left to write it; nothing was kept") from error
+        raise VideoError(f"{path}: cannot be written ({error.strerror or error}); nothing was kept") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def video_files(folder: Path_ | Sequence[Path_]) -> list[Path]:
+    """The video files below a folder, sorted, without hidden ones (such as those that a killed process left half-written); a file stands for itself.
+
+    Raises:
+        VideoError: missing path, or nothing found.
+    """
+    places = [folder] if isinstance(folder, (str, os.PathLike)) else list(folder)
+    out: list[Path] = []
+    for place in map(Path, places):
+        if place.is_file():
+            out.append(place)
+        elif place.is_dir():
+            out += sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+        elif place.exists():
+            raise VideoError(f"{place} is a pipe or device; expected a video file or a folder")
+        else:
+            raise VideoError(f"{place}: no such file or folder")
+    if not out:
+        raise VideoError(f"no video files ({', '.join(SUFFIXES)}) in {', '.join(map(str, places))}")
+    return out
+
+
+def key(*numbers: int) -> int:
+    """One 63-bit seed from several numbers (splitmix64's mixing), so that neighbouring items share nothing."""
+    mask, z = (1 << 64) - 1, 0
+    for n in numbers:
+        z = (z + n + 0x9E3779B97F4A7C15) & mask
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        z ^= z >> 31
+    return z >> 1

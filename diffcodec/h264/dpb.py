@@ -1,0 +1,86 @@
+"""The decoded picture buffer (C.4; x264's frame.c): what has been coded, and quarter-pel planes of what others refer to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..blocks import repeat_blocks
+from ..constants import listed
+from ..ops.interpolate.reference import MARGIN, predict_chroma, predict_luma, quarter_pel
+from .plan import CodingPlan
+
+
+class BlockReferences(NamedTuple):
+    """The reference of each 8x8 block.
+
+    Attributes:
+        frames: the references, numbers of frames of the plan.
+        slot: where the quarter-pel planes of each block's lie. ref_idx: its number among ``frames``. ref_id: the frame. ``[N, H/8, W/8]``.
+    """
+
+    frames: list[int]
+    slot: Tensor
+    ref_idx: Tensor
+    ref_id: Tensor
+
+
+class DecodedPictureBuffer:
+    """Decoded frames of a batch.
+
+    Args:
+        plan: what is coded.
+        like: source luma ``[S, H, W]``.
+
+    Attributes:
+        luma, chroma: decoded frames ``[H, W]``, ``[2, H/2, W/2]`` by number in the plan, None before they are coded.
+        phases: quarter-pel planes of the references ``[R, 16, Hp, Wp]``, each made when it is first asked for.
+    """
+
+    def __init__(self, plan: CodingPlan, like: Tensor) -> None:
+        self.luma: list[Any] = [None] * len(plan.types)
+        self.chroma: list[Any] = [None] * len(plan.types)
+        self._shown = plan.shown
+        self._slots = {r: k for k, r in enumerate(plan.references())}
+        h, w = like.shape[1:]
+        self.phases = like.new_empty(len(self._slots), 16, h + 2 * MARGIN, w + 2 * MARGIN, dtype=torch.uint8)
+        self._interpolated: set[int] = set()
+
+    def store(self, frames: Sequence[int], luma: Tensor, chroma: Tensor) -> None:
+        """Keep decoded frames ``[N, H, W]``, ``[N, 2, H/2, W/2]``."""
+        for i, y, c in zip(frames, luma.unbind(), chroma.unbind()):
+            self.luma[i], self.chroma[i] = y, c
+
+    def references(self, candidates: Sequence[int], choice: Tensor) -> tuple[Tensor, BlockReferences]:
+        """Have references at hand.
+
+        Args:
+            candidates: frames.
+            choice: which of them each macroblock uses ``[N, H/16, W/16]``.
+
+        Returns:
+            Where the quarter-pel planes of each macroblock's lie ``[N, H/16, W/16]``; and the rest by blocks of 8x8.
+        """
+        own = list(dict.fromkeys(candidates))
+        new = [i for i in own if i not in self._interpolated]
+        if new:
+            with torch.no_grad():
+                planes = quarter_pel(torch.stack([self.luma[i] for i in new]))
+                self.phases.index_copy_(0, listed([self._slots[i] for i in new], choice.device), planes)
+            self._interpolated.update(new)
+        table = listed([[self._slots[i] for i in candidates], [own.index(i) for i in candidates], list(candidates)], choice.device)
+        of_macroblocks = table[:, choice]  # [3, N, H/16, W/16]
+        of_blocks = repeat_blocks(of_macroblocks.flatten(0, 1), 2).unflatten(0, of_macroblocks.shape[:2])
+        return of_macroblocks[0], BlockReferences(own, *of_blocks)
+
+    def fetch(self, refs: BlockReferences, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """8x8 blocks of references ``[N, H/8, W/8, 64]``, and of their chroma ``[N, H/8, W/8, 2, 16]``, that vectors point at."""
+        luma, chroma = (torch.stack([planes[i] for i in refs.frames]) for planes in (self.luma, self.chroma))
+        return predict_luma(luma, self.phases, refs.slot, refs.ref_idx, vectors, 8), predict_chroma(chroma, refs.ref_idx, vectors, 4)
+
+    def output(self) -> tuple[Tensor, Tensor]:
+        """The clips' frames in display order, luma ``[S, H, W]`` and chroma ``[S, 2, H/2, W/2]``."""
+        return torch.stack([self.luma[i] for i in self._shown]), torch.stack([self.chroma[i] for i in self._shown])

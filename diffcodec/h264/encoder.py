@@ -1,0 +1,123 @@
+"""The encoder's block diagram, one function: :func:`encode_video`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..ops.color.reference import yuv420_to_rgb
+from ..ops.deblock.reference import boundary_strengths, deblock
+from ..ops.residual.reference import code_chroma, code_luma
+from . import bits
+from .dpb import DecodedPictureBuffer
+from .gop import Gop
+from .guide import Guide
+from .lookahead import look_ahead
+from .motion import GuideMotion, SearchedMotion
+from .plan import CodingPlan, FrameGroup, SourceFrames
+from .prediction import Prediction, predict_inter_frames, predict_intra_frames
+from .presets import Constants, Preset
+from .rate_control import macroblock_qp
+
+QP_SPAN = 2  # how much finer and coarser a residual is coded for the gradient of its bits by QP
+
+
+class Settings(NamedTuple):
+    """How a video is encoded: frame rate, habits of the preset, what was fitted, and whether bits are counted."""
+
+    fps: float
+    preset: Preset
+    constants: Constants
+    rate: bool
+
+
+def encode_video(
+    video: Tensor, crf: Tensor, gops: Sequence[Gop], guides: Sequence[Guide] | None, settings: Settings
+) -> tuple[Tensor, Tensor | None, list[str]]:
+    """Encode and decode clips.
+
+    Args:
+        video: ``[B, T, 3, H, W]``, float32 in [0, 1].
+        crf: of each clip ``[B]``.
+        gops: of each clip; types may be left open. guides: decisions of a real encode in place of the lookahead's and the search's.
+        settings: the rest.
+
+    Returns:
+        Decoded video; what the bits of each frame are counted from ``[B, T, 6]`` (see :mod:`diffcodec.h264.bits`), None if not wanted; frame
+        types.
+    """
+    b, t, _, h, w = video.shape
+    _, preset, constants, rate = settings
+    source = SourceFrames.of(video)  # colour
+    # lookahead, frame types, QP: an encoder's own or a guide's
+    plan, motion, qp = guided(crf, guides, t, settings) if guides is not None else decided(source, crf, gops, t, settings)
+    dpb, features = DecodedPictureBuffer(plan, source.luma), dict[int, Tensor]()
+    for group in plan.groups(source, qp, preset.chroma_offset):
+        intra = group.type == "I"
+        p = predict_intra_frames(group, preset, constants) if intra else predict_inter_frames(group, dpb, motion, preset, constants, rate)
+        luma, chroma, coded, counted = code_residual(group, p, settings)
+        if preset.deblock:
+            strengths = boundary_strengths(p.intra, coded, p.motion, p.transform_8x8)
+            luma, chroma = deblock(luma, chroma, *strengths, group.qp.detach(), group.qpc.detach())
+        dpb.store(group.frames, luma, chroma)
+        features |= dict(zip(group.frames, () if counted is None else counted.unbind()))
+    out = yuv420_to_rgb(*dpb.output())[..., :h, :w].reshape(b, t, 3, h, w)  # colour
+    types = ["".join(plan.types[i] for i in plan.shown[k * t : k * t + t]).upper() for k in range(b)]
+    return out, torch.stack([features[i] for i in plan.shown]).view(b, t, -1) if rate else None, types
+
+
+def decided(
+    source: SourceFrames, crf: Tensor, gops: Sequence[Gop], frames: int, settings: Settings
+) -> tuple[CodingPlan, SearchedMotion, Tensor]:
+    """Frame types, motion and QPs as the lookahead and rate control find them."""
+    plan, costs = look_ahead(source.luma, gops, frames, settings.preset)
+    qp = macroblock_qp(crf, settings.fps, source, plan, costs, settings.preset, settings.constants.qp)
+    return plan, SearchedMotion(plan, costs, settings.preset), qp
+
+
+def guided(crf: Tensor, guides: Sequence[Guide], frames: int, settings: Settings) -> tuple[CodingPlan, GuideMotion, Tensor]:
+    """The same as a real encode had it; QPs follow the CRF with their gradient."""
+    plan = CodingPlan.of([Gop(g.types, references=max(1, settings.preset.references)) for g in guides], frames)
+    of_frames = crf.repeat_interleave(frames)[:, None, None]
+    qp = torch.cat([g.qp for g in guides]).to(crf) + (of_frames - of_frames.detach())
+    return (
+        plan,
+        GuideMotion(plan, torch.cat([g.vectors for g in guides]).to(qp.device), torch.cat([g.used for g in guides]).to(qp.device)),
+        qp,
+    )
+
+
+def code_residual(group: FrameGroup, p: Prediction, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Luma and chroma with their residuals coded, 4x4 blocks that have coefficients, and if wanted what bits are counted from ``[N, 6]``."""
+    out = _code(group, p, group.qp, group.qpc, settings)
+    if settings.rate and group.qp.requires_grad:
+        out = (*out[:3], _features_by_qp(group, p, settings))
+    return out
+
+
+def _code(group: FrameGroup, p: Prediction, qp: Tensor, qpc: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    quant, rate = settings.constants.quant.numbers(), settings.rate
+    luma, levels4, levels8, coded = code_luma(group.luma, p.luma, qp, p.intra, p.transform_8x8, p.intra16x16, quant, rate)
+    chroma, levels_c = code_chroma(group.chroma, p.chroma, qpc, p.intra, quant, rate)
+    return luma, chroma, coded, bits.features([levels4, levels8, levels_c], coded, p.side_bits, p.not_skipped) if rate else None
+
+
+def _features_by_qp(group: FrameGroup, p: Prediction, settings: Settings) -> Tensor:
+    """What bits are counted from, with the gradient by QP of coding the same residual finer and coarser.
+
+    Which levels, blocks and macroblocks are left out altogether, half of what a QP saves, has no slope of its own.
+    """
+
+    def features(span: int) -> Tensor:
+        out = _code(group, p, group.qp.detach() + span, group.qpc.detach() + span, settings)[3]
+        assert out is not None
+        return out
+
+    own = features(0)
+    with torch.no_grad():
+        slope = (features(QP_SPAN) - features(-QP_SPAN)) / (2 * QP_SPAN)
+    mean = group.qp.mean((1, 2))[:, None]
+    return own + slope * (mean - mean.detach())

@@ -1,0 +1,159 @@
+"""Prediction of a group of frames: intra frames from a reconstruction of themselves, others from the decoded picture buffer (x264's analyse.c)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from ..blocks import from_flat_blocks, repeat_blocks
+from ..checks import replace_value
+from ..ops.deblock.reference import motion_info
+from ..ops.intra.reference import BITS_16X16, cheapest_mode, choose_mb_type, choose_modes, predict_intra
+from ..ops.residual.reference import QuantSettings, choose_transform_8x8, code_chroma, code_luma
+from .dpb import DecodedPictureBuffer
+from .motion import GuideMotion, SearchedMotion, motion_bits
+from .plan import FrameGroup
+from .presets import Constants, Preset
+
+PASSES = 3  # of coding an intra frame: each predicts from the samples of the one before
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is known of frames before their residual is coded.
+
+    Attributes:
+        luma, chroma: predictions ``[N, H, W]``, ``[N, 2, H/2, W/2]``.
+        intra, transform_8x8, intra16x16: macroblocks that are intra, take the 8x8 transform, are intra 16x16; bool ``[N, H/16, W/16]``.
+        motion: of 8x8 blocks, vectors and references of both lists ``[N, H/8, W/8, 6]``.
+        side_bits: of modes and vectors ``[N, H/16, W/16]``. not_skipped: macroblocks that cannot be skipped, bool.
+    """
+
+    luma: Tensor
+    chroma: Tensor
+    intra: Tensor
+    transform_8x8: Tensor
+    intra16x16: Tensor
+    motion: Tensor
+    side_bits: Tensor
+    not_skipped: Tensor
+
+
+@dataclass(frozen=True)
+class IntraModes:
+    """Intra modes of luma of all macroblocks.
+
+    Attributes:
+        mb_type: 0: 16x16, 1: 8x8, 2: 4x4, ``[N, H/16, W/16]``.
+        cost: SATD + lambda bits of that type, same shape.
+        bits: of its modes, same shape.
+        modes: of 16x16, 8x8 and 4x4 blocks as if all macroblocks were of that type, ``[N, H/k * W/k]``; small ones may be missing.
+    """
+
+    mb_type: Tensor
+    cost: Tensor
+    bits: Tensor
+    modes: list[Tensor]
+
+    def predict(self, constructed: Tensor) -> Tensor:
+        """Prediction of luma from its samples ``[N, H, W]``, differentiable in them."""
+        return predict_intra(constructed, self.modes, self.mb_type)
+
+
+@torch.no_grad()
+def choose_intra(
+    source: Tensor,
+    constructed: Tensor,
+    lam: Tensor,
+    preset: Preset,
+    before: IntraModes | None = None,
+    quant: QuantSettings | None = None,
+    qp: Tensor | None = None,
+) -> IntraModes:
+    """Modes by distortion + lambda bits, and the type of each macroblock by the same, or by rate and distortion where ``qp`` is given.
+
+    Args:
+        source: ``[N, H, W]``. constructed: plane whose samples blocks are predicted from.
+        lam: ``[N, H/16, W/16]``.
+        preset: what is compared, and which types there are.
+        before: what this returned the last time: the modes that neighbours predict come from it.
+        quant, qp: how residuals are coded.
+    """
+    small = preset.small_intra
+    known = [] if before is None or not small else [before.mb_type, *before.modes[1:]]
+    mb_type, cost, bits, type_bits, *modes = choose_modes(source, constructed, lam, known, preset.satd, preset.transform8, small)
+    chosen = IntraModes(mb_type, cost, bits, modes if small else modes[:1])
+    if qp is None or not (preset.rate_distortion and small):
+        return chosen
+    assert quant is not None
+    without_trellis = replace(quant, trellis=None).numbers()  # as x264 decides
+    mb_type, bits = choose_mb_type(source, constructed, modes, qp, lam, type_bits, without_trellis)
+    return replace(chosen, mb_type=mb_type, bits=bits)
+
+
+@torch.no_grad()
+def choose_chroma(chroma: Tensor, constructed: Tensor, lam: Tensor, preset: Preset) -> Tensor:
+    """Intra modes of chroma, Cb and Cr together. Shape: ``[N, 2, h, w] -> [N, H/16 * W/16]``."""
+    return cheapest_mode(chroma, constructed, lam.flatten(1), BITS_16X16.like(lam), None, 8, preset.satd, preset.transform8)[1]
+
+
+def predict_intra_frames(group: FrameGroup, preset: Preset, constants: Constants) -> Prediction:
+    """Intra frames: the standard predicts block after block from what it has just decoded; here all blocks from the frame of a pass before."""
+    _, _, luma, chroma, qp, qpc, lam = group
+    every = torch.ones_like(qp, dtype=torch.bool)
+    quant = constants.quant.numbers()
+    with torch.no_grad():
+        constructed, constructed_chroma = luma, chroma
+        modes = None
+        for _ in range(PASSES):
+            modes = choose_intra(luma, constructed, lam, preset, modes)
+            predicted = modes.predict(constructed)
+            chroma_mode = choose_chroma(chroma, constructed_chroma, lam, preset)
+            predicted_chroma = predict_intra(constructed_chroma, [chroma_mode], None)
+            constructed = code_luma(luma, predicted, qp, every, modes.mb_type == 1, modes.mb_type == 0, quant, False)[0]
+            constructed_chroma = code_chroma(chroma, predicted_chroma, qpc, every, quant, False)[0]
+        modes = choose_intra(luma, constructed, lam, preset, modes, constants.quant, qp)
+        chroma_mode = choose_chroma(chroma, constructed_chroma, lam, preset)
+    return Prediction(
+        modes.predict(replace_value(luma, constructed)),
+        predict_intra(replace_value(chroma, constructed_chroma), [chroma_mode], None),
+        every, modes.mb_type == 1, modes.mb_type == 0,
+        torch.zeros(*luma.shape[:1], luma.shape[1] // 8, luma.shape[2] // 8, 6, device=luma.device),
+        modes.bits, every,
+    )  # fmt: skip
+
+
+def predict_inter_frames(
+    group: FrameGroup, dpb: DecodedPictureBuffer, motion: SearchedMotion | GuideMotion, preset: Preset, constants: Constants, rate: bool
+) -> Prediction:
+    """P and B frames: from references and, in P frames and where a guide says so, from neighbours in the source where that is cheaper."""
+    _, _, luma, chroma, _, _, lam = group
+    inter = motion.predict(group, dpb)
+    predicted = from_flat_blocks(inter.luma, 8)
+    predicted_chroma = from_flat_blocks(inter.chroma.movedim(3, 1).flatten(0, 1), 4).view(chroma.shape)
+    side_bits, not_skipped = motion_bits(inter.vectors, inter.uses_list, lam) if rate else (torch.zeros_like(lam), inter.intra)
+    cost, transform_8x8 = choose_transform_8x8(luma.detach(), predicted.detach(), preset.satd, preset.transform8)
+    is_intra, intra16x16 = inter.intra, torch.zeros_like(inter.intra)
+    guided = isinstance(motion, GuideMotion)
+    if group.type == "P" or (guided and _worth_looking(is_intra)):
+        modes = choose_intra(luma.detach(), luma.detach(), lam, preset)
+        if not guided:
+            is_intra = modes.cost * constants.intra_bias < cost
+        if _worth_looking(is_intra):
+            of_samples = repeat_blocks(is_intra, 16)
+            chroma_mode = choose_chroma(chroma.detach(), chroma.detach(), lam, preset)
+            predicted = torch.where(of_samples, modes.predict(luma), predicted)
+            predicted_chroma = torch.where(of_samples[:, None, ::2, ::2], predict_intra(chroma, [chroma_mode], None), predicted_chroma)
+            transform_8x8 = torch.where(is_intra, modes.mb_type == 1, transform_8x8)
+            intra16x16 = is_intra & (modes.mb_type == 0)
+            side_bits, not_skipped = torch.where(is_intra, modes.bits, side_bits), not_skipped | is_intra
+    info = motion_info(inter.vectors, inter.uses_list, inter.ref_id)
+    return Prediction(predicted, predicted_chroma, is_intra, transform_8x8, intra16x16, info, side_bits, not_skipped)
+
+
+def _worth_looking(some: Tensor) -> bool:
+    """Whether any is set, on a CPU; on a GPU to look would mean to wait for it."""
+    return backend.active(some) != "reference" or bool(some.any())

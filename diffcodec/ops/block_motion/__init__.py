@@ -1,0 +1,1 @@
+"""Block motion search in the pixel domain."""

@@ -1,0 +1,1 @@
+"""Attacks of one pass over the video."""

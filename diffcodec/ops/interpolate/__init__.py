@@ -1,0 +1,1 @@
+"""Inter prediction: quarter-pel planes and what vectors fetch from them."""

@@ -1,0 +1,1 @@
+"""Intra prediction and the choice of modes."""

@@ -1,0 +1,1 @@
+"""The search for vectors, partitions and directions."""

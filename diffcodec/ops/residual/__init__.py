@@ -1,0 +1,1 @@
+"""Residual coding, with trellis."""

@@ -1,0 +1,1 @@
+"""Bilinear motion compensation."""

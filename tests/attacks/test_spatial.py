@@ -1,0 +1,80 @@
+"""Attacks on geometry and sharpness."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import natural
+
+import diffcodec as dc
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("p", [0.4, 0.7, 1.0])
+def test_crop_keeps_its_share_of_each_side(p: float) -> None:
+    x = torch.rand(4, 2, 3, 40, 60) * 0.5 + 0.4
+    y = dc.RandomCrop(p)(x, generator=generator())
+    inside = y != 0
+    assert inside.float().mean() == pytest.approx(round(p * 40) * round(p * 60) / 2400)
+    assert torch.equal(y[inside], x[inside])
+    places = {tuple(v.nonzero()[0].tolist()) for v in inside[:, 0, 0]}
+    assert len(places) == (1 if p == 1 else 4)  # each sample has its own window
+
+
+def test_crop_and_resize() -> None:
+    x = natural(2)
+    torch.testing.assert_close(dc.RandomCrop(1.0, mode="resize")(x), x)
+    layer = dc.RandomCrop(0.5, mode="resize")
+    draw = layer.sample(x.shape, generator())
+    top, left = (int(u * (n - n // 2 + 1)) for u, n in zip(draw["position"][0].tolist(), x.shape[-2:]))
+    window = x[0, :, :, top : top + 24, left : left + 32]
+    torch.testing.assert_close(
+        layer(x, draw)[0], F.interpolate(window, size=(48, 64), mode="bilinear", align_corners=False), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 0.7, 1.0])
+def test_resize_is_interpolate_with_antialias(scale: float) -> None:
+    x = natural(1)
+    small = F.interpolate(x[0], size=(round(48 * scale), round(64 * scale)), mode="bilinear", antialias=True)
+    torch.testing.assert_close(
+        dc.Resize(scale)(x)[0], F.interpolate(small, size=(48, 64), mode="bilinear", align_corners=False), atol=2e-5, rtol=0
+    )
+
+
+def test_rotate() -> None:
+    x = natural(1, 2, 33, 33)
+    assert torch.equal(dc.Rotate(0.0)(x), x)
+    wide = torch.rand(1, 1, 3, 8, 1281)
+    assert torch.equal(dc.Rotate(0.0)(wide), wide)
+    torch.testing.assert_close(dc.Rotate(90.0)(x), torch.rot90(x, 1, (-2, -1)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(dc.Rotate(180.0)(x), x.flip(-1, -2), atol=1e-4, rtol=0)
+
+
+def test_flip() -> None:
+    x = natural(1)
+    assert torch.equal(dc.Flip(1.0)(x), x.flip(-1))
+    assert torch.equal(dc.Flip(1.0, axis="vertical")(x), x.flip(-2))
+    assert torch.equal(dc.Flip(0.0)(x), x)
+
+
+def test_noise_has_its_deviation() -> None:
+    x = torch.full((2, 4, 3, 64, 64), 0.5)
+    y = dc.GaussianNoise(torch.tensor([0.02, 0.08]))(x) - x
+    assert y[0].std().item() == pytest.approx(0.02, rel=0.02)
+    assert y[1].std().item() == pytest.approx(0.08, rel=0.02)
+
+
+def test_blur_is_a_normalised_gaussian_in_three_dimensions() -> None:
+    x = torch.zeros(1, 5, 3, 7, 7)
+    x[:, 2, :, 3, 3] = 1
+    w = torch.exp(-torch.tensor([1.0, 0, 1]) / (2 * 2.0**2))
+    w = w / w.sum()
+    y = dc.GaussianBlur(2.0, 3)(x)
+    torch.testing.assert_close(y[0, 1:4, 0, 2:5, 2:5], w[:, None, None] * w[:, None] * w)
+    flat = torch.full((1, 3, 3, 5, 5), 0.7)
+    torch.testing.assert_close(dc.GaussianBlur(5.0, 7)(flat), flat)
+    image = torch.rand(1, 3, 9, 9)
+    torch.testing.assert_close(dc.GaussianBlur(2.0)(image), dc.GaussianBlur(2.0)(image[:, None])[:, 0])
