@@ -15,7 +15,8 @@ from .checkpoint import CheckpointError
 from .config import PRESETS, Config, Model, Training
 from .framing import MessageError
 from .model import Detector, Discriminator, REVMark
-from .train import Plan, train
+from .run import Plan
+from .train import train
 from .weights import load, load_detector
 
 __all__ = [

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffcodec.files import sync_folder
 from diffcodec.media import NO_SPACE
-from diffcodec.video import sync_folder
 
 STATE, STATE_HASH = "state.json", "state.sha256"
 BROKEN = (

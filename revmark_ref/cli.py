@@ -187,7 +187,8 @@ def _detect(args: argparse.Namespace, command: str) -> None:
 
 def _train(args: argparse.Namespace, command: str) -> int:
     from .config import PRESETS, Config
-    from .train import Plan, stages, train
+    from .run import Plan
+    from .train import stages, train
 
     values: dict[str, Any] = {k: getattr(args, k) for k in ("steps", "batch", "bits", "seed") if getattr(args, k) is not None}
     if args.distortion:
@@ -234,7 +235,7 @@ def _train_detector(args: argparse.Namespace, command: str) -> None:
 
 
 def _evaluate(args: argparse.Namespace, command: str) -> None:
-    from diffcodec.video import replacing
+    from diffcodec.files import replacing
 
     from . import evaluate, weights
     from .checkpoint import CheckpointError

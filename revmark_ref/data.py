@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from diffcodec.video import VideoError, read_image, read_video, replacing, video_files, video_info
+from diffcodec.files import replacing, video_files
+from diffcodec.images import read_image
+from diffcodec.video import VideoError, read_video, video_info
 
 from . import checkpoint
 from .keys import generator

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import diffcodec as dc
-from diffcodec.video import replacing
+from diffcodec.files import replacing
 
 from . import checkpoint
 from .config import Config

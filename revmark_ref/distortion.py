@@ -7,20 +7,14 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 import diffcodec as dc
+from diffcodec.attacks.compose import REVMARK_ATTACKS, revmark_attack
 from diffcodec.checks import require
 from diffcodec.layer import Draw, Layer
 
 from .config import DISTORTIONS, Training
 from .keys import generator
 
-ATTACKS: dict[str, Layer] = {
-    "average": dc.FrameAverage(3),
-    "drop": dc.FrameDrop(0.5),
-    "swap": dc.FrameSwap(0.5),
-    "crop": dc.RandomCrop(0.4),
-    "noise": dc.GaussianNoise(0.04),
-    "blur": dc.GaussianBlur(2.0, kernel=3),
-}
+ATTACKS: dict[str, Layer] = {name: revmark_attack(name) for name in REVMARK_ATTACKS}
 
 
 def codec(name: str, training: Training) -> Layer:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .blocks import sigma_clip
 from .config import Training
-from .model import sigma_clip
 
 
 def message_loss(message: Tensor, logits: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffcodec.video import replacing
+from diffcodec.files import replacing
 
 from . import checkpoint
 from .checkpoint import CheckpointError

@@ -1,0 +1,27 @@
+"""What the parts of ``benchmarks.fuzz`` tried and how it ended."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+
+class Score:
+    """What was tried and how it ended."""
+
+    def __init__(self) -> None:
+        self.tried = self.failed = 0
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.examples: list[str] = []
+
+    def add(self, *kinds: str) -> None:
+        self.tried += 1
+        self.counts.update(kinds)
+
+    def fail(self, what: str) -> None:
+        self.failed += 1
+        if len(self.examples) < 20:
+            self.examples.append(what)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"tried": self.tried, "failed": self.failed, "counts": dict(sorted(self.counts.items())), "examples": self.examples}

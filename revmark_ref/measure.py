@@ -1,0 +1,278 @@
+"""What is measured on a model: clips of videos, attacks on them, cells that are kept with their confidence intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import diffcodec as dc
+from diffcodec.attacks.compose import revmark_attack
+from diffcodec.files import replacing, video_files
+from diffcodec.video import VideoError, read_video, video_info
+
+from . import weights
+from .config import Config
+from .keys import generator, messages
+from .model import REVMark
+
+
+def attack(name: str, strength: float | None = None) -> torch.nn.Module:
+    """An attack of the tables by name, "libx264:22" for a codec and its CRF; ``strength`` replaces the paper's."""
+    kind, _, crf = name.partition(":")
+    if kind in dc.real.ENCODERS:
+        return dc.RealCodec(kind, crf=float(crf) if strength is None else float(strength), gradient=None)
+    return revmark_attack(kind, strength)
+
+
+@dataclasses.dataclass
+class Material:
+    """The clips and messages that everything is measured on.
+
+    Attributes:
+        clips: ``[N, T, 3, H, W]``, windows of the videos as they are (scaled up where a video is smaller).
+        message: ``[N, L]``.
+        owner: index of the video that each clip is from.
+        names, hashes: of the videos.
+    """
+
+    clips: Tensor
+    message: Tensor
+    owner: list[int]
+    names: list[str]
+    hashes: list[str]
+
+
+def material(folder: str | Path, frames: int, size: tuple[int, int], bits: int, windows: int = 4, seed: int = 0) -> Material:
+    """``windows`` clips of every video of a folder: places and times drawn from (seed, video, window), the first window from the centre.
+
+    Raises:
+        VideoError: no video that is long enough.
+    """
+    clips: list[Tensor] = []
+    owner: list[int] = []
+    names: list[str] = []
+    hashes: list[str] = []
+    for path in video_files(folder):
+        try:
+            info = video_info(path)
+            if info.frames < frames:
+                raise VideoError(f"{path}: {info.frames} frames")
+            scale = max(size[0] / info.height, size[1] / info.width, 1.0)
+            big = (max(size[0], round(info.height * scale)), max(size[1], round(info.width * scale)))
+            for i in range(windows):
+                g = generator(seed, f"evaluate {path.name}", i)
+                at = [
+                    int(torch.randint(n, (1,), generator=g)) for n in (info.frames - frames + 1, big[0] - size[0] + 1, big[1] - size[1] + 1)
+                ]
+                if i == 0:
+                    at = [min(20, info.frames - frames), (big[0] - size[0]) // 2, (big[1] - size[1]) // 2]
+                video = read_video(path, at[0], frames, size=big if scale > 1 else None)
+                clips.append(video[..., at[1] : at[1] + size[0], at[2] : at[2] + size[1]].contiguous())
+                owner.append(len(names))
+        except VideoError as error:
+            import warnings
+
+            warnings.warn(f"left out: {error}", stacklevel=2)
+            continue
+        names.append(path.name)
+        hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())
+    if not clips:
+        raise VideoError(f"{folder}: no video of at least {frames} frames")
+    # one draw a window, not a number of the list: a folder with more videos keeps the messages of those it had
+    sent = torch.cat([messages(seed, [int(hashes[o][:12], 16) + i % windows], bits) for i, o in enumerate(owner)])
+    return Material(torch.stack(clips), sent, owner, names, hashes)
+
+
+def interval(values: Sequence[float], owner: Sequence[int], seed: int = 0, rounds: int = 2000) -> tuple[float, float, float]:
+    """Mean and 95 % confidence interval by bootstrap over videos: windows of one video stand or fall together."""
+    values_, owner_ = np.asarray(values, float), np.asarray(owner)
+    groups = [values_[owner_ == o] for o in np.unique(owner_)]
+    sums, sizes = np.array([g.sum() for g in groups]), np.array([len(g) for g in groups])
+    pick = np.random.default_rng(seed).integers(0, len(groups), (rounds, len(groups)))
+    means = sums[pick].sum(1) / sizes[pick].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(values_.mean()), float(low), float(high)
+
+
+def _with_interval(values: Sequence[float], owner: Sequence[int]) -> dict[str, float]:
+    mean, low, high = interval(values, owner)
+    return {"value": round(mean, 3), "low": round(low, 3), "high": round(high, 3), "n": len(values)}
+
+
+class Evaluation:
+    """Measures cells and keeps them.
+
+    Args:
+        net, config: the model.
+        name: what it is called.
+        clips: material of its size.
+        store: JSON file of finished cells; made if missing.
+        key: what the cells depend on beside their own name (hash of the weights, of the material).
+    """
+
+    def __init__(self, net: REVMark, config: Config, name: str, clips: Material, store: Path, key: str, alexnet: str | None = None) -> None:
+        self.net, self.config, self.name, self.material, self.store, self.key = net, config, name, clips, store, key
+        self.alexnet = alexnet
+        self.cells: dict[str, Any] = json.loads(store.read_text()) if store.is_file() else {}
+        self._marked: dict[float, Tensor] = {}
+
+    @property
+    def alpha(self) -> float:
+        """The strength that the model was trained to."""
+        return self.config.training.at("alpha", self.config.training.steps)
+
+    def cell(self, name: str, measure: Callable[[], Any]) -> Any:
+        """The value of a cell, measured unless it is in the store."""
+        key = f"{self.key}/{name}"
+        if key not in self.cells:
+            self.cells[key] = measure()
+            with replacing(self.store) as path:
+                path.write_text(json.dumps(self.cells))
+        return self.cells[key]
+
+    @torch.no_grad()
+    def marked(self, alpha: float) -> Tensor:
+        """The marked clips on 8-bit values."""
+        if alpha not in self._marked:
+            m = self.material
+            parts = [self.net.embed(c, b, alpha) for c, b in zip(m.clips.split(8), m.message.split(8))]
+            self._marked = {alpha: (torch.cat(parts).clamp(0, 1) * 255).round() / 255}
+        return self._marked[alpha]
+
+    def alpha_for(self, psnr: float) -> float:
+        """The strength that gives a mean PSNR: noise power goes with its square."""
+
+        def find() -> float:
+            alpha = self.alpha
+            for _ in range(3):
+                alpha *= 10 ** ((float(dc.metrics.psnr(self.marked(alpha), self.material.clips).mean()) - psnr) / 20)
+            return alpha
+
+        return float(self.cell(f"alpha for {psnr}", find))
+
+    @torch.no_grad()
+    def accuracy(self, name: str, strength: float | None = None, alpha: float | None = None) -> dict[str, float]:
+        """Bit accuracy in % under an attack: ``{"value", "low", "high", "n"}``."""
+        alpha = self.alpha if alpha is None else alpha
+
+        def measure() -> dict[str, float]:
+            marked = self.marked(alpha)
+            layer = attack(name, strength)
+            found = []
+            for i, clip in enumerate(marked.split(1)):
+                draw = layer.sample(clip.shape, generator(0, f"attack {name}", i))  # type: ignore[operator]
+                found.append(layer(clip, draw))
+            logits = torch.cat([self.net.extract(c) for c in torch.cat(found).split(8)])
+            return self._with_interval(100 * dc.metrics.bit_accuracy(self.material.message, logits))
+
+        return dict(self.cell(f"accuracy {name} {strength} alpha {alpha:.4g}", measure))
+
+    def _with_interval(self, values: Tensor) -> dict[str, float]:
+        return _with_interval(values.tolist(), self.material.owner)
+
+    @torch.no_grad()
+    def quality(self, alpha: float | None = None) -> dict[str, Any]:
+        """PSNR in dB, SSIM, LPIPS x 100 (None without AlexNet's features) of the marked clips."""
+        alpha = self.alpha if alpha is None else alpha
+
+        def measure() -> dict[str, Any]:
+            marked, clips = self.marked(alpha), self.material.clips
+            out: dict[str, Any] = {
+                "psnr": self._with_interval(dc.metrics.psnr(marked, clips)),
+                "ssim": self._with_interval(dc.metrics.ssim(marked, clips)),
+            }
+            try:
+                from .lpips import LPIPS
+
+                distance = LPIPS(self.alexnet)
+                parts = [distance(a, b) for a, b in zip(marked.split(8), clips.split(8))]
+                out["lpips"] = self._with_interval(100 * torch.cat(parts))
+            except FileNotFoundError as error:
+                print(f"LPIPS is left out: {error}", flush=True)
+                out["lpips"] = None
+            return out
+
+        value = dict(self.cell(f"quality alpha {alpha:.4g}", measure))
+        if value["lpips"] is None:  # not to be remembered: the features may come
+            self.cells.pop(f"{self.key}/quality alpha {alpha:.4g}", None)
+        return value
+
+    @torch.no_grad()
+    def larger(self, folder: str | Path, size: tuple[int, int], name: str) -> dict[str, float]:
+        """Table 9: clips of a larger size, marked through the model's (A.1), attacked at their own, read through the model's."""
+
+        def measure() -> dict[str, float]:
+            model = self.config.model
+            found = material(folder, model.frames, size, model.bits, windows=1)
+            values = []
+            layer = attack(name)
+            for i, clip in enumerate(found.clips.split(1)):
+                small = _resize(clip, (model.height, model.width))
+                residual = _resize(self.net.residual(small, found.message[i : i + 1], self.alpha), size)
+                target = 10 ** (-float(self.quality()["psnr"]["value"]) / 10)
+                residual = residual * (target / residual.square().mean()).sqrt()
+                marked = ((clip + residual).clamp(0, 1) * 255).round() / 255
+                attacked = layer(marked, layer.sample(marked.shape, generator(0, f"larger {name}", i)))  # type: ignore[operator]
+                logits = self.net.extract(_resize(attacked, (model.height, model.width)))
+                values.append(float(100 * dc.metrics.bit_accuracy(found.message[i : i + 1], logits)))
+            return _with_interval(values, found.owner)
+
+        return dict(self.cell(f"larger {size} {name}", measure))
+
+    def cost(self) -> dict[str, float]:
+        """Table 8: parameters in M, FLOPs of one clip in G (encoder and decoder, and with the paper's distortion layer), clips marked a second."""
+
+        def measure() -> dict[str, float]:
+            from torch.utils.flop_counter import FlopCounterMode
+
+            net, clip = self.net, self.material.clips[:1]
+            message = self.material.message[:1]
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                net.extract(net.embed(clip, message, self.alpha).clamp(0, 1))
+            both = torch.cat([clip, clip])
+            with torch.no_grad():
+                net.embed(both, message.expand(2, -1), self.alpha)
+                began = time.perf_counter()
+                for _ in range(5):
+                    net.embed(both, message.expand(2, -1), self.alpha)
+            seconds = (time.perf_counter() - began) / 5
+            return {
+                "parameters_m": round(sum(p.numel() for p in net.parameters()) / 1e6, 4),
+                "gflops": round(counter.get_total_flops() / 1e9, 3),
+                "frames_per_second": round(2 * clip.shape[1] / seconds, 1),
+            }
+
+        return dict(self.cell("cost", measure))
+
+    @torch.no_grad()
+    def detected(self, path: str | Path, name: str) -> dict[str, float]:
+        """Table 10: share of frames, half of them marked, that the detector judges rightly under an attack, in %."""
+
+        def measure() -> dict[str, float]:
+            detector, _ = weights.load_detector(path)
+            marked, clips = self.marked(self.alpha), self.material.clips
+            layer = attack(name)
+            values = []
+            for i in range(len(clips)):
+                draw = layer.sample(clips[i : i + 1].shape, generator(0, f"detect {name}", i))  # type: ignore[operator]
+                right = [(detector(layer(v[i : i + 1], draw)[0]) > 0) == wanted for v, wanted in ((clips, False), (marked, True))]
+                values.append(100 * torch.cat(right).float().mean())
+            return self._with_interval(torch.stack(values))
+
+        digest = hashlib.sha256(weights.find(path).read_bytes()).hexdigest()[:12]
+        return dict(self.cell(f"detector {digest} {name}", measure))
+
+
+def _resize(video: Tensor, size: tuple[int, int]) -> Tensor:
+    """Shape: ``[B, T, 3, H, W] -> [B, T, 3, *size]``, bilinear, antialiased on the way down."""
+    return F.interpolate(video.flatten(0, 1), size, mode="bilinear", antialias=True).unflatten(0, video.shape[:2])

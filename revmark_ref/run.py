@@ -1,0 +1,206 @@
+"""A training run as it lies in its folder: what it is told, how it is set up, saved and taken up again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from diffcodec.layer import Draw
+
+from . import checkpoint, weights
+from .config import Config
+from .data import Order, TrainingClips
+from .distortion import Distortion, fit_compnet
+from .model import Discriminator, REVMark
+
+
+class System(nn.Module):
+    """Encoder, distortion, decoder as one module, so that data parallelism wraps one."""
+
+    def __init__(self, net: REVMark, distortion: Distortion) -> None:
+        super().__init__()
+        self.net, self.distortion = net, distortion
+
+    def forward(self, clip: Tensor, message: Tensor, alpha: float, draw: Draw | None, step: int) -> tuple[Tensor, Tensor]:
+        """Marked clip and logits. Shape: ``[B, T, 3, H, W], [B, L] -> [B, T, 3, H, W], [B, L]``."""
+        marked = self.net.embed(clip, message, alpha)
+        return marked, self.net.extract(self.distortion(marked, draw, step))
+
+
+@dataclasses.dataclass
+class Plan:
+    """Where a run reads and writes.
+
+    Attributes:
+        config: what is trained and how.
+        data: folder of videos, packed file, or "synthetic".
+        out: folder of the run.
+        resume: go on from the newest whole checkpoint in ``out``.
+        start: weights file or run to begin with (step 0, fresh moments): for a common first stage.
+        workers: processes that prepare clips; 0 prepares them here, on a GPU from videos held there.
+        mixed_precision: "no" or "bf16".
+        compile: compile encoder and decoder.
+        budget: MiB that a checkpoint may take: weights only, moments re-warmed after a resume. None writes everything.
+        until: stop after this step (and save), for machines that go away.
+        minutes: stop (and save) after that many minutes.
+        tensorboard: also write a TensorBoard log.
+        spynet: file of SPyNet weights, for ``motion="spynet"``.
+        quiet: no progress bar.
+    """
+
+    config: Config
+    data: str | os.PathLike[str]
+    out: Path
+    resume: bool = False
+    start: Path | None = None
+    workers: int = 0
+    mixed_precision: str = "no"
+    compile: bool = False
+    budget: float | None = None
+    until: int | None = None
+    minutes: float | None = None
+    tensorboard: bool = False
+    spynet: Path | None = None
+    quiet: bool = False
+
+
+class Run:
+    """Networks, optimisers, data and the step of a run, as a plan says or as its newest checkpoint has them."""
+
+    def __init__(self, plan: Plan) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        self.plan, self.config = plan, plan.config
+        training = self.config.training
+        self.folder = plan.out / "checkpoints"
+        found = self._found()
+        if found is not None:
+            # a run that began again goes on with the seed it has now
+            seed = found[0].get("seed", training.seed)
+            training = dataclasses.replace(training, seed=seed)
+            self.config = Config(self.config.model, training)
+        self.accelerator = Accelerator(
+            mixed_precision=plan.mixed_precision,
+            gradient_accumulation_steps=training.accumulate,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.main = self.accelerator.is_main_process
+        torch.manual_seed(training.seed)
+        net = REVMark(self.config.model)
+        discriminator = Discriminator(patch=self.config.model.patch)
+        if self.config.model.motion == "spynet":
+            if plan.spynet is None:
+                raise ValueError(
+                    "motion 'spynet' needs --spynet FILE: its published weights are for non-commercial research and are not shipped"
+                )
+            net.motion.load(plan.spynet)  # type: ignore[attr-defined]
+            net.motion.requires_grad_(False)  # type: ignore[attr-defined]
+        if plan.start is not None and found is None:
+            weights.fill(net, start_weights(plan.start), plan.start)
+        self.data = TrainingClips(plan.data, self.config.model.frames, (self.config.model.height, self.config.model.width), training.seed)
+        distortion = Distortion(training)
+        if "compnet" in distortion.codecs:
+            self._fit(distortion)
+        device = self.accelerator.device
+        self.net = net.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.discriminator = discriminator.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.net_optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=training.lr)
+        self.discriminator_optimiser = torch.optim.Adam(discriminator.parameters(), lr=training.discriminator_lr)
+        self.step, self.rewarm = 0, -1
+        if found is not None:
+            self._restore(*found)
+        if plan.compile:
+            net.encoder.compile()
+            net.decoder.compile()
+        world = self.accelerator.num_processes
+        per_step = training.accumulate * world  # local batches
+        order = Order(training.batch, self.step * per_step, training.steps * per_step)
+        if device.type == "cuda" and plan.workers == 0:
+            self.data.videos = [v.to(device) for v in self.data.videos]
+        loader: Any = DataLoader(self.data, batch_sampler=order, num_workers=plan.workers)
+        self.system: Any = System(self.net, distortion)
+        prepared = self.accelerator.prepare(self.system, self.discriminator, self.net_optimiser, self.discriminator_optimiser, loader)
+        self.system, self.wrapped, self.optimiser, self.other, self.loader = prepared
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------------------
+
+    def _found(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+        if self.plan.resume:
+            return checkpoint.newest(self.folder)
+        if checkpoint.every(self.folder):
+            raise ValueError(f"{self.plan.out} holds a run already: --resume goes on with it, another --out begins a new one")
+        return None
+
+    def _save(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if not self.main:
+            return
+        model, discriminator = self.net.state_dict(), self.discriminator.state_dict()
+        if self.config.model.motion == "spynet":  # not ours to copy
+            model = {k: v for k, v in model.items() if "motion." not in k}
+        state = {"seed": self.config.training.seed, "rewarm": self.rewarm, "config": json.loads(self.config.to_json())}
+        if self.plan.budget is not None:
+            joined = {f"model/{k}": v for k, v in model.items()} | {f"discriminator/{k}": v for k, v in discriminator.items()}
+            fitted = checkpoint.small(joined, self.plan.budget)
+            groups: dict[str, dict[str, Tensor]] = {
+                part: {k.split("/", 1)[1]: v for k, v in fitted.items() if k.startswith(part + "/")} for part in ("model", "discriminator")
+            }
+            checkpoint.save(self.folder, self.step, groups, state, keep=1)
+        else:
+            groups = {"model": model, "discriminator": discriminator}
+            groups["moments"] = checkpoint.moments(self.net, self.net_optimiser) | {
+                f"discriminator/{k}": v for k, v in checkpoint.moments(self.discriminator, self.discriminator_optimiser).items()
+            }
+            checkpoint.save(self.folder, self.step, groups, state)
+
+    def _restore(self, state: Mapping[str, Any], groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        if Config.from_json(json.dumps(state["config"])).model != self.config.model:
+            raise checkpoint.CheckpointError(f"{self.folder} holds a run of another model; its config.json and the one asked for differ")
+        weights.fill(self.net, groups["model"], self.folder)
+        weights.fill(self.discriminator, groups["discriminator"], self.folder)
+        self.step, self.rewarm = state["step"], state["rewarm"]
+        if "moments" not in groups:
+            self.rewarm = self.step
+            return
+        moments = groups["moments"]
+        checkpoint.set_moments(self.net, self.net_optimiser, {k: v for k, v in moments.items() if not k.startswith("discriminator/")})
+        checkpoint.set_moments(
+            self.discriminator,
+            self.discriminator_optimiser,
+            {k.split("/", 1)[1]: v for k, v in moments.items() if k.startswith("discriminator/")},
+        )
+
+    def _fit(self, distortion: Distortion) -> None:
+        """Fit CompNet once; it lies in the run's folder."""
+        net = distortion.codecs["compnet"]
+        path = self.plan.out / "compnet"
+        found = checkpoint.newest(path) if path.is_dir() else None
+        if found is not None:
+            net.load_state_dict(found[1]["model"])
+            net.requires_grad_(False)
+            return
+        clips = [torch.stack([self.data[2**60 + 8 * i + j][0] for j in range(8)]) for i in range(32)]
+        fit_compnet(net, clips, self.config.training)  # type: ignore[arg-type]
+        if self.main:
+            checkpoint.save(path, 0, {"model": net.state_dict()}, {})
+
+
+def start_weights(path: Path) -> dict[str, Tensor]:
+    """Weights to begin with, from a safetensors file, a checkpoint, or the newest checkpoint of a run."""
+    if path.is_dir():
+        if (path / checkpoint.STATE).is_file():
+            return checkpoint.read(path)[1]["model"]
+        found = checkpoint.newest(path / "checkpoints")
+        if found is None:
+            raise checkpoint.CheckpointError(f"{path} holds no checkpoint")
+        return found[1]["model"]
+    return weights.read(weights.find(path))[0]
