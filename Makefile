@@ -1,37 +1,48 @@
-# make demo: fidelity report on real clips.  make test: all tests.  Both make .venv first; a second run reuses it.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz lint types docs wheel clean
+.PHONY: help demo test fuzz lint format types docs wheel bench clean
+.DEFAULT_GOAL := help
 
-demo: $(VENV)/.demo
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@echo "All of them make .venv first; a second run reuses it. PYTHON= and TORCH= say which to use."
+
+demo: $(VENV)/.demo ## fidelity report on real clips, into out/
 	$(BIN)/diffcodec fidelity --out out
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev ## all tests
 	$(BIN)/python -m pytest
 
-# random layers, mixtures, damaged files, real encodes, kills: make fuzz SEED=7 MINUTES=10
+# make fuzz SEED=7 MINUTES=10
 SEED ?= 0
 MINUTES ?= 60
-fuzz: $(VENV)/.dev
+fuzz: $(VENV)/.dev ## random layers, mixtures, damaged files, real encodes, kills: SEED=0 MINUTES=60
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz --seed $(SEED) --minutes $(MINUTES)
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev ## ruff, and that everything is formatted
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.dev
+format: $(VENV)/.dev ## what ruff can mend, mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## mypy
 	$(BIN)/mypy
 
-docs: $(VENV)/.dev
+docs: $(VENV)/.dev ## the manual, into out/docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs out/docs
 
-wheel: $(VENV)/.dev
+wheel: $(VENV)/.dev ## build it, use it in an empty environment, and type-check code that uses it
 	rm -rf dist
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(BIN)/python tests/wheel_check.py dist $(TORCH)
+
+bench: $(VENV)/.dev ## every operation timed on every backend: ONLY=part of a name
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ops --only "$(ONLY)"
 
 # torch first and pinned: a later requirement then finds it installed and does not fetch another build
 $(VENV)/.torch:
@@ -48,5 +59,5 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]"
 	@touch $@ $(VENV)/.demo
 
-clean:
+clean: ## remove what was built
 	rm -rf $(VENV) out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
