@@ -16,6 +16,7 @@ from torch import Tensor
 from .checks import check_tensor, check_values, frame_rate, require
 from .color import to_8bit
 from .files import Path_, replacing
+from .files import video_files as video_files
 from .images import cropped, resized
 from .media import (
     DAMAGED,
