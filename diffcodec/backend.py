@@ -153,6 +153,9 @@ class Operation(Generic[P, R]):
         self.name, self.reference, self.opaque = reference.__name__, reference, opaque
         self.family = reference.__module__.rpartition(".")[0]
         self.parameters = tuple(inspect.signature(reference).parameters)
+        for p in inspect.signature(reference).parameters.values():
+            if p.default is not p.empty or p.kind is not p.POSITIONAL_OR_KEYWORD:
+                raise TypeError(f"operation {self.name}: {p} expected to be plain, without a default or a star: its signature is a schema")
         self.differentiable: tuple[str, ...] = ()
         self._allocate: Callable[..., Any] | None = None
         self._implementations: dict[str, Implementation] = {}

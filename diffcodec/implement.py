@@ -106,6 +106,21 @@ def backward_of(op: Operation[..., Any], of: Sequence[str]) -> Callable[[F], F]:
         parameters = inspect.signature(run).parameters
         grads = [n for n in parameters if n.startswith("grad")]
         places = {n: i for i, n in enumerate(op.parameters)}
+        for n in parameters:
+            known = (
+                n in grads
+                or n in places
+                or n == "kept"
+                or (n.startswith("needs_") and n[6:] in places)
+                or n.removesuffix("_shape") in places
+            )
+            if not known:
+                raise TypeError(
+                    f"{run.__module__}.{run.__name__} has a parameter {n!r} that {op.name} knows nothing of; it can ask for grad..., kept,"
+                    f" needs_<input>, <input>_shape and {', '.join(op.parameters)}"
+                )
+        if not grads or set(of) - set(places):
+            raise TypeError(f"the gradient of {op.name} takes grad... first and returns those of its inputs, got of={list(of)}")
 
         def given(ctx: Any, grad: Sequence[Any], tensors: dict[str, Any]) -> list[Any]:
             out: list[Any] = []

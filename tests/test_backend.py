@@ -157,6 +157,25 @@ def test_an_implementation_has_the_parameters_of_its_operation() -> None:
             return video
 
 
+def test_signatures_are_schemas() -> None:
+    def scaled(x: Tensor, factor: float = 2.0) -> Tensor:
+        return factor * x
+
+    with pytest.raises(TypeError, match="operation scaled: factor.* without a default"):
+        backend.operation(scaled)
+    assert "scaled" not in backend.OPERATIONS
+
+
+def test_a_gradient_asks_for_what_there_is() -> None:
+    def gradient(grad: Tensor, frames: int) -> Tensor:
+        return grad
+
+    gradient.__module__ = "diffcodec.ops.frames.triton"
+    assert take_frames.implementation("triton") is not None
+    with pytest.raises(TypeError, match="'frames' that take_frames knows nothing of; it can ask for .*video, index"):
+        implement.backward_of(take_frames, of=["video"])(gradient)
+
+
 def test_arguments_by_name() -> None:
     video, index = natural(1, 3, 8, 8), torch.tensor([[2, 0]])
     assert torch.equal(take_frames(index=index, video=video), video[:, [2, 0]])

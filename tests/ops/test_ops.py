@@ -95,6 +95,7 @@ def test_says_what_it_returns(operation: backend.Operation[..., Any]) -> None:
             assert a.shape == b.shape, case
             assert a.dtype == b.dtype, case
     assert operation.__doc__
+    assert operation.schema()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
