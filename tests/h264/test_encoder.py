@@ -5,46 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import natural
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import diffcodec as dc
 from diffcodec import backend
-from diffcodec.h264.lookahead import CostEstimator
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("poisoned")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def luma(n: int, h: int, w: int) -> Tensor:
-    """Moving, whole numbers."""
-    return (natural(1, n, h, w)[0].mean(1) * 255).round().to(DEVICE)
-
-
-@pytest.mark.parametrize("use_satd", [True, False], ids=["SATD", "SAD"])
-def test_lookahead(use_satd: bool) -> None:
-    frames, pairs = luma(3, 48, 32), [(1, 0), (2, 0), (1, 2)]
-    found = []
-    for name in ("reference", "triton"):
-        with backend.using(name):
-            estimator = CostEstimator(frames, use_satd)
-            estimator.estimate_b([(1, 0, 2)])
-            estimator.estimate_p(pairs)
-            cost, vectors = estimator.p_costs.get(pairs)
-            b_cost, share = estimator.b_costs.get([(1, 0, 2)])
-        costs = ((16 * c).round() for c in (estimator.intra, cost, b_cost))
-        found.append([estimator.half, estimator.phases, vectors, share, *costs])
-    for a, b in zip(*found):
-        assert (a != b).float().mean() <= (0 if DEVICE == "cpu" else 5e-3)
-
-
-def test_frame_types() -> None:
-    frames, types = luma(4, 32, 32), []
-    for name in ("reference", "triton"):
-        with backend.using(name):
-            types.append(CostEstimator(frames).frame_types([range(4)], 3))
-    assert types[0] == types[1]
 
 
 @pytest.mark.parametrize(("preset", "frames", "dtype"), [("medium", 3, torch.float32), ("ultrafast", 2, torch.bfloat16)], ids=str)

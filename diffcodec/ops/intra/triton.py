@@ -551,6 +551,6 @@ def predict_intra_backward(grad: Tensor, constructed: Tensor, modes: list[Tensor
         of = mode if mb_type is None else mb_type.contiguous()
         given = (*where, mode.contiguous(), of, _KINDS[kind].matrices.like(constructed), _SMOOTH.like(constructed))
         _predict_backward[(planes * sizes[3],)](
-            grad, constructed, *given, out, *sizes, WANTED=wanted, PLANE=_KINDS[kind].plane, **_shape(kind)
+            grad, constructed, *given, out, *sizes, WANTED=wanted, PLANE=_KINDS[kind].plane, **_shape(kind), num_warps=warps(kind)
         )
     return out
