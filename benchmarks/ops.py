@@ -207,14 +207,11 @@ def compile_all(cases: list[Case], scene: Scene, targets: list[str], keep: bool)
     import triton
 
     seen: dict[Launch, str] = {}
-    kinds: set[Any] = set()  # odd sizes, of fixed cases, are compiled only where no other case launches the same
-    for c in sorted(cases, key=lambda c: c.fixed):
+    of_any_size = {c.operation.name for c in cases if not c.fixed}
+    for c in cases:
+        if c.fixed and c.operation.name in of_any_size:
+            continue  # odd and tiny sizes, further modes: compiled when somebody has them
         for launch in launches(c, scene):
-            declared = frozenset((k, v) for k, v in launch.constants if next(p for p in launch.kernel.params if p.name == k).is_constexpr)
-            kind = (launch.kernel, declared, frozenset(t for t in launch.signature if t[1].startswith("*")))
-            if c.fixed and kind in kinds:
-                continue
-            kinds.add(kind)
             seen.setdefault(launch, f"{launch.kernel.__module__.split('.')[-2]}.{launch.kernel.__name__.lstrip('_')}")
     rows = []
     for launch, name in seen.items():

@@ -33,7 +33,7 @@ class Case:
         inputs: makes the arguments.
         differ: share of an output's elements that may differ (decisions whose costs tie). close: by how much others may.
         gradient: relative error of each gradient, by norm. absolute: error that counts for nothing, where a gradient is a sum that cancels.
-        fixed: whether inputs are of one size, whatever the scene's.
+        fixed: whether one size is enough: inputs are of a size of their own, or differ from another case's in a mode alone.
         differ_cuda, gradient_cuda: the same on a GPU, whose logarithms and sums are its own; None where nothing is different there.
     """
 
