@@ -101,7 +101,7 @@ class DiffH264(Codec):
     ) -> REVMarkH264: ...
 
     @overload
-    def __new__(cls, *args: Any, **options: Any) -> DiffH264: ...
+    def __new__(cls, *args: Any, model: str, **options: Any) -> DiffH264: ...  # a name that is not known before it runs
 
     def __new__(cls, *args: Any, **options: Any) -> DiffH264:
         if cls is not DiffH264:
