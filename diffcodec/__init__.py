@@ -7,6 +7,7 @@ from . import _start  # noqa: F401  # isort: skip  # first: it is for the second
 from . import attacks, blocks, color, fidelity, media, metrics, motion, rounding, transform
 from .adapt import adapt
 from .attacks import *
+from .backend import backends
 from .checks import validate
 from .clips import Clips
 from .coded import Coded
@@ -38,6 +39,7 @@ __all__ = [
     "VideoError",
     "adapt",
     "attacks",
+    "backends",
     "blocks",
     "color",
     "fidelity",

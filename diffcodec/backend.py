@@ -14,8 +14,9 @@ is first asked for::
     @implements(quarter_pel)  # of diffcodec.implement
     def forward(luma): ...
 
-Layers take ``backend``: "auto" (the fastest that can run), "reference" (torch) or another of :data:`BACKENDS` (an error that says why where it cannot
-run). A codec of many operations names its backend once, with :func:`using`.
+Layers take ``backend``: "auto" (the fastest that can run: "triton" on CUDA devices, "native" on CPUs), "reference" (torch) or another of
+:data:`BACKENDS` (an error that says why where it cannot run). A codec of many operations names its backend once, with :func:`using`.
+:func:`backends` tells what runs on this machine.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ from .checks import require, traced
 if TYPE_CHECKING:
     from .implement import Implementation
 
-BACKENDS = ("auto", "reference", "triton")
+BACKENDS = ("auto", "reference", "native", "triton")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,10 +64,16 @@ def validate_backend(backend: str) -> str:
     return backend
 
 
-def obstacle(x: Tensor) -> str | None:
-    """Why no Triton kernel can run on a tensor; None where one can."""
+def obstacle(backend: str, x: Tensor) -> str | None:
+    """Why a backend cannot run on a tensor; None where it can."""
+    if backend == "reference":
+        return None
     if x.dtype == torch.float64:
         return "kernels compute in float32, the input is float64"
+    if backend == "native":
+        if x.device.type not in ("cpu", "cuda"):
+            return f"it runs on CPUs (CUDA tensors are copied), the input is on {x.device}"
+        return native_obstacle()
     if x.device.type != "cuda" and not (_INTERPRETED and x.device.type == "cpu"):
         return f"it needs a CUDA device, the input is on {x.device} (TRITON_INTERPRET=1 runs kernels on the CPU, slowly, for tests)"
     if not _INSTALLED:
@@ -78,13 +85,58 @@ def obstacle(x: Tensor) -> str | None:
     return None
 
 
+def native_obstacle() -> str | None:
+    """Why no native code runs in this process; None where it does."""
+    from .ops.common import native
+
+    found = native.library()
+    return found if isinstance(found, str) else None
+
+
+native_obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]  # see _loaded
+
+
+class Availability(NamedTuple):
+    """Whether a backend runs on this machine, and how or why not."""
+
+    runs: bool
+    why: str
+
+
+def backends() -> dict[str, Availability]:
+    """What runs on this machine.
+
+    Returns:
+        For each backend whether it runs, and how, or why it does not. "auto" takes the last one that runs on the device of its input.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.backends()["reference"]
+        Availability(runs=True, why='torch, on any device: the definition')
+    """
+    from .ops.common import native
+
+    found = native.library()
+    out = {"reference": Availability(True, "torch, on any device: the definition")}
+    if isinstance(found, str):
+        out["native"] = Availability(False, found)
+    else:
+        out["native"] = Availability(True, f"on CPUs: {found.isa}, {torch.get_num_threads()} threads ({found.path})")
+    if torch.cuda.is_available():
+        why = obstacle("triton", torch.empty(0, device="cuda"))
+        out["triton"] = Availability(why is None, why or f"on {torch.cuda.get_device_name()}")
+    else:
+        out["triton"] = Availability(_INTERPRETED and _INSTALLED, "in Triton's interpreter, for tests" if _INTERPRETED else "there is no CUDA device")
+    return out
+
+
 def resolve_backend(backend: str, x: Tensor, lacking: str | None = None) -> str:
     """The backend that runs.
 
     Args:
         backend: of :data:`BACKENDS`.
         x: the input.
-        lacking: what was asked for that no kernel has.
+        lacking: what was asked for that the implementation has not.
 
     Returns:
         A name other than "auto".
@@ -92,12 +144,13 @@ def resolve_backend(backend: str, x: Tensor, lacking: str | None = None) -> str:
     Raises:
         RuntimeError: a backend that was named cannot run.
     """
-    if backend == "reference" or (backend == "auto" and x.device.type != "cuda"):
-        return "reference"
-    why = obstacle(x) or lacking
+    if backend == "reference":
+        return backend
+    name = backend if backend != "auto" else "triton" if x.device.type == "cuda" else "native"
+    why = obstacle(name, x) or lacking
     if backend != "auto" and why:
         raise RuntimeError(f"backend={backend!r} cannot run: {why}")
-    return "reference" if why else "triton"
+    return "reference" if why else name
 
 
 _of_parts: ContextVar[str] = ContextVar("backend", default="auto")
@@ -178,14 +231,11 @@ class Operation(Generic[P, R]):
             args = self.bound(*args, **kwargs)  # type: ignore[assignment]
         first: Any = args[0]
         first = first[0] if isinstance(first, (list, tuple)) else first
-        if backend == "reference" or (backend == "auto" and first.device.type != "cuda"):  # at once: most calls
+        name = resolve_backend(backend, first)
+        if name != "reference" and not _loaded(self.name, name):
             name = "reference"
-        else:
-            name = resolve_backend(backend, first)
-            if name != "reference" and not _loaded(self.name, name):
-                name = "reference"
-            if name != "reference" and (lacks := self._implementations[name].lacks) is not None:
-                name = resolve_backend(backend, first, lacks(*args))
+        if name != "reference" and (lacks := self._implementations[name].lacks) is not None:
+            name = resolve_backend(backend, first, lacks(*args))
         if name != "reference":
             return self._implementations[name](*args)  # type: ignore[no-any-return]
         if self.opaque and traced(first):
@@ -221,7 +271,8 @@ class Operation(Generic[P, R]):
 
     def backends(self) -> list[str]:
         """Those that have an implementation, the reference first."""
-        return ["reference", *(b for b in BACKENDS[2:] if (b != "triton" or _INSTALLED) and self.implementation(b) is not None)]
+        missing = {"triton": not _INSTALLED, "native": native_obstacle() is not None}
+        return ["reference", *(b for b in BACKENDS[2:] if not missing[b] and self.implementation(b) is not None)]
 
     @functools.cached_property
     def number_of_outputs(self) -> int:

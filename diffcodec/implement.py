@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -25,7 +25,7 @@ class Implementation:
     """
 
     def __init__(self, op: Operation[..., Any], backend: str, run: Callable[..., Any], kept: Callable[..., Tensor] | None) -> None:
-        self.op, self.backend, self.run = op, backend, _on_device(run)
+        self.op, self.backend, self.run = op, backend, _placed(run, backend)
         self.returned = op.number_of_outputs
         self.further = int(kept is not None)
         self.lacks: Callable[..., str | None] | None = None
@@ -51,18 +51,36 @@ class Implementation:
         return out[0] if self.returned == 1 else tuple(out[: self.returned])
 
 
-def _on_device(run: F) -> F:
-    """On the GPU that the first tensor is on, which need not be torch's current one."""
+def _placed(run: F, backend: str) -> F:
+    """On the GPU that the first tensor is on, which need not be torch's current one; native code on the CPU, copying there and back."""
 
     @functools.wraps(run)
-    def wrapped(first: Tensor | list[Tensor], *rest: Any) -> Any:
-        device = first.device if isinstance(first, Tensor) else first[0].device
-        if device.type != "cuda":
-            return run(first, *rest)
+    def wrapped(*args: Any) -> Any:
+        device = next(_tensors(args)).device
+        if device.type == "cpu":
+            return run(*args)
+        if backend == "native":
+            return _moved(run(*_moved(args, torch.device("cpu"))), device)
         with torch.cuda.device(device):
-            return run(first, *rest)
+            return run(*args)
 
     return wrapped  # type: ignore[return-value]
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Tensors in arguments, one after the other."""
+    for v in values:
+        if isinstance(v, Tensor):
+            yield v
+        elif isinstance(v, (list, tuple)):
+            yield from _tensors(v)
+
+
+def _moved(values: Any, device: torch.device) -> Any:
+    """Values with their tensors on a device."""
+    if isinstance(values, Tensor):
+        return values.to(device)
+    return type(values)(_moved(v, device) for v in values) if isinstance(values, (list, tuple)) else values
 
 
 def implements(
@@ -186,8 +204,8 @@ def backward_of(op: Operation[..., Any], of: Sequence[str]) -> Callable[[F], F]:
             return tuple(out) if len(out) > 1 else out[0]
 
         named = f"{op.name}_backward.{backend}"
-        operator = register_operator(named, torch.library.infer_schema(run, mutates_args=()), _on_device(run), allocate)
-        direct = _on_device(run)
+        direct = _placed(run, backend)
+        operator = register_operator(named, torch.library.infer_schema(run, mutates_args=()), direct, allocate)
 
         def call(*args: Any) -> Any:
             first = next(a for a in args if isinstance(a, Tensor))

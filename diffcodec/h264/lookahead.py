@@ -13,19 +13,16 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ..blocks import flat_blocks
 from ..constants import Constant, listed
-from ..ops.common.distortion import sad, satd
-from ..ops.interpolate.reference import fetch_luma, half_resolution
+from ..ops.interpolate.reference import half_resolution
 from ..ops.intra.reference import cheapest_mode
-from ..ops.motion_search.reference import INTER_COST, MOTION_COST, estimate_motion
+from ..ops.motion_search.reference import INTER_COST, MOTION_COST, estimate_bipred, estimate_motion
 from .frame_types import B_SHARE, decide_frame_types, interior
 from .gop import Gop
 from .plan import CodingPlan, reflected
 from .presets import Preset
 
 REACH = 16  # largest displacement in pixels at full resolution
-BIPRED_COST, STILL_COST = INTER_COST + MOTION_COST, INTER_COST  # of the mean of both references, and of it without motion
 INTRA_COST = INTER_COST + MOTION_COST  # what x264 adds to the cost of an intra block
 _ALL_MODES, _FIRST_THREE = Constant([0.0] * 9), Constant([0.0] * 3)  # intra modes that are looked at, and their bits
 _CHUNK = 2**20  # samples fetched at a time
@@ -76,7 +73,6 @@ class CostEstimator:
         self.use_satd = use_satd
         self.half, self.phases = half_resolution(luma)
         n, h, w = self.half.shape
-        self.target = flat_blocks(self.half, 8)  # [S, bh, bw, 64]
         mode_bits = (_ALL_MODES if use_satd else _FIRST_THREE).like(self.half)
         lam = self.half.new_zeros(n, h * w // 64)
         best, _ = cheapest_mode(self.half, self.half, lam, mode_bits, None, 8, use_satd, False)
@@ -110,20 +106,11 @@ class CostEstimator:
             return
         self.estimate_p([p for b, past, future in new for p in ((b, past), (b, future))])
         for some in self._in_parts(new):
-            frame, *references = listed(some, self.half.device).unbind(1)
-            predictions, costs = [], []
-            for k, reference in enumerate(references, 1):
-                cost, vectors = self.p_costs.get([(t[0], t[k]) for t in some])
-                predictions.append(fetch_luma(self.phases, reference[:, None, None], vectors >> 1, 8))
-                costs.append(cost)
-            target = self.target[frame]
-            mean = self._distortion(target - (predictions[0] + predictions[1]) / 2) + BIPRED_COST
-            still = (self.target[references[0]] + self.target[references[1]]) / 2
-            best, index = torch.stack([*costs, mean, self._distortion(target - still) + STILL_COST]).min(0)
-            self.b_costs.add(some, best, (index == 0).to(best) + 0.5 * (index >= 2).to(best))
-
-    def _distortion(self, difference: Tensor) -> Tensor:
-        return satd(difference, 8) if self.use_satd else sad(difference)
+            cost0, mv0 = self.p_costs.get([(frame, past) for frame, past, _ in some])
+            cost1, mv1 = self.p_costs.get([(frame, future) for frame, _, future in some])
+            frames = listed(some, self.half.device)
+            cost, share = estimate_bipred(self.half, self.phases, frames, mv0 >> 1, mv1 >> 1, cost0, cost1, self.use_satd)
+            self.b_costs.add(some, cost, share)
 
     def frame_types(self, clips: Sequence[Sequence[int]], bframes: int) -> list[str]:
         """Types of the frames of each clip, by cost.

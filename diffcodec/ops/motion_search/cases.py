@@ -10,7 +10,7 @@ import torch
 from ...blocks import flat_blocks
 from ..common.cases import Scene, case
 from ..interpolate.reference import half_resolution, quarter_pel
-from .reference import choose_bipred, estimate_motion, full_search, median_predictor, refine_vectors, search_partitions
+from .reference import choose_bipred, estimate_bipred, estimate_motion, full_search, median_predictor, refine_vectors, search_partitions
 
 # bits of vectors are logarithms: on a GPU, where two costs tie to the last bit the other one may win
 TIES: dict[str, Any] = {"differ_cuda": 5e-3}
@@ -61,6 +61,18 @@ def _estimate(scene: Scene, subpel: int, use_satd: bool) -> tuple[Any, ...]:
 
 case(estimate_motion, "satd", close=1e-2, **TIES)(lambda scene: _estimate(scene, 4, True))
 case(estimate_motion, "sad", close=1e-2, **TIES)(lambda scene: _estimate(scene, 2, False))
+
+
+def _estimate_b(scene: Scene, use_satd: bool) -> tuple[Any, ...]:
+    half, phases = half_resolution.reference(scene.luma(3))
+    frames = torch.tensor([[1, 0, 2], [2, 1, 0]], device=scene.device)
+    shape = (2, half.shape[1] // 8, half.shape[2] // 8)
+    vectors = [scene.whole(-20, 21, *shape, 2) for _ in range(2)]
+    return half, phases, frames, *vectors, *(300 * scene.uniform(*shape) for _ in range(2)), use_satd
+
+
+case(estimate_bipred, "satd", close=1e-2, **TIES)(lambda scene: _estimate_b(scene, True))
+case(estimate_bipred, "sad", close=1e-2, **TIES)(lambda scene: _estimate_b(scene, False))
 
 
 def _bipred(scene: Scene, use_satd: bool) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ MVD_EQUAL, MVD_OTHER, MVD_OCTAVE = 0.72, 1.72, 2.0
 PARTITION_BITS = 1.0, 3.0, 3.0, 6.0  # that name the macroblock's type: 16x16, 16x8, 8x16, 8x8
 PARTITIONS = [[0, 1, 2, 3]], [[0, 1], [2, 3]], [[0, 2], [1, 3]], [[0], [1], [2], [3]]  # 8x8 blocks of each part
 INTER_COST, MOTION_COST = 4, 5  # what x264's lookahead adds to the cost of an inter block, and to one that moves
+BIPRED_COST, STILL_COST = INTER_COST + MOTION_COST, INTER_COST  # the same to the mean of both references, and to it without motion
 DISTANCE_COST = 0.1  # of the full search, an octave of displacement: nearer vectors first where costs are alike
 DIRECTION_BITS = 2.0, 2.0, 3.0  # of an 8x8 block of a B frame: past, future, both
 SPLIT_BITS = 6.0  # of a B macroblock whose blocks go their own ways
@@ -263,6 +264,53 @@ def estimate_motion(
 def _(current: Tensor, reference: Tensor, phases: Tensor, slot: Tensor, reach: int, subpel: int, use_satd: bool) -> tuple[Tensor, Tensor]:
     vectors = full_search.allocate(current, reference, reach, 8)
     return vectors, current.new_empty(vectors.shape[:3])
+
+
+@operation
+@torch.no_grad()
+def estimate_bipred(
+    half: Tensor,
+    phases: Tensor,
+    frames: Tensor,
+    mv0: Tensor,
+    mv1: Tensor,
+    cost0: Tensor,
+    cost1: Tensor,
+    use_satd: bool,
+) -> tuple[Tensor, Tensor]:
+    """What it costs to code B frames as the lookahead estimates it: from the past, the future, the mean of both, or of both without motion.
+
+    Args:
+        half: half-resolution planes ``[S, H, W]``. phases: their quarter-pel phases.
+        frames: which of them are the B frame, the past and the future ``[P, 3]``.
+        mv0, mv1: vectors of 8x8 blocks from past and future, ``[P, H/8, W/8, 2]``. cost0, cost1: what they cost ``[P, H/8, W/8]``.
+        use_satd: SATD instead of SAD.
+
+    Returns:
+        The least cost ``[P, H/8, W/8]``, and the share that comes from the past, same shape.
+    """
+    frame, past, future = frames.unbind(1)
+    target = flat_blocks(half, 8)
+    blocks = [fetch_luma.reference(phases, r[:, None, None], v, 8) for r, v in ((past, mv0), (future, mv1))]
+    own = target[frame]
+    differences = own - (blocks[0] + blocks[1]) / 2, own - (target[past] + target[future]) / 2
+    mean, still = (satd(d, 8) if use_satd else sad(d) for d in differences)
+    best, index = torch.stack([cost0, cost1, mean + BIPRED_COST, still + STILL_COST]).min(0)
+    return best, (index == 0).to(best) + 0.5 * (index >= 2).to(best)
+
+
+@estimate_bipred.outputs
+def _(
+    half: Tensor,
+    phases: Tensor,
+    frames: Tensor,
+    mv0: Tensor,
+    mv1: Tensor,
+    cost0: Tensor,
+    cost1: Tensor,
+    use_satd: bool,
+) -> tuple[Tensor, Tensor]:
+    return cost0.new_empty(cost0.shape), cost0.new_empty(cost0.shape)
 
 
 @operation

@@ -10,9 +10,10 @@ from .reference import QuantSettings, choose_transform_8x8, code_chroma, code_lu
 from .trellis import Trellis
 
 QUANT = {"dead_zone": QuantSettings(), "trellis": QuantSettings(trellis=Trellis(0.95, 0.92)), "keep_all": QuantSettings(decimate=False)}
-# a decision of the trellis that two costs nearly tie for may fall the other way, and the gradient sees it
+# a decision of the trellis that two costs nearly tie for may fall the other way, and the gradient sees it; so it sees a coefficient of exactly 3/4 of
+# a step, which the contexts of the whole block's frame count or do not count
 DEAD_ZONE: dict[str, Any] = {"gradient": 2e-5, "gradient_cuda": 1e-4}
-TRELLIS: dict[str, Any] = {"differ": 1e-3, "gradient": 5e-3, "differ_cuda": 5e-3, "gradient_cuda": 2e-2}
+TRELLIS: dict[str, Any] = {"differ": 1e-3, "gradient": 2e-2, "differ_cuda": 5e-3}
 
 
 def _luma(scene: Scene, quant: QuantSettings, levels: bool) -> tuple[Any, ...]:

@@ -1,0 +1,142 @@
+"""Native code: the library that a build puts beside the package, and how the modules ``ops/<family>/native.py`` call it.
+
+The library is plain C seen from outside, loaded with ctypes: one file for every Python and every torch. It holds each function once for each
+instruction set; the best that the processor has is taken, or the one that the environment variable ``DIFFCODEC_NATIVE`` names ("base", "avx2", "avx512";
+"off" for none).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ISAS = ("avx512", "avx2", "base")  # the best first
+VARIABLE = "DIFFCODEC_NATIVE"
+_NAMES = {"win32": "diffcodec_native.dll", "darwin": "libdiffcodec_native.dylib"}
+_DTYPES = {"f": torch.float32, "b": torch.uint8, "l": torch.int64, "h": torch.int16}
+_STATUS = {1: MemoryError("native code found no memory for what it computes with"), 2: RuntimeError("native code failed")}
+
+
+class Library:
+    """The functions of one instruction set.
+
+    Args:
+        path: of the file.
+        isa: of :data:`ISAS`; None for the best that runs here.
+
+    Raises:
+        OSError: it cannot be loaded. RuntimeError: it is of another version, or has nothing for this processor.
+    """
+
+    def __init__(self, path: Path, isa: str | None = None) -> None:
+        loaded = ctypes.CDLL(str(path))
+        try:
+            loaded.dc_version.restype = loaded.dc_function.restype = ctypes.c_char_p
+        except AttributeError:
+            raise RuntimeError(f"{path} is no library of diffcodec") from None
+        from .... import __version__  # which is not there yet where this module is imported
+
+        if (version := loaded.dc_version().decode()) != __version__:
+            raise RuntimeError(f"{path} is of version {version}, this is diffcodec {__version__}: install it again")
+        self.path, self.isa = path, ""
+        found: dict[str, dict[str, Callable[..., int]]] = {}
+        there, signature, address = ctypes.c_char_p(), ctypes.c_char_p(), ctypes.c_void_p()
+        for i in range(2**20):
+            name = loaded.dc_function(
+                ctypes.c_int64(i), *(ctypes.byref(x) for x in (there, signature, address))
+            )
+            if name is None:
+                break
+            assert there.value and signature.value
+            of_isa = found.setdefault(there.value.decode(), {})
+            of_isa[name.decode()] = _function(name.decode(), signature.value.decode(), address.value)
+        runs = [i for i in ISAS if i in found and loaded.dc_runs(i.encode())]
+        if isa is not None and isa not in runs:
+            raise RuntimeError(f"{VARIABLE}={isa!r}: expected one of {', '.join(map(repr, [*runs, 'off']))} on this processor")
+        if not runs:
+            raise RuntimeError(f"{path} has nothing for this processor; it was built for {', '.join(found) or 'nothing'}")
+        self.isa = isa or runs[0]
+        self.functions = found[self.isa]
+
+
+def _function(name: str, signature: str, address: int | None) -> Callable[..., None]:
+    """A function that takes tensors and numbers, and checks that they are what the C function expects."""
+    kinds = [ctypes.c_int64 if s == "I" else ctypes.c_double if s == "D" else ctypes.c_void_p for s in signature]
+    foreign = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
+
+    def call(*args: Any) -> None:
+        given: list[Any] = [torch.get_num_threads()]
+        alive = []
+        if len(args) != len(signature) - 1:
+            raise TypeError(f"native {name} takes {len(signature) - 1} arguments, got {len(args)}")
+        for letter, x in zip(signature[1:], args):
+            if isinstance(x, Tensor):
+                dtype = _DTYPES.get(letter.lower())
+                if x.dtype != dtype and not (dtype == torch.uint8 and x.dtype == torch.bool):
+                    raise TypeError(f"native {name}: argument {len(given)} expected {dtype}, got {x.dtype}")
+                if not x.is_contiguous():
+                    if letter.isupper():
+                        raise ValueError(f"native {name} cannot write argument {len(given)}: it is not contiguous")
+                    x = x.contiguous()
+                    alive.append(x)
+                x = x.data_ptr()
+            elif x is not None and (letter not in "ID"):
+                raise TypeError(f"native {name}: argument {len(given)} expected a tensor, got {type(x).__name__}")
+            given.append(x)
+        if status := foreign(*given):
+            raise _STATUS.get(status, _STATUS[2])
+
+    return call
+
+
+def _places() -> list[Path]:
+    name = _NAMES.get(sys.platform, "libdiffcodec_native.so")
+    package = sys.modules[__name__.partition(".")[0]]
+    return [Path(p) / name for p in package.__path__]
+
+
+@functools.cache
+def library() -> Library | str:
+    """The library, or why there is none."""
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted == "off":
+        return f"the environment variable {VARIABLE} says off"
+    path = next((p for p in _places() if p.exists()), None)
+    if path is None:
+        return "diffcodec was installed without native code: it needs a C++ compiler when it is installed from source"
+    try:
+        return Library(path, wanted or None)
+    except (OSError, RuntimeError) as error:
+        return str(error)
+
+
+@functools.cache
+def say_why_not() -> None:
+    """One line of log where native code should run and cannot."""
+    if isinstance(why := library(), str):
+        logging.getLogger("diffcodec").warning("native code does not run (%s): operations run in torch, many times slower", why)
+
+
+def call(name: str, *args: Any) -> None:
+    """Run a function on tensors, which it reads and writes, and numbers.
+
+    Args:
+        name: of the function. args: its arguments after the number of threads: contiguous tensors of the dtype that it expects, None for a tensor
+            that is not there, numbers.
+
+    Raises:
+        TypeError: they are not what it expects. MemoryError, RuntimeError: it failed.
+    """
+    loaded = library()
+    if isinstance(loaded, str):
+        raise RuntimeError(f"there is no native code: {loaded}")
+    loaded.functions[name](*args)

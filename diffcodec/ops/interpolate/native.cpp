@@ -1,0 +1,333 @@
+// Inter prediction: see reference.py, whose names these are.
+#include "../common/native/blocks.h"
+
+namespace DC_ISA {
+namespace {
+
+DC_INLINE uint8_t byte(int32_t x) { return (uint8_t)clip<int32_t>(x, 0, 255); }
+
+// A plane of whole numbers as bytes, its outermost samples repeated `margin` times all around; rows y0..y1 - 1 of the result
+void padded(const float* plane, int64_t h, int64_t w, int64_t margin, int64_t y0, int64_t y1, uint8_t* out) {
+    int64_t wide = w + 2 * margin;
+    for (int64_t y = y0; y < y1; y++, out += wide) {
+        const float* row = plane + clip<int64_t>(y - margin, 0, h - 1) * w;
+        to_bytes(row, out + margin, w);
+        memset(out, out[margin], margin);
+        memset(out + margin + w, out[margin + w - 1], margin);
+    }
+}
+
+DC_INLINE void mean(const uint8_t* __restrict a, const uint8_t* __restrict b, uint8_t* __restrict out, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = (uint8_t)((a[i] + b[i] + 1) >> 1);
+}
+
+// A row of all sixteen phases from rows of whole and half samples, named as in 8.4.2.2.1; planes of `size` bytes
+struct Half {
+    const uint8_t *g, *b, *h, *j, *right, *below, *s, *m;
+};
+DC_INLINE void sixteen(const Half& p, uint8_t* out, int64_t size, int64_t n) {
+    memcpy(out, p.g, n), mean(p.g, p.b, out + size, n), memcpy(out + 2 * size, p.b, n), mean(p.b, p.right, out + 3 * size, n);
+    out += 4 * size;
+    mean(p.g, p.h, out, n), mean(p.b, p.h, out + size, n), mean(p.b, p.j, out + 2 * size, n), mean(p.b, p.m, out + 3 * size, n);
+    out += 4 * size;
+    memcpy(out, p.h, n), mean(p.h, p.j, out + size, n), memcpy(out + 2 * size, p.j, n), mean(p.j, p.m, out + 3 * size, n);
+    out += 4 * size;
+    mean(p.h, p.below, out, n), mean(p.h, p.s, out + size, n), mean(p.j, p.s, out + 2 * size, n), mean(p.m, p.s, out + 3 * size, n);
+}
+
+constexpr int BAND = 32;  // rows that are computed together
+
+void quarter_pel(int64_t threads, const float* luma, uint8_t* out, int64_t n, int64_t h, int64_t w) {
+    int64_t hp = h + 2 * MARGIN, wp = w + 2 * MARGIN, wide = wp + 6, bands = (hp + BAND - 1) / BAND;
+    parallel(threads, n * bands, 10.0 * (double)(BAND * wp), [&](int64_t task) {
+        int64_t i = task / bands, y0 = task % bands * BAND, y1 = lowest<int64_t>(y0 + BAND, hp), rows = y1 - y0 + 6;
+        Scratch<uint8_t> x(rows * wide), half_b(rows * wide), half_h(wide), half_j(wp);
+        Scratch<int16_t> raw(rows * wide);
+        padded(luma + i * h * w, h, w, MARGIN + 3, y0, y0 + rows, x);  // row r of x is row y0 + r - 3 of the result
+        for (int64_t r = 2; r < rows * wide - 3; r++) {  // the six samples around a place and the one behind it; row ends are not used
+            const uint8_t* p = x + r;
+            raw[r] = (int16_t)(p[-2] + p[3] - 5 * (p[-1] + p[2]) + 20 * (p[0] + p[1]));
+        }
+        raw[0] = raw[1] = raw[rows * wide - 3] = raw[rows * wide - 2] = raw[rows * wide - 1] = 0;
+        for (int64_t r = 0; r < rows * wide; r++) half_b[r] = byte((raw[r] + 16) >> 5);
+        for (int64_t y = y0; y < y1; y++) {
+            const uint8_t* p = x + (y - y0 + 1) * wide;
+            const int16_t* q = raw + (y - y0 + 1) * wide + 3;
+            uint8_t *__restrict hh = half_h, *__restrict jj = half_j;
+            for (int64_t c = 0; c < wide; c++)
+                hh[c] = byte((p[c] + p[c + 5 * wide] - 5 * (p[c + wide] + p[c + 4 * wide]) + 20 * (p[c + 2 * wide] + p[c + 3 * wide]) + 16) >> 5);
+            for (int64_t c = 0; c < wp; c++) {
+                int32_t outer = q[c] + q[c + 5 * wide], middle = q[c + wide] + q[c + 4 * wide], inner = q[c + 2 * wide] + q[c + 3 * wide];
+                jj[c] = byte((outer - 5 * middle + 20 * inner + 512) >> 10);
+            }
+            const uint8_t *g = x + (y - y0 + 3) * wide + 3, *b = half_b + (y - y0 + 3) * wide + 3;
+            sixteen({g, b, half_h + 3, half_j, g + 1, g + wide, b + wide, half_h + 4}, out + i * 16 * hp * wp + y * wp, hp * wp, wp);
+        }
+    });
+}
+
+void half_resolution(int64_t threads, const float* luma, float* half, uint8_t* out, int64_t n, int64_t h, int64_t w) {
+    int64_t hh = h / 2, wh = w / 2, hp = hh + 2 * MARGIN, wp = wh + 2 * MARGIN, m = MARGIN + 1, tall = hp + 2, wide = wp + 2;
+    parallel(threads, n, 6.0 * (double)(h * w), [&](int64_t i) {
+        Scratch<uint8_t> parts(4 * tall * wide);  // means of 2x2 samples by the parity of their places, margins around
+        for (int64_t y = 0; y < h; y++) {
+            const float *a = luma + (i * h + y) * w, *b = y + 1 < h ? a + w : a;
+            uint8_t* to[2];
+            for (int p = 0; p < 2; p++) to[p] = parts + (y % 2 * 2 + p) * tall * wide + (y / 2 + m) * wide + m;
+            for (int64_t x = 0; x < wh; x++) {
+                int64_t next = lowest(2 * x + 2, w - 1);
+                int32_t left = (int32_t)(a[2 * x] + b[2 * x]), middle = (int32_t)(a[2 * x + 1] + b[2 * x + 1]), right = (int32_t)(a[next] + b[next]);
+                to[0][x] = (uint8_t)((left + middle + 2) >> 2), to[1][x] = (uint8_t)((middle + right + 2) >> 2);
+            }
+            if (y % 2 == 0)
+                for (int64_t x = 0; x < wh; x++) half[(i * hh + y / 2) * wh + x] = to[0][x];
+        }
+        for (int p = 0; p < 4; p++) {
+            uint8_t* part = parts + p * tall * wide;
+            for (int64_t y = m; y < m + hh; y++) {
+                memset(part + y * wide, part[y * wide + m], m);
+                memset(part + y * wide + m + wh, part[y * wide + m + wh - 1], m);
+            }
+            for (int64_t y = 0; y < m; y++) {
+                memcpy(part + y * wide, part + m * wide, wide);
+                memcpy(part + (m + hh + y) * wide, part + (m + hh - 1) * wide, wide);
+            }
+        }
+        for (int64_t y = 0; y < hp; y++) {
+            const uint8_t* p[4];
+            for (int k = 0; k < 4; k++) p[k] = parts + k * tall * wide + (y + 1) * wide + 1;
+            sixteen({p[0], p[1], p[2], p[3], p[0] + 1, p[0] + wide, p[1] + wide, p[2] + 1}, out + i * 16 * hp * wp + y * wp, hp * wp, wp);
+        }
+    });
+}
+
+// slot, vectors: of n sets of bh x bw blocks
+void fetch_luma(int64_t threads, const uint8_t* phases, int64_t hp, int64_t wp, const int64_t* slot, const int64_t* vectors, float* out, int64_t n,
+                int64_t bh, int64_t bw, int64_t k) {
+    Phases refs{phases, hp, wp};
+    parallel(threads, n * bh, 0.5 * (double)(bw * k * k), [&](int64_t row) {
+        for (int64_t x = 0; x < bw; x++) {
+            int64_t i = row * bw + x;
+            const uint8_t* p = refs.block(slot[i], vectors[2 * i], vectors[2 * i + 1], row % bh * k, x * k, (int)k);
+            float* to = out + i * k * k;
+            for (int64_t r = 0; r < k; r++)
+                for (int64_t c = 0; c < k; c++) to[r * k + c] = p[r * wp + c];
+        }
+    });
+}
+
+// Adjoint of predict_luma for blocks of 8 x 8: windows of 14 x 14 samples, of which the block's own begin at (2, 2)
+constexpr int WINDOW = 14, PITCH = 16, TAPS[6] = {1, -5, 20, 20, -5, 1};
+// what a phase is the mean of: g, b, h, j and their neighbours to the right (of g, h) and below (of g, b)
+enum { G = 1, B = 2, H = 4, J = 8, RIGHT = 16, BELOW = 32, S = 64, M = 128 };
+constexpr uint8_t MADE_OF[16] = {G, G | B, B, B | RIGHT, G | H, B | H, B | J, B | M, H, H | J, J, J | M, H | BELOW, H | S, J | S, M | S};
+
+DC_INLINE bool kept(float x) { return x >= 0 && x <= 255; }  // what clamping does not cut
+
+void spread(const float* __restrict x, const float* __restrict grad, int made_of, float* __restrict to) {
+    bool two = made_of & (made_of - 1);
+    alignas(64) float g[8][8];
+    for (int y = 0; y < 8; y++)
+        for (int c = 0; c < 8; c++) g[y][c] = two ? 0.5f * grad[8 * y + c] : grad[8 * y + c];
+    auto add = [&](int dy, int dx) {
+        for (int y = 0; y < 8; y++)
+            for (int c = 0; c < 8; c++) to[(2 + y + dy) * PITCH + 2 + c + dx] += g[y][c];
+    };
+    auto across = [&](int dy) {  // b, and s one row below
+        for (int y = 0; y < 8; y++) {
+            const float* p = x + (2 + y + dy) * PITCH;
+            alignas(64) float v[8];
+            for (int c = 0; c < 8; c++) {
+                float raw = 0;
+                for (int t = 0; t < 6; t++) raw += (float)TAPS[t] * p[c + t];
+                v[c] = kept(half_up(raw / 32)) ? g[y][c] / 32 : 0.0f;
+            }
+            for (int t = 0; t < 6; t++)
+                for (int c = 0; c < 8; c++) to[(2 + y + dy) * PITCH + c + t] += (float)TAPS[t] * v[c];
+        }
+    };
+    auto down = [&](int dx) {  // h, and m one column to the right
+        for (int y = 0; y < 8; y++) {
+            const float* p = x + y * PITCH + 2 + dx;
+            alignas(64) float v[8];
+            for (int c = 0; c < 8; c++) {
+                float raw = 0;
+                for (int t = 0; t < 6; t++) raw += (float)TAPS[t] * p[t * PITCH + c];
+                v[c] = kept(half_up(raw / 32)) ? g[y][c] / 32 : 0.0f;
+            }
+            for (int t = 0; t < 6; t++)
+                for (int c = 0; c < 8; c++) to[(y + t) * PITCH + 2 + c + dx] += (float)TAPS[t] * v[c];
+        }
+    };
+    auto both = [&] {  // j
+        alignas(64) float raw[13][8], back[13][8] = {};
+        for (int y = 0; y < 13; y++)
+            for (int c = 0; c < 8; c++) {
+                float v = 0;
+                for (int t = 0; t < 6; t++) v += (float)TAPS[t] * x[y * PITCH + c + t];
+                raw[y][c] = v;
+            }
+        for (int y = 0; y < 8; y++) {
+            alignas(64) float v[8];
+            for (int c = 0; c < 8; c++) {
+                float full = 0;
+                for (int t = 0; t < 6; t++) full += (float)TAPS[t] * raw[y + t][c];
+                v[c] = kept(half_up(full / 1024)) ? g[y][c] / 1024 : 0.0f;
+            }
+            for (int t = 0; t < 6; t++)
+                for (int c = 0; c < 8; c++) back[y + t][c] += (float)TAPS[t] * v[c];
+        }
+        for (int y = 0; y < 13; y++)
+            for (int t = 0; t < 6; t++)
+                for (int c = 0; c < 8; c++) to[y * PITCH + c + t] += (float)TAPS[t] * back[y][c];
+    };
+    if (made_of & G) add(0, 0);
+    if (made_of & RIGHT) add(0, 1);
+    if (made_of & BELOW) add(1, 0);
+    if (made_of & B) across(0);
+    if (made_of & S) across(1);
+    if (made_of & H) down(0);
+    if (made_of & M) down(1);
+    if (made_of & J) both();
+}
+
+// Adds windows of gradients to planes, a stripe of a plane at a time: what is added to a sample, and in which order, is the same for all threads
+template <class F> DC_INLINE void stripes(int64_t threads, int64_t planes, int64_t h, double ns, const F& f) {
+    int64_t each = threads > planes ? lowest((threads + planes - 1) / planes, (h + 63) / 64) : 1;
+    parallel(threads, planes * each, ns / (double)(planes * each), [&](int64_t task) {
+        int64_t s = task % each;
+        f(task / each, h * s / each, h * (s + 1) / each);
+    });
+}
+
+void predict_luma_backward(int64_t threads, const float* grad, const float* planes, const int64_t* ref_idx, const int64_t* vectors, float* out,
+                           int64_t r, int64_t h, int64_t w, int64_t n, int64_t bh, int64_t bw) {
+    memset(out, 0, sizeof(float) * r * h * w);
+    Phases at{nullptr, h + 2 * MARGIN, w + 2 * MARGIN};
+    stripes(threads, r, h, 2e3 * (double)(n * bh * bw), [&](int64_t plane, int64_t first, int64_t last) {
+        const float* from = planes + plane * h * w;
+        float* to = out + plane * h * w;
+        for (int64_t i = 0; i < n * bh * bw; i++) {
+            if (ref_idx[i] != plane) continue;
+            int64_t vy = vectors[2 * i], vx = vectors[2 * i + 1];
+            int64_t y = at.row(i / bw % bh * 8, vy, 8) - MARGIN - 2, x = at.column(i % bw * 8, vx, 8) - MARGIN - 2;
+            int64_t top = clip<int64_t>(y, 0, h - 1), bottom = clip<int64_t>(y + WINDOW - 1, 0, h - 1);
+            if (bottom < first || top >= last) continue;
+            bool inside = x >= 0 && x + PITCH <= w;
+            alignas(64) float window[WINDOW * PITCH], added[WINDOW * PITCH] = {};
+            int made_of = MADE_OF[4 * (vy & 3) + (vx & 3)];
+            if (made_of & ~(G | RIGHT | BELOW))
+                for (int64_t a = 0; a < WINDOW; a++) {
+                    const float* row = from + clip<int64_t>(y + a, 0, h - 1) * w;
+                    if (inside)
+                        memcpy(window + a * PITCH, row + x, sizeof(float) * PITCH);
+                    else
+                        for (int64_t b = 0; b < PITCH; b++) window[a * PITCH + b] = row[clip<int64_t>(x + b, 0, w - 1)];
+                }
+            spread(window, grad + 64 * i, made_of, added);
+            for (int64_t a = 0; a < WINDOW; a++) {
+                int64_t line = clip<int64_t>(y + a, 0, h - 1);
+                if (line < first || line >= last) continue;
+                float* row = to + line * w;
+                if (inside)
+                    for (int64_t b = 0; b < PITCH; b++) row[x + b] += added[a * PITCH + b];
+                else
+                    for (int64_t b = 0; b < WINDOW; b++) row[clip<int64_t>(x + b, 0, w - 1)] += added[a * PITCH + b];
+            }
+        }
+    });
+}
+
+// Chroma blocks of k x k, k at most 8: place of the window in the plane, and eighths
+struct ChromaPlace {
+    int64_t y, x;
+    float fy, fx;
+    ChromaPlace(int64_t vy, int64_t vx, int64_t top, int64_t left, int64_t h, int64_t w, int64_t k)
+        : y(clip<int64_t>(top + MARGIN + (vy >> 3), 0, h + 2 * MARGIN - k - 1) - MARGIN),
+          x(clip<int64_t>(left + MARGIN + (vx >> 3), 0, w + 2 * MARGIN - k - 1) - MARGIN), fy((float)(vy & 7) / 8), fx((float)(vx & 7) / 8) {}
+};
+
+void predict_chroma(int64_t threads, const float* planes, const int64_t* ref_idx, const int64_t* vectors, float* out, int64_t h, int64_t w,
+                    int64_t n, int64_t bh, int64_t bw, int64_t k) {
+    parallel(threads, n * bh, 2.0 * (double)(2 * bw * k * k), [&](int64_t row) {
+        for (int64_t b = 0; b < bw; b++) {
+            int64_t i = row * bw + b;
+            ChromaPlace at(vectors[2 * i], vectors[2 * i + 1], row % bh * k, b * k, h, w, k);
+            for (int64_t p = 0; p < 2; p++) {
+                const float* from = planes + (2 * ref_idx[i] + p) * h * w;
+                float window[9][9];
+                for (int64_t y = 0; y <= k; y++) {
+                    const float* line = from + clip<int64_t>(at.y + y, 0, h - 1) * w;
+                    for (int64_t x = 0; x <= k; x++) window[y][x] = line[clip<int64_t>(at.x + x, 0, w - 1)];
+                }
+                float* to = out + (2 * i + p) * k * k;
+                for (int64_t y = 0; y < k; y++) {
+                    float mixed[9];
+                    for (int64_t x = 0; x <= k; x++) mixed[x] = window[y][x] * (1 - at.fy) + window[y + 1][x] * at.fy;
+                    for (int64_t x = 0; x < k; x++) to[y * k + x] = half_up(mixed[x] * (1 - at.fx) + mixed[x + 1] * at.fx);
+                }
+            }
+        }
+    });
+}
+
+void predict_chroma_backward(int64_t threads, const float* grad, const int64_t* ref_idx, const int64_t* vectors, float* out, int64_t r, int64_t h,
+                             int64_t w, int64_t n, int64_t bh, int64_t bw, int64_t k) {
+    memset(out, 0, sizeof(float) * 2 * r * h * w);
+    stripes(threads, 2 * r, h, 100.0 * (double)(n * bh * bw), [&](int64_t plane, int64_t first, int64_t last) {
+        float* to = out + plane * h * w;
+        for (int64_t i = 0; i < n * bh * bw; i++) {
+            if (ref_idx[i] != plane / 2) continue;
+            ChromaPlace at(vectors[2 * i], vectors[2 * i + 1], i / bw % bh * k, i % bw * k, h, w, k);
+            if (clip<int64_t>(at.y + k, 0, h - 1) < first || clip<int64_t>(at.y, 0, h - 1) >= last) continue;
+            const float* g = grad + (2 * i + plane % 2) * k * k;
+            float mixed[9][9] = {}, window[9][9] = {};
+            for (int64_t y = 0; y < k; y++)
+                for (int64_t x = 0; x < k; x++) mixed[y][x] += g[y * k + x] * (1 - at.fx), mixed[y][x + 1] += g[y * k + x] * at.fx;
+            for (int64_t y = 0; y < k; y++)
+                for (int64_t x = 0; x <= k; x++) window[y][x] += mixed[y][x] * (1 - at.fy), window[y + 1][x] += mixed[y][x] * at.fy;
+            for (int64_t y = 0; y <= k; y++) {
+                int64_t line = clip<int64_t>(at.y + y, 0, h - 1);
+                if (line < first || line >= last) continue;
+                for (int64_t x = 0; x <= k; x++) to[line * w + clip<int64_t>(at.x + x, 0, w - 1)] += window[y][x];
+            }
+        }
+    });
+}
+
+// size: samples that share a direction
+void bipred(int64_t threads, const float* past, const float* future, const int64_t* direction, float* out, int64_t n, int64_t size) {
+    parallel(threads, (n + 255) / 256, 100.0 * (double)size, [&](int64_t task) {
+        for (int64_t i = task * 256; i < lowest(task * 256 + 256, n); i++) {
+            const float *p = past + i * size, *q = future + i * size;
+            float* to = out + i * size;
+            if (direction[i] == 2)
+                for (int64_t k = 0; k < size; k++) to[k] = half_up((p[k] + q[k]) / 2);
+            else
+                memcpy(to, direction[i] == 1 ? q : p, sizeof(float) * size);
+        }
+    });
+}
+
+void bipred_backward(int64_t threads, const float* grad, const int64_t* direction, float* past, float* future, int64_t n, int64_t size) {
+    parallel(threads, (n + 255) / 256, 150.0 * (double)size, [&](int64_t task) {
+        for (int64_t i = task * 256; i < lowest(task * 256 + 256, n); i++) {
+            float shares[2] = {direction[i] == 2 ? 0.5f : direction[i] == 1 ? 0.0f : 1.0f, direction[i] == 2 ? 0.5f : direction[i] == 1 ? 1.0f : 0.0f};
+            for (int64_t k = 0; k < size; k++) past[i * size + k] = shares[0] * grad[i * size + k];
+            for (int64_t k = 0; k < size; k++) future[i * size + k] = shares[1] * grad[i * size + k];
+        }
+    });
+}
+
+}  // namespace
+
+DC_EXPORT(quarter_pel)
+DC_EXPORT(half_resolution)
+DC_EXPORT(fetch_luma)
+DC_EXPORT(predict_luma_backward)
+DC_EXPORT(predict_chroma)
+DC_EXPORT(predict_chroma_backward)
+DC_EXPORT(bipred)
+DC_EXPORT(bipred_backward)
+
+}  // namespace DC_ISA

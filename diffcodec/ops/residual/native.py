@@ -1,0 +1,122 @@
+"""Residual coding in native code."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...constants import Constant
+from ...implement import backward_of, implements
+from ..common.native import call
+from ..common.tables import STEPS
+from . import reference, trellis
+
+TRELLIS = Constant(
+    [*trellis.LAMBDA, trellis.LONGER_BITS, trellis.P_SIGNIFICANT, trellis.P_LAST, trellis.P_MORE, trellis.TWO_BITS, trellis.FURTHER_LAMBDA]
+)
+CONTEXTS = torch.tensor([row + [0] * (64 - len(row)) for n in (4, 15, 16, 64) for row in trellis.contexts_of_places(n)])
+
+
+@lru_cache(maxsize=64)
+def numbers(quant: tuple[float, ...]) -> Tensor:
+    """Settings of a quantiser as native code reads them."""
+    with torch.inference_mode(False):
+        return torch.tensor(quant, dtype=torch.float32)
+
+
+def constants(quant: list[float], like: Tensor, eights: bool = True) -> list[Any]:
+    """What every function gets last: the quantiser, the trellis, steps, contexts."""
+    steps = [STEPS[k].like(like) for k in ((4, 8) if eights else (4,))]
+    return [numbers(tuple(quant)), TRELLIS.like(like), *steps, CONTEXTS]
+
+
+def _levels(x: Tensor) -> Tensor | None:
+    return x if x.numel() else None
+
+
+@implements(reference.code_luma)
+def code_luma(
+    source: Tensor,
+    predicted: Tensor,
+    qp: Tensor,
+    intra: Tensor,
+    transform_8x8: Tensor,
+    intra16x16: Tensor,
+    quant: list[float],
+    levels: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs = source, predicted, qp, intra, transform_8x8, intra16x16
+    out, levels4, levels8, coded = reference.code_luma.allocate(*inputs, quant, levels)
+    call("code_luma", *inputs, out, _levels(levels4), _levels(levels8), coded, *qp.shape, *constants(quant, source))
+    return out, levels4, levels8, coded
+
+
+@backward_of(reference.code_luma, of=["source", "predicted", "qp"])
+def code_luma_backward(
+    grad: Tensor,
+    grad_levels4: Tensor | None,
+    grad_levels8: Tensor | None,
+    source: Tensor,
+    predicted: Tensor,
+    qp: Tensor,
+    intra: Tensor,
+    transform_8x8: Tensor,
+    intra16x16: Tensor,
+    quant: list[float],
+    needs_qp: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    to_source, to_predicted = source.new_empty(source.shape), source.new_empty(source.shape)
+    to_qp = qp.new_empty(qp.shape if needs_qp else (0,))
+    if grad_levels4 is None or grad_levels8 is None:
+        grad_levels4, grad_levels8 = (torch.zeros_like(source) if g is None and (grad_levels4 is not None or grad_levels8 is not None) else g
+                                      for g in (grad_levels4, grad_levels8))  # fmt: skip
+    call(
+        "code_luma_backward", grad, grad_levels4, grad_levels8, source, predicted, qp, intra, transform_8x8, intra16x16, to_source, to_predicted,
+        _levels(to_qp), *qp.shape, *constants(quant, source),
+    )  # fmt: skip
+    return to_source, to_predicted, to_qp
+
+
+@implements(reference.code_chroma)
+def code_chroma(source: Tensor, predicted: Tensor, qpc: Tensor, intra: Tensor, quant: list[float], levels: bool) -> tuple[Tensor, Tensor]:
+    out, of_levels = reference.code_chroma.allocate(source, predicted, qpc, intra, quant, levels)
+    call("code_chroma", source, predicted, qpc, intra, out, _levels(of_levels), *qpc.shape, *constants(quant, source, False))
+    return out, of_levels
+
+
+@backward_of(reference.code_chroma, of=["source", "predicted", "qpc"])
+def code_chroma_backward(
+    grad: Tensor,
+    grad_levels: Tensor | None,
+    source: Tensor,
+    predicted: Tensor,
+    qpc: Tensor,
+    intra: Tensor,
+    quant: list[float],
+    needs_qpc: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    to_source, to_predicted = source.new_empty(source.shape), source.new_empty(source.shape)
+    n, bh, bw = qpc.shape
+    to_qp = qpc.new_empty((n, 2, bh, bw) if needs_qpc else (0,))
+    call(
+        "code_chroma_backward", grad, grad_levels, source, predicted, qpc, intra, to_source, to_predicted, _levels(to_qp), n, bh, bw,
+        *constants(quant, source, False),
+    )  # fmt: skip
+    return to_source, to_predicted, to_qp.sum(1) if needs_qpc else to_qp
+
+
+@implements(reference.choose_transform_8x8)
+def choose_transform_8x8(source: Tensor, predicted: Tensor, use_satd: bool, allowed: bool) -> tuple[Tensor, Tensor]:
+    cost, eight = reference.choose_transform_8x8.allocate(source, predicted, use_satd, allowed)
+    call("choose_transform_8x8", source, predicted, cost, eight, *cost.shape, use_satd, allowed)
+    return cost, eight
+
+
+@implements(reference.merge_qp_delta)
+def merge_qp_delta(qp: Tensor, frame_qp: Tensor) -> Tensor:
+    out = reference.merge_qp_delta.allocate(qp, frame_qp)
+    call("merge_qp_delta", qp, frame_qp, out, len(frame_qp), qp[0].numel())
+    return out
