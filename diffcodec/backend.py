@@ -3,16 +3,16 @@
 An operation is defined once, in torch, in ``ops/<family>/reference.py``::
 
     @operation
-    def quarter_pel(luma: Tensor) -> Tensor: ...
+    def blur(video: Tensor, weights: Tensor) -> Tensor: ...
 
-    @quarter_pel.outputs
-    def _(luma: Tensor) -> Tensor: ...  # what it returns, not computed: allocated
+    @blur.outputs
+    def _(video: Tensor, weights: Tensor) -> Tensor: ...  # what it returns, not computed: allocated
 
 The signature is the schema. Other implementations lie beside it in modules that bear the backend's name (``triton.py``) and are imported when one
 is first asked for::
 
-    @implements(quarter_pel)  # of diffcodec.implement
-    def forward(luma): ...
+    @implements(blur)  # of diffcodec.implement
+    def forward(video, weights): ...
 
 Layers take ``backend``: "auto" (the fastest that can run: "triton" on CUDA devices, "native" on CPUs), "reference" (torch) or another of
 :data:`BACKENDS` (an error that says why where it cannot run). A codec of many operations names its backend once, with :func:`using`.
@@ -26,7 +26,7 @@ import importlib
 import importlib.util
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
@@ -195,6 +195,7 @@ class Operation(Generic[P, R]):
         reference: the definition. Its signature is the schema of all implementations (annotations as ``torch.library`` has them, no defaults), its
             docstring the operation's.
         opaque: whether compilers see the reference as one node, too, rather than look into it.
+        writes: names of inputs that it writes to, rather than return something.
 
     Attributes:
         name, reference: of the definition.
@@ -202,8 +203,8 @@ class Operation(Generic[P, R]):
         differentiable: names of the inputs that implementations have a gradient for.
     """
 
-    def __init__(self, reference: Callable[P, R], opaque: bool = False) -> None:
-        self.name, self.reference, self.opaque = reference.__name__, reference, opaque
+    def __init__(self, reference: Callable[P, R], opaque: bool = False, writes: Sequence[str] = ()) -> None:
+        self.name, self.reference, self.opaque, self.writes = reference.__name__, reference, opaque, tuple(writes)
         self.family = reference.__module__.rpartition(".")[0]
         self.parameters = tuple(inspect.signature(reference).parameters)
         for p in inspect.signature(reference).parameters.values():
@@ -259,10 +260,10 @@ class Operation(Generic[P, R]):
 
     def schema(self, further: int = 0) -> str:
         """As torch.library writes it, with further tensors returned."""
-        text = torch.library.infer_schema(inspect.unwrap(self.reference), mutates_args=())
+        text = torch.library.infer_schema(inspect.unwrap(self.reference), mutates_args=self.writes)
         if not further:
             return text
-        inputs, _, returned = text.partition(" -> ")
+        inputs, _, returned = text.rpartition(" -> ")
         return f"{inputs} -> ({', '.join([returned.strip('()'), *['Tensor'] * further])})"
 
     def implementation(self, backend: str) -> Implementation | None:
@@ -277,7 +278,7 @@ class Operation(Generic[P, R]):
     @functools.cached_property
     def number_of_outputs(self) -> int:
         """Of the reference."""
-        returned = self.schema().partition(" -> ")[2]
+        returned = self.schema().rpartition(" -> ")[2]
         return returned.count("Tensor")
 
 
@@ -296,6 +297,11 @@ _loaded._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def operation(reference: Callable[P, R]) -> Operation[P, R]:
     """Make a function in torch the definition of an operation."""
     return Operation(reference)
+
+
+def writing_operation(*writes: str) -> Callable[[Callable[P, R]], Operation[P, R]]:
+    """The same for one that writes to some of its inputs, by name, and returns nothing; without gradient."""
+    return lambda reference: Operation(reference, writes=writes)
 
 
 def opaque_operation(reference: Callable[P, R]) -> Operation[P, R]:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def stacked(planes: Sequence[Tensor]) -> Tensor:
+    """``torch.stack``; a single tensor is not copied."""
+    return planes[0][None] if len(planes) == 1 else torch.stack(list(planes))
 
 
 def pad_to(x: Tensor, height: int, width: int) -> Tensor:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..blocks import repeat_blocks
+from .. import backend
+from ..blocks import repeat_blocks, stacked
 from ..constants import listed
-from ..ops.interpolate.reference import MARGIN, predict_chroma, predict_luma, quarter_pel
+from ..ops.interpolate.reference import allocate_phases, interpolate_planes, predict_chroma, predict_luma
 from .plan import CodingPlan
 
 
@@ -34,19 +35,20 @@ class DecodedPictureBuffer:
     Args:
         plan: what is coded.
         like: source luma ``[S, H, W]``.
+        whole: whether all vectors are whole.
 
     Attributes:
         luma, chroma: decoded frames ``[H, W]``, ``[2, H/2, W/2]`` by number in the plan, None before they are coded.
-        phases: quarter-pel planes of the references ``[R, 16, Hp, Wp]``, each made when it is first asked for.
+        phases: quarter-pel planes of the references ``[R, 16, Hp, Wp]``, each made when it is first asked for; one alone where vectors are whole.
     """
 
-    def __init__(self, plan: CodingPlan, like: Tensor) -> None:
+    def __init__(self, plan: CodingPlan, like: Tensor, whole: bool = False) -> None:
         self.luma: list[Any] = [None] * len(plan.types)
         self.chroma: list[Any] = [None] * len(plan.types)
         self._shown = plan.shown
         self._slots = {r: k for k, r in enumerate(plan.references())}
-        h, w = like.shape[1:]
-        self.phases = like.new_empty(len(self._slots), 16, h + 2 * MARGIN, w + 2 * MARGIN, dtype=torch.uint8)
+        whole = whole and backend.active(like) != "triton"  # kernels read sixteen
+        self.phases = allocate_phases(like[:1].expand(len(self._slots), -1, -1), 1 if whole else 16)
         self._interpolated: set[int] = set()
 
     def store(self, frames: Sequence[int], luma: Tensor, chroma: Tensor) -> None:
@@ -68,8 +70,7 @@ class DecodedPictureBuffer:
         new = [i for i in own if i not in self._interpolated]
         if new:
             with torch.no_grad():
-                planes = quarter_pel(torch.stack([self.luma[i] for i in new]))
-                self.phases.index_copy_(0, listed([self._slots[i] for i in new], choice.device), planes)
+                interpolate_planes(self.phases, listed([self._slots[i] for i in new], choice.device), stacked([self.luma[i] for i in new]))
             self._interpolated.update(new)
         table = listed([[self._slots[i] for i in candidates], [own.index(i) for i in candidates], list(candidates)], choice.device)
         of_macroblocks = table[:, choice]  # [3, N, H/16, W/16]
@@ -78,7 +79,7 @@ class DecodedPictureBuffer:
 
     def fetch(self, refs: BlockReferences, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """8x8 blocks of references ``[N, H/8, W/8, 64]``, and of their chroma ``[N, H/8, W/8, 2, 16]``, that vectors point at."""
-        luma, chroma = (torch.stack([planes[i] for i in refs.frames]) for planes in (self.luma, self.chroma))
+        luma, chroma = (stacked([planes[i] for i in refs.frames]) for planes in (self.luma, self.chroma))
         return predict_luma(luma, self.phases, refs.slot, refs.ref_idx, vectors, 8), predict_chroma(chroma, refs.ref_idx, vectors, 4)
 
     def output(self) -> tuple[Tensor, Tensor]:

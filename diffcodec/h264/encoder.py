@@ -54,7 +54,7 @@ def encode_video(
     source = SourceFrames.of(video)  # colour
     # lookahead, frame types, QP: an encoder's own or a guide's
     plan, motion, qp = guided(crf, guides, t, settings) if guides is not None else decided(source, crf, gops, t, settings)
-    dpb, features = DecodedPictureBuffer(plan, source.luma), dict[int, Tensor]()
+    dpb, features = DecodedPictureBuffer(plan, source.luma, guides is None and preset.subpel == 1), dict[int, Tensor]()
     for group in plan.groups(source, qp, preset.chroma_offset):
         intra = group.type == "I"
         p = predict_intra_frames(group, preset, constants) if intra else predict_inter_frames(group, dpb, motion, preset, constants, rate)

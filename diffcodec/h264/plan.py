@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..blocks import pad_to, pad_to_multiple
+from ..blocks import pad_to, pad_to_multiple, stacked
 from ..constants import listed
 from ..ops.color.reference import rgb_to_yuv420
 from ..ops.residual.reference import chroma_qp
@@ -92,13 +92,16 @@ class CodingPlan:
         """
         every = ([i for i in step if self.types[i] in kind] for step in self.steps for kind in ("I", "P", "Bb"))
         frames = [group for group in every if group]
-        # in coding order once and for all: groups are then views, whose gradients are put together in one go
         order = [i for group in frames for i in group]
-        index, qp = listed([self.source[i] for i in order], qp.device), qp[listed(order, qp.device)]
+        qp = qp[listed(order, qp.device)]
         lam = torch.exp2((qp.detach() - 12) / 6).clamp(min=1)
         sizes = [len(group) for group in frames]
-        parts = (x.split(sizes) for x in (source.luma[index], source.chroma[index], qp, chroma_qp(qp, chroma_qp_offset), lam))
-        return [FrameGroup(group, self.types[group[0]].upper(), *tensors) for group, *tensors in zip(frames, *parts)]
+        parts = zip(*(x.split(sizes) for x in (qp, chroma_qp(qp, chroma_qp_offset), lam)))
+        luma, chroma = source.luma.unbind(), source.chroma.unbind()
+        return [
+            FrameGroup(group, self.types[group[0]].upper(), *(stacked([x[self.source[i]] for i in group]) for x in (luma, chroma)), *qps)
+            for group, qps in zip(frames, parts)
+        ]
 
 
 class FrameGroup(NamedTuple):

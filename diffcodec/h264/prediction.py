@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..blocks import from_flat_blocks, repeat_blocks
+from ..blocks import from_flat_blocks
 from ..checks import replace_value
 from ..ops.deblock.reference import motion_info
-from ..ops.intra.reference import BITS_16X16, cheapest_mode, choose_mb_type, choose_modes, predict_intra
+from ..ops.intra.reference import BITS_16X16, cheapest_mode, choose_mb_type, choose_modes, merge_intra, predict_intra
 from ..ops.residual.reference import QuantSettings, choose_transform_8x8, code_chroma, code_luma
 from .dpb import DecodedPictureBuffer
 from .motion import GuideMotion, SearchedMotion, motion_bits
@@ -142,10 +142,9 @@ def predict_inter_frames(
         if not guided:
             is_intra = modes.cost * constants.intra_bias < cost
         if _worth_looking(is_intra):
-            of_samples = repeat_blocks(is_intra, 16)
             chroma_mode = choose_chroma(chroma.detach(), chroma.detach(), lam, preset)
-            predicted = torch.where(of_samples, modes.predict(luma), predicted)
-            predicted_chroma = torch.where(of_samples[:, None, ::2, ::2], predict_intra(chroma, [chroma_mode], None), predicted_chroma)
+            predicted = merge_intra(predicted, luma, modes.modes, modes.mb_type, is_intra)
+            predicted_chroma = merge_intra(predicted_chroma, chroma, [chroma_mode], None, is_intra)
             transform_8x8 = torch.where(is_intra, modes.mb_type == 1, transform_8x8)
             intra16x16 = is_intra & (modes.mb_type == 0)
             side_bits, not_skipped = torch.where(is_intra, modes.bits, side_bits), not_skipped | is_intra

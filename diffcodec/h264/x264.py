@@ -47,6 +47,7 @@ class X264H264(DiffH264):
     """
 
     model = "x264"
+    raw = True
     operator = opaque.operator("diff_h264")
     lacks = FIRST_ORDER_ONLY
 

@@ -21,7 +21,7 @@ BACKENDS = backend.BACKENDS[2:]
 
 
 def tensors(out: Any) -> list[Tensor]:
-    return [out] if isinstance(out, Tensor) else list(out)
+    return [] if out is None else [out] if isinstance(out, Tensor) else list(out)
 
 
 def skip_without(name: str, case: Case) -> None:
@@ -29,11 +29,18 @@ def skip_without(name: str, case: Case) -> None:
         pytest.skip(f"{case.operation.name} has no {name} implementation here")
 
 
+def skip_lacking(name: str, case: Case, args: tuple[Any, ...]) -> None:
+    lacks = case.operation.implementation(name).lacks  # type: ignore[union-attr]
+    if lacks is not None and (why := lacks(*args)) is not None:
+        pytest.skip(why)
+
+
 def computed(call: Any, args: tuple[Any, ...], case: Case) -> tuple[list[Tensor], dict[str, Tensor]]:
     """What a call returns, and gradients of the differentiable inputs by name for fixed random weights of the outputs."""
     names = case.operation.parameters
     args = tuple(x.clone().requires_grad_() if n in case.operation.differentiable else x for n, x in zip(names, args))
-    out = tensors(call(*args))
+    args = tuple(x.clone() if n in case.operation.writes else x for n, x in zip(names, args))
+    out = tensors(call(*args)) + [x for n, x in zip(names, args) if n in case.operation.writes]
     leaves = {n: x for n, x in zip(names, args) if n in case.operation.differentiable}
     generator = torch.Generator().manual_seed(3)
     weighed = [
@@ -53,6 +60,7 @@ def computed(call: Any, args: tuple[Any, ...], case: Case) -> tuple[list[Tensor]
 def test_like_the_reference(case: Case, size: tuple[int, int, int], name: str) -> None:
     skip_without(name, case)
     args = case.inputs(Scene(*size, device=DEVICE))
+    skip_lacking(name, case, args)
     expected, expected_grads = computed(case.operation.reference, args, case)
     out, grads = computed(lambda *a: case.operation.on(name, *a), args, case)
     assert len(out) == len(expected)

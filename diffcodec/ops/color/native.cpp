@@ -98,7 +98,7 @@ void yuv420_to_rgb(int64_t threads, const float* luma, const float* chroma, floa
         Scratch<int32_t> terms(3 * half);
         int32_t *__restrict red = terms, *__restrict green = terms + half, *__restrict blue = terms + 2 * half;
         for (int64_t x = 0; x < half; x++) {
-            int32_t u = (int32_t)std::nearbyint(cb[x]) - 128, v = (int32_t)std::nearbyint(cr[x]) - 128;
+            int32_t u = (int32_t)(cb[x] + 0.5f) - 128, v = (int32_t)(cr[x] + 0.5f) - 128;
             red[x] = (v * 13075) >> 13, green[x] = ((u * -3209) >> 13) + ((v * -6660) >> 13), blue[x] = (u * 16525) >> 13;
         }
         for (int64_t y = 2 * row; y < 2 * row + 2; y++) {
@@ -106,10 +106,12 @@ void yuv420_to_rgb(int64_t threads, const float* luma, const float* chroma, floa
             for (int c = 0; c < 3; c++) {
                 const int32_t* __restrict t = terms + c * half;
                 float* __restrict to = out + ((3 * i + c) * h + y) * w;
-                for (int64_t x = 0; x < w; x++) {
-                    int32_t base = (((int32_t)std::nearbyint(l[x]) - 16) * 9539) >> 13;
-                    to[x] = (float)clip(base + t[x / 2], 0, 255) / 255.0f;
-                }
+                for (int64_t x = 0; x < half; x++)
+                    for (int k = 0; k < 2; k++) {
+                        int32_t value = ((((int32_t)(l[2 * x + k] + 0.5f) - 16) * 9539) >> 13) + t[x];
+                        value = value < 0 ? 0 : value > 255 ? 255 : value;
+                        to[2 * x + k] = (float)value / 255.0f;
+                    }
             }
         }
     });

@@ -37,8 +37,13 @@ DC_INLINE void sixteen(const Half& p, uint8_t* out, int64_t size, int64_t n) {
 
 constexpr int BAND = 32;  // rows that are computed together
 
-void quarter_pel(int64_t threads, const float* luma, uint8_t* out, int64_t n, int64_t h, int64_t w) {
+// slots: where the planes belong among those of `out`, of one or of sixteen phases
+void interpolate_planes(int64_t threads, const float* luma, const int64_t* slots, uint8_t* out, int64_t n, int64_t h, int64_t w, int64_t phases) {
     int64_t hp = h + 2 * MARGIN, wp = w + 2 * MARGIN, wide = wp + 6, bands = (hp + BAND - 1) / BAND;
+    if (phases == 1) {
+        parallel(threads, n, (double)(hp * wp), [&](int64_t i) { padded(luma + i * h * w, h, w, MARGIN, 0, hp, out + slots[i] * hp * wp); });
+        return;
+    }
     parallel(threads, n * bands, 10.0 * (double)(BAND * wp), [&](int64_t task) {
         int64_t i = task / bands, y0 = task % bands * BAND, y1 = lowest<int64_t>(y0 + BAND, hp), rows = y1 - y0 + 6;
         Scratch<uint8_t> x(rows * wide), half_b(rows * wide), half_h(wide), half_j(wp);
@@ -61,7 +66,7 @@ void quarter_pel(int64_t threads, const float* luma, uint8_t* out, int64_t n, in
                 jj[c] = byte((outer - 5 * middle + 20 * inner + 512) >> 10);
             }
             const uint8_t *g = x + (y - y0 + 3) * wide + 3, *b = half_b + (y - y0 + 3) * wide + 3;
-            sixteen({g, b, half_h + 3, half_j, g + 1, g + wide, b + wide, half_h + 4}, out + i * 16 * hp * wp + y * wp, hp * wp, wp);
+            sixteen({g, b, half_h + 3, half_j, g + 1, g + wide, b + wide, half_h + 4}, out + slots[i] * 16 * hp * wp + y * wp, hp * wp, wp);
         }
     });
 }
@@ -102,9 +107,9 @@ void half_resolution(int64_t threads, const float* luma, float* half, uint8_t* o
 }
 
 // slot, vectors: of n sets of bh x bw blocks
-void fetch_luma(int64_t threads, const uint8_t* phases, int64_t hp, int64_t wp, const int64_t* slot, const int64_t* vectors, float* out, int64_t n,
+void fetch_luma(int64_t threads, const uint8_t* phases, int64_t count, int64_t hp, int64_t wp, const int64_t* slot, const int64_t* vectors, float* out, int64_t n,
                 int64_t bh, int64_t bw, int64_t k) {
-    Phases refs{phases, hp, wp};
+    Phases refs{phases, count, hp, wp};
     parallel(threads, n * bh, 0.5 * (double)(bw * k * k), [&](int64_t row) {
         for (int64_t x = 0; x < bw; x++) {
             int64_t i = row * bw + x;
@@ -203,7 +208,7 @@ template <class F> DC_INLINE void stripes(int64_t threads, int64_t planes, int64
 void predict_luma_backward(int64_t threads, const float* grad, const float* planes, const int64_t* ref_idx, const int64_t* vectors, float* out,
                            int64_t r, int64_t h, int64_t w, int64_t n, int64_t bh, int64_t bw) {
     memset(out, 0, sizeof(float) * r * h * w);
-    Phases at{nullptr, h + 2 * MARGIN, w + 2 * MARGIN};
+    Phases at{nullptr, 16, h + 2 * MARGIN, w + 2 * MARGIN};
     stripes(threads, r, h, 2e3 * (double)(n * bh * bw), [&](int64_t plane, int64_t first, int64_t last) {
         const float* from = planes + plane * h * w;
         float* to = out + plane * h * w;
@@ -321,7 +326,7 @@ void bipred_backward(int64_t threads, const float* grad, const int64_t* directio
 
 }  // namespace
 
-DC_EXPORT(quarter_pel)
+DC_EXPORT(interpolate_planes)
 DC_EXPORT(half_resolution)
 DC_EXPORT(fetch_luma)
 DC_EXPORT(predict_luma_backward)

@@ -9,11 +9,9 @@ from ..common.native import call
 from . import reference
 
 
-@implements(reference.quarter_pel)
-def quarter_pel(luma: Tensor) -> Tensor:
-    out = reference.quarter_pel.allocate(luma)
-    call("quarter_pel", luma, out, *luma.shape)
-    return out
+@implements(reference.interpolate_planes)
+def interpolate_planes(phases: Tensor, slots: Tensor, luma: Tensor) -> None:
+    call("interpolate_planes", luma, slots, phases, *luma.shape, phases.shape[1])
 
 
 @implements(reference.half_resolution)
@@ -28,7 +26,7 @@ def fetch_luma(phases: Tensor, slot: Tensor, vectors: Tensor, k: int) -> Tensor:
     out = reference.fetch_luma.allocate(phases, slot, vectors, k)
     bh, bw = vectors.shape[-3:-1]
     slot = slot.expand(vectors.shape[:-1])
-    call("fetch_luma", phases, *phases.shape[2:], slot, vectors, out, slot.numel() // (bh * bw), bh, bw, k)
+    call("fetch_luma", phases, *phases.shape[1:], slot, vectors, out, slot.numel() // (bh * bw), bh, bw, k)
     return out
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...backend import operation
+from ...backend import operation, writing_operation
 from ...blocks import repeat_edges
 from ...checks import first_order, half_up
 from ...constants import Constant
@@ -24,7 +24,6 @@ def _six_taps(x: Tensor, dim: int) -> Tensor:
     return (s[0] + s[5]) - 5 * (s[1] + s[4]) + 20 * (s[2] + s[3])
 
 
-@operation
 def quarter_pel(luma: Tensor) -> Tensor:
     """All sixteen quarter-pel phases of reference planes (8.4.2.2.1).
 
@@ -34,10 +33,28 @@ def quarter_pel(luma: Tensor) -> Tensor:
     return torch.stack([_sixteen(*_eight(plane[None]))[0].to(torch.uint8) for plane in luma])  # floats of all at once would be large
 
 
-@quarter_pel.outputs
-def _(luma: Tensor) -> Tensor:
+def allocate_phases(luma: Tensor, phases: int = 16) -> Tensor:
+    """Memory for the phases of planes ``[N, H, W]``."""
     n, h, w = luma.shape
-    return luma.new_empty(n, 16, h + 2 * MARGIN, w + 2 * MARGIN, dtype=torch.uint8)
+    return luma.new_empty(n, phases, h + 2 * MARGIN, w + 2 * MARGIN, dtype=torch.uint8)
+
+
+@writing_operation("phases")
+def interpolate_planes(phases: Tensor, slots: Tensor, luma: Tensor) -> None:
+    """Make planes into references: all their phases, or where vectors are whole the one that they need.
+
+    Args:
+        phases: :func:`quarter_pel` of many planes ``[S, 16, Hp, Wp]``, or their whole samples alone ``[S, 1, Hp, Wp]``; written to.
+        slots: where these planes belong ``[N]``.
+        luma: ``[N, H, W]`` whole numbers.
+    """
+    planes = quarter_pel(luma) if phases.shape[1] == 16 else repeat_edges(luma, MARGIN)[:, None].to(torch.uint8)
+    phases.index_copy_(0, slots, planes)
+
+
+@interpolate_planes.outputs
+def _(phases: Tensor, slots: Tensor, luma: Tensor) -> None:
+    pass
 
 
 def _eight(luma: Tensor) -> tuple[Tensor, ...]:
@@ -110,7 +127,7 @@ def half_resolution(luma: Tensor) -> tuple[Tensor, Tensor]:
 @half_resolution.outputs
 def _(luma: Tensor) -> tuple[Tensor, Tensor]:
     half = luma.new_empty(len(luma), luma.shape[1] // 2, luma.shape[2] // 2)
-    return half, quarter_pel.allocate(half)
+    return half, allocate_phases(half)
 
 
 class _Fetch(torch.autograd.Function):
@@ -160,8 +177,8 @@ def _starts(size: torch.Size, slot: Tensor, vectors: Tensor, k: int) -> Tensor:
     y, x = vectors.unbind(-1)
     top = (k * torch.arange(bh, device=vectors.device) + MARGIN)[:, None]
     left = k * torch.arange(bw, device=vectors.device) + MARGIN
-    phase = 4 * (y & 3) + (x & 3)
-    return ((slot * 16 + phase) * hp + ((y >> 2) + top).clamp_(0, hp - k)) * wp + ((x >> 2) + left).clamp_(0, wp - k)
+    phase = 4 * (y & 3) + (x & 3) if size[1] == 16 else 0
+    return ((slot * size[1] + phase) * hp + ((y >> 2) + top).clamp_(0, hp - k)) * wp + ((x >> 2) + left).clamp_(0, wp - k)
 
 
 @operation
@@ -169,7 +186,7 @@ def fetch_luma(phases: Tensor, slot: Tensor, vectors: Tensor, k: int) -> Tensor:
     """Blocks that vectors point at; no gradient.
 
     Args:
-        phases: :func:`quarter_pel` of the reference planes, ``[R, 16, Hp, Wp]``, also as bytes.
+        phases: of the reference planes, ``[R, 16, Hp, Wp]``, or ``[R, 1, Hp, Wp]`` for whole vectors: :func:`interpolate_planes`.
         slot: which plane, broadcastable to ``[..., bh, bw]``.
         vectors: ``[..., bh, bw, 2]`` quarter pixels (y, x), whole numbers.
         k: block side.
@@ -202,8 +219,10 @@ class _Predict(torch.autograd.Function):
         of_phases = _windows_adjoint(grad, start_in_planes, ctx.k, ctx.size[-1], samples).view(-1, *ctx.size)  # [R, 16, Hp, Wp]
         with torch.enable_grad():
             x = planes.detach().requires_grad_()
-            eight = _eight(x)
-        of_eight = ((SHARES.like(grad) / 2) @ of_phases.flatten(2)).view(len(planes), 8, *ctx.size[1:])
+            eight = _eight(x) if ctx.size[0] == 16 else (repeat_edges(x, MARGIN),)
+        of_eight = of_phases
+        if ctx.size[0] == 16:
+            of_eight = ((SHARES.like(grad) / 2) @ of_phases.flatten(2)).view(len(planes), 8, *ctx.size[1:])
         (out,) = torch.autograd.grad(eight, x, of_eight.unbind(1))
         return out, None, None, None, None
 

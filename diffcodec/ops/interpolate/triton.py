@@ -265,13 +265,16 @@ def _contiguous(index: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     return index.expand(vectors.shape[:-1]).contiguous(), vectors.contiguous()
 
 
-@implements(reference.quarter_pel)
-def quarter_pel(luma: Tensor) -> Tensor:
+SIXTEEN = "kernels read sixteen phases of a reference"
+
+
+@implements(reference.interpolate_planes, lacks=lambda phases, *_: None if phases.shape[1] == 16 else SIXTEEN)
+def interpolate_planes(phases: Tensor, slots: Tensor, luma: Tensor) -> None:
     n, h, w = luma.shape
-    out = reference.quarter_pel.allocate(luma)
+    out = reference.allocate_phases(luma)
     spans = -(-out[0, 0].numel() // _SIZE)
     _quarter_pel[(n * spans,)](luma.contiguous(), out, h, w, spans, _SIZE)
-    return out
+    phases.index_copy_(0, slots, out)
 
 
 @implements(reference.half_resolution)
@@ -283,7 +286,7 @@ def half_resolution(luma: Tensor) -> tuple[Tensor, Tensor]:
     return half, phases
 
 
-@implements(reference.fetch_luma)
+@implements(reference.fetch_luma, lacks=lambda phases, *_: None if phases.shape[1] == 16 else SIXTEEN)
 def fetch_luma(phases: Tensor, slot: Tensor, vectors: Tensor, k: int) -> Tensor:
     slot, vectors = _contiguous(slot, vectors)
     bh, bw = vectors.shape[-3:-1]
@@ -293,7 +296,7 @@ def fetch_luma(phases: Tensor, slot: Tensor, vectors: Tensor, k: int) -> Tensor:
     return out
 
 
-@implements(reference.predict_luma)
+@implements(reference.predict_luma, lacks=lambda _, phases, *__: None if phases.shape[1] == 16 else SIXTEEN)
 def predict_luma(planes: Tensor, phases: Tensor, slot: Tensor, ref_idx: Tensor, vectors: Tensor, k: int) -> Tensor:
     return fetch_luma(phases, slot, vectors, k)
 

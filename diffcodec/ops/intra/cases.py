@@ -16,6 +16,7 @@ from .reference import (
     cheapest_mode,
     choose_mb_type,
     choose_modes,
+    merge_intra,
     predict_16x16_modes,
     predict_chroma_modes,
     predict_intra,
@@ -77,6 +78,21 @@ def every_type(scene: Scene) -> tuple[Any, ...]:
     allowed = [predict_16x16_modes(constructed)[1], predict_small_modes(constructed, 8)[1], predict_small_modes(constructed, 4)[1]]
     mb_type = scene.whole(0, 3, scene.n, scene.h // 16, scene.w // 16)
     return constructed, [_allowed(scene, a, scene.n, 2) for a in allowed], mb_type
+
+
+@case(merge_intra, gradient_cuda=2e-5)
+def some_intra(scene: Scene) -> tuple[Any, ...]:
+    return scene.luma(), *every_type(scene), scene.macroblocks(0.5)
+
+
+@case(merge_intra, gradient_cuda=2e-5)
+def some_intra_16x16(scene: Scene) -> tuple[Any, ...]:
+    return scene.luma(), *only_16x16(scene), scene.macroblocks(0.5)
+
+
+@case(merge_intra, gradient_cuda=2e-5)
+def some_intra_chroma(scene: Scene) -> tuple[Any, ...]:
+    return scene.chroma(), *chroma(scene), scene.macroblocks(0.5)
 
 
 @case(predict_intra, gradient_cuda=2e-5)

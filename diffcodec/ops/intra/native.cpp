@@ -527,11 +527,17 @@ void predict_rows(const Bordered& plane, int64_t bw, int64_t first, int64_t last
     small(Side<8>{}, mode8), small(Side<4>{}, mode4);
 }
 
-// mb_type and the modes of small blocks may be missing
-void predict_intra(int64_t threads, const float* constructed, const int64_t* mode16, const int64_t* mode8, const int64_t* mode4,
-                   const int64_t* mb_type, float* out, int64_t n, int64_t bh, int64_t bw) {
+// only: the macroblocks that are predicted, the others are those of `inter`; both may be missing, and so may mb_type and the modes of small blocks
+void predict_intra(int64_t threads, const float* inter, const uint8_t* only, const float* constructed, const int64_t* mode16, const int64_t* mode8,
+                   const int64_t* mode4, const int64_t* mb_type, float* out, int64_t n, int64_t bh, int64_t bw) {
     int64_t m = bh * bw, samples = 256 * m;
+    Scratch<int64_t> of(only ? n * m : 0);
+    if (only) {
+        for (int64_t i = 0; i < n * m; i++) of[i] = !only[i] ? -1 : mb_type ? mb_type[i] : 0;
+        mb_type = of;
+    }
     parallel(threads, n, 5.0 * (double)samples, [&](int64_t i) {
+        if (inter) memcpy(out + i * samples, inter + i * samples, sizeof(float) * samples);
         Scratch<uint8_t> memory(Bordered::size(16 * bh, 16 * bw));
         Bordered plane(constructed + i * samples, 16 * bh, 16 * bw, memory);
         predict_rows(plane, bw, 0, bh, mb_type ? mb_type + i * m : nullptr, mode16 + i * m, mode8 ? mode8 + 4 * i * m : nullptr,
@@ -539,12 +545,15 @@ void predict_intra(int64_t threads, const float* constructed, const int64_t* mod
     });
 }
 
-void predict_intra_chroma(int64_t threads, const float* constructed, const int64_t* mode, float* out, int64_t n, int64_t bh, int64_t bw) {
+void predict_intra_chroma(int64_t threads, const float* inter, const uint8_t* only, const float* constructed, const int64_t* mode, float* out, int64_t n,
+                          int64_t bh, int64_t bw) {
     int64_t w = 8 * bw, samples = 64 * bh * bw;
     parallel(threads, 2 * n, 3.0 * (double)samples, [&](int64_t i) {
+        if (inter) memcpy(out + i * samples, inter + i * samples, sizeof(float) * samples);
         Scratch<uint8_t> memory(Bordered::size(8 * bh, w));
         Bordered plane(constructed + i * samples, 8 * bh, w, memory);
         for (int64_t b = 0; b < bh * bw; b++) {
+            if (only && !only[i / 2 * bh * bw + b]) continue;
             int64_t by = b / bw, bx = b % bw;
             uint8_t p[64];
             Whole::predict<8>(mode[i / 2 * bh * bw + b], plane.at(8 * by, 8 * bx), plane.stride, by > 0, bx > 0, p);
@@ -665,7 +674,7 @@ template <class F> DC_INLINE void alternating(int64_t threads, int64_t n, int64_
     }
 }
 
-void predict_intra_backward(int64_t threads, const float* grad, const float* constructed, const int64_t* mode16, const int64_t* mode8,
+void predict_intra_backward(int64_t threads, const float* grad, const uint8_t* only, const float* constructed, const int64_t* mode16, const int64_t* mode8,
                             const int64_t* mode4, const int64_t* mb_type, float* out, int64_t n, int64_t bh, int64_t bw) {
     int64_t m = bh * bw, w = 16 * bw, samples = 256 * m;
     memset(out, 0, sizeof(float) * n * samples);
@@ -673,6 +682,7 @@ void predict_intra_backward(int64_t threads, const float* grad, const float* con
         GradientPlane to{out + i * samples, w};
         const float* g = grad + i * samples;
         for (int64_t b = row * bw; b < (row + 1) * bw; b++) {
+            if (only && !only[i * m + b]) continue;
             int64_t bx = b % bw, type = mb_type && mode8 ? mb_type[i * m + b] : 0;
             if (type == 0) {
                 uint8_t around[17][32];  // the plane mode looks whether it clips
@@ -695,7 +705,7 @@ void predict_intra_backward(int64_t threads, const float* grad, const float* con
     });
 }
 
-void predict_intra_chroma_backward(int64_t threads, const float* grad, const float* constructed, const int64_t* mode, float* out, int64_t n, int64_t bh,
+void predict_intra_chroma_backward(int64_t threads, const float* grad, const uint8_t* only, const float* constructed, const int64_t* mode, float* out, int64_t n, int64_t bh,
                                    int64_t bw) {
     int64_t w = 8 * bw, samples = 64 * bh * bw;
     memset(out, 0, sizeof(float) * 2 * n * samples);
@@ -703,6 +713,7 @@ void predict_intra_chroma_backward(int64_t threads, const float* grad, const flo
         GradientPlane to{out + i * samples, w};
         for (int64_t bx = 0; bx < bw; bx++) {
             int64_t of = mode[i / 2 * bh * bw + row * bw + bx];
+            if (only && !only[i / 2 * bh * bw + row * bw + bx]) continue;
             uint8_t around[9][16];
             if (of == 3)
                 for (int64_t y = -1; y < 8; y++)

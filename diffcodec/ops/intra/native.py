@@ -80,10 +80,10 @@ def predict_intra(constructed: Tensor, modes: list[Tensor], mb_type: Tensor | No
     out = reference.predict_intra.allocate(constructed, modes, mb_type)
     h, w = constructed.shape[-2:]
     if constructed.dim() == 4:
-        call("predict_intra_chroma", constructed, modes[0], out, len(constructed), h // 8, w // 8)
+        call("predict_intra_chroma", None, None, constructed, modes[0], out, len(constructed), h // 8, w // 8)
     else:
         types = mb_type if len(modes) > 1 else None
-        call("predict_intra", constructed, *_three(modes), types, out, len(constructed), h // 16, w // 16)
+        call("predict_intra", None, None, constructed, *_three(modes), types, out, len(constructed), h // 16, w // 16)
     return out
 
 
@@ -92,8 +92,31 @@ def predict_intra_backward(grad: Tensor, constructed: Tensor, modes: list[Tensor
     out = constructed.new_empty(constructed.shape)
     h, w = constructed.shape[-2:]
     if constructed.dim() == 4:
-        call("predict_intra_chroma_backward", grad, constructed, modes[0], out, len(constructed), h // 8, w // 8)
+        call("predict_intra_chroma_backward", grad, None, constructed, modes[0], out, len(constructed), h // 8, w // 8)
     else:
         types = mb_type if len(modes) > 1 else None
-        call("predict_intra_backward", grad, constructed, *_three(modes), types, out, len(constructed), h // 16, w // 16)
+        call("predict_intra_backward", grad, None, constructed, *_three(modes), types, out, len(constructed), h // 16, w // 16)
     return out
+
+
+@implements(reference.merge_intra)
+def merge_intra(inter: Tensor, constructed: Tensor, modes: list[Tensor], mb_type: Tensor | None, is_intra: Tensor) -> Tensor:
+    out = reference.merge_intra.allocate(inter, constructed, modes, mb_type, is_intra)
+    if inter.dim() == 4:
+        call("predict_intra_chroma", inter, is_intra, constructed, modes[0], out, *is_intra.shape)
+    else:
+        call("predict_intra", inter, is_intra, constructed, *_three(modes), mb_type if len(modes) > 1 else None, out, *is_intra.shape)
+    return out
+
+
+@backward_of(reference.merge_intra, of=["inter", "constructed"])
+def merge_intra_backward(
+    grad: Tensor, constructed: Tensor, modes: list[Tensor], mb_type: Tensor | None, is_intra: Tensor
+) -> tuple[Tensor, Tensor]:
+    inter, out = grad.masked_fill(reference.samples_of(is_intra, grad), 0), constructed.new_empty(constructed.shape)
+    if grad.dim() == 4:
+        call("predict_intra_chroma_backward", grad, is_intra, constructed, modes[0], out, *is_intra.shape)
+    else:
+        types = mb_type if len(modes) > 1 else None
+        call("predict_intra_backward", grad, is_intra, constructed, *_three(modes), types, out, *is_intra.shape)
+    return inter, out

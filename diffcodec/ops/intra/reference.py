@@ -453,6 +453,31 @@ def _(constructed: Tensor, modes: list[Tensor], mb_type: Tensor | None) -> Tenso
     return constructed.new_empty(constructed.shape)
 
 
+@operation
+def merge_intra(inter: Tensor, constructed: Tensor, modes: list[Tensor], mb_type: Tensor | None, is_intra: Tensor) -> Tensor:
+    """Prediction of P and B frames: from references, and of intra macroblocks from their neighbours; differentiable in both.
+
+    Args:
+        inter: luma ``[N, H, W]`` or chroma ``[N, 2, H/2, W/2]`` as references predict it.
+        constructed, modes, mb_type: as for :func:`predict_intra`.
+        is_intra: macroblocks, bool ``[N, H/16, W/16]``.
+
+    Returns:
+        As ``inter``.
+    """
+    return torch.where(samples_of(is_intra, inter), predict_intra.reference(constructed, modes, mb_type), inter)
+
+
+@merge_intra.outputs
+def _(inter: Tensor, constructed: Tensor, modes: list[Tensor], mb_type: Tensor | None, is_intra: Tensor) -> Tensor:
+    return inter.new_empty(inter.shape)
+
+
+def samples_of(macroblocks: Tensor, like: Tensor) -> Tensor:
+    """What is true of macroblocks ``[N, H/16, W/16]``, broadcastable to the samples of luma or of chroma."""
+    return repeat_blocks(macroblocks, 8)[:, None] if like.dim() == 4 else repeat_blocks(macroblocks, 16)
+
+
 def _pick(options: Tensor, index: Tensor) -> Tensor:
     """One row of each set. Shape: ``[..., options, n], [...] -> [..., n]``."""
     n, most = options.shape[-1], options.shape[-2]

@@ -554,3 +554,16 @@ def predict_intra_backward(grad: Tensor, constructed: Tensor, modes: list[Tensor
             grad, constructed, *given, out, *sizes, WANTED=wanted, PLANE=_KINDS[kind].plane, **_shape(kind), num_warps=warps(kind)
         )
     return out
+
+
+@implements(reference.merge_intra)
+def merge_intra(inter: Tensor, constructed: Tensor, modes: list[Tensor], mb_type: Tensor | None, is_intra: Tensor) -> Tensor:
+    return torch.where(reference.samples_of(is_intra, inter), predict_intra(constructed, modes, mb_type), inter)
+
+
+@backward_of(reference.merge_intra, of=["inter", "constructed"])
+def merge_intra_backward(
+    grad: Tensor, constructed: Tensor, modes: list[Tensor], mb_type: Tensor | None, is_intra: Tensor
+) -> tuple[Tensor, Tensor]:
+    intra = reference.samples_of(is_intra, grad)
+    return grad.masked_fill(intra, 0), predict_intra_backward(grad.masked_fill(~intra, 0), constructed, modes, mb_type)

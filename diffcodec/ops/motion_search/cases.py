@@ -31,7 +31,7 @@ def _refine(scene: Scene, k: int, use_satd: bool, subpel: int, rounds: int) -> t
     n, luma = scene.n, scene.luma(2 * scene.n)
     shape = (n, scene.h // k, scene.w // k)
     start = torch.stack([scene.whole(-16, 17, *shape, 2) * i for i in range(3)])
-    phases, slot, lam = quarter_pel.reference(luma[n:]), scene.whole(0, n, *shape), 4 * scene.uniform(*shape)
+    phases, slot, lam = quarter_pel(luma[n:]), scene.whole(0, n, *shape), 4 * scene.uniform(*shape)
     return phases, slot, luma[:n], start, start[1], lam, k, subpel, use_satd, rounds
 
 
@@ -45,7 +45,7 @@ def _partitions(scene: Scene, subpel: int, use_satd: bool, partitions: bool) -> 
     n, luma = scene.n, scene.luma(2 * scene.n)
     shape = (n, scene.h // 16, scene.w // 16)
     coarse, slot, lam = 4 * scene.whole(-2, 3, *shape, 2), scene.whole(0, n, *shape), torch.full(shape, 0.5, device=scene.device)
-    return luma[:n], quarter_pel.reference(luma[n:]), slot, coarse, lam, subpel, use_satd, partitions
+    return luma[:n], quarter_pel(luma[n:]), slot, coarse, lam, subpel, use_satd, partitions
 
 
 case(search_partitions, "medium", **TIES)(lambda scene: _partitions(scene, 4, True, True))

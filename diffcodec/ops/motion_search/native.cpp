@@ -111,11 +111,11 @@ void refine(int64_t threads, Phases refs, const int64_t* slot, const float* sour
     });
 }
 
-void refine_vectors(int64_t threads, const uint8_t* phases, int64_t hp, int64_t wp, const int64_t* slot, const float* source,
+void refine_vectors(int64_t threads, const uint8_t* phases, int64_t count, int64_t hp, int64_t wp, const int64_t* slot, const float* source,
                     const int64_t* start, const int64_t* predictor, const float* lam, int64_t* out, float* cost, int64_t c, int64_t n,
                     int64_t bh, int64_t bw, int64_t k, int64_t subpel, int64_t satd, int64_t rounds, double equal, double other, double octave) {
     MvdBits bits(equal, other, octave);
-    Phases refs{phases, hp, wp};
+    Phases refs{phases, count, hp, wp};
     if (k == 16)
         refine<16>(threads, refs, slot, source, start, predictor, lam, out, cost, c, n, bh, bw, subpel, satd != 0, rounds, bits);
     else
@@ -123,11 +123,11 @@ void refine_vectors(int64_t threads, const uint8_t* phases, int64_t hp, int64_t 
 }
 
 // type_bits: of 16x16, 16x8, 8x16, 8x8
-void search_partitions(int64_t threads, const float* source, const uint8_t* phases, int64_t hp, int64_t wp, const int64_t* slot,
+void search_partitions(int64_t threads, const float* source, const uint8_t* phases, int64_t count, int64_t hp, int64_t wp, const int64_t* slot,
                        const int64_t* coarse, const float* lam, int64_t* out, int64_t n, int64_t bh, int64_t bw, int64_t subpel, int64_t satd,
                        int64_t partitions, double equal, double other, double octave, const float* type_bits) {
     MvdBits bits(equal, other, octave);
-    Phases refs{phases, hp, wp};
+    Phases refs{phases, count, hp, wp};
     int64_t w = bw * 16;
     Scratch<Vector> whole(n * bh * bw);
     parallel(threads, n * bh, 2e4 * (double)bw, [&](int64_t row) {
@@ -272,11 +272,11 @@ void full_search(int64_t threads, const float* current, const float* reference, 
     });
 }
 
-void estimate_motion(int64_t threads, const float* current, const float* reference, const uint8_t* phases, int64_t hp, int64_t wp,
+void estimate_motion(int64_t threads, const float* current, const float* reference, const uint8_t* phases, int64_t count, int64_t hp, int64_t wp,
                      const int64_t* slot, int64_t* out, float* cost, int64_t n, int64_t h, int64_t w, int64_t reach, int64_t subpel,
                      int64_t satd, double distance_cost, double inter_cost, double motion_cost, double equal, double other, double octave) {
     MvdBits bits(equal, other, octave);
-    Phases refs{phases, hp, wp};
+    Phases refs{phases, count, hp, wp};
     int64_t bh = h / 8, bw = w / 8, r = (reach + 1) / 2;
     parallel(threads, n, 12.0 * (double)(h * w), [&](int64_t i) {
         Scratch<Vector> coarse(bh * bw);
@@ -349,10 +349,10 @@ void choose_bipred(int64_t threads, const float* source, const float* past, cons
 }
 
 // Half-resolution planes of S frames and their motion: the cost of B frames
-void estimate_bipred(int64_t threads, const float* half, const uint8_t* phases, int64_t hp, int64_t wp, const int64_t* frames, const int64_t* mv0,
+void estimate_bipred(int64_t threads, const float* half, const uint8_t* phases, int64_t count, int64_t hp, int64_t wp, const int64_t* frames, const int64_t* mv0,
                      const int64_t* mv1, const float* cost0, const float* cost1, float* cost, float* share, int64_t n, int64_t bh, int64_t bw,
                      int64_t satd, double bipred_cost, double still_cost) {
-    Phases refs{phases, hp, wp};
+    Phases refs{phases, count, hp, wp};
     int64_t w = 8 * bw, size = 64 * bh * bw;
     parallel(threads, n * bh, 300.0 * (double)bw, [&](int64_t row) {
         int64_t t = row / bh, y = row % bh;

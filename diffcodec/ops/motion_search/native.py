@@ -47,7 +47,7 @@ def refine_vectors(
 ) -> tuple[Tensor, Tensor]:
     out, cost = reference.refine_vectors.allocate(phases, slot, source, start, predictor, lam, k, subpel, use_satd, rounds)
     call(
-        "refine_vectors", phases, *phases.shape[2:], slot.expand(lam.shape), source, start, predictor, lam, out, cost, *start.shape[:4], k, subpel,
+        "refine_vectors", phases, *phases.shape[1:], slot.expand(lam.shape), source, start, predictor, lam, out, cost, *start.shape[:4], k, subpel,
         use_satd, rounds, *_MVD,
     )  # fmt: skip
     return out, cost
@@ -59,7 +59,7 @@ def search_partitions(
 ) -> Tensor:
     out = reference.search_partitions.allocate(source, phases, slot, coarse, lam, subpel, use_satd, partitions)
     call(
-        "search_partitions", source, phases, *phases.shape[2:], slot.expand(lam.shape), coarse, lam, out, *lam.shape, subpel, use_satd,
+        "search_partitions", source, phases, *phases.shape[1:], slot.expand(lam.shape), coarse, lam, out, *lam.shape, subpel, use_satd,
         partitions, *_MVD, _PARTITION_BITS.like(source),
     )  # fmt: skip
     return out
@@ -71,7 +71,7 @@ def estimate_motion(
 ) -> tuple[Tensor, Tensor]:
     out, cost = _estimate_motion_outputs(current, reference, phases, slot, reach, subpel, use_satd)
     call(
-        "estimate_motion", current, reference, phases, *phases.shape[2:], slot, out, cost, *current.shape, reach, subpel, use_satd,
+        "estimate_motion", current, reference, phases, *phases.shape[1:], slot, out, cost, *current.shape, reach, subpel, use_satd,
         DISTANCE_COST, INTER_COST, MOTION_COST, *_MVD,
     )  # fmt: skip
     return out, cost
@@ -93,7 +93,7 @@ def estimate_bipred(
 ) -> tuple[Tensor, Tensor]:
     cost, share = reference.estimate_bipred.allocate(half, phases, frames, mv0, mv1, cost0, cost1, use_satd)
     call(
-        "estimate_bipred", half, phases, *phases.shape[2:], frames, mv0, mv1, cost0, cost1, cost, share, *cost.shape, use_satd,
+        "estimate_bipred", half, phases, *phases.shape[1:], frames, mv0, mv1, cost0, cost1, cost, share, *cost.shape, use_satd,
         reference.BIPRED_COST, reference.STILL_COST,
     )  # fmt: skip
     return cost, share
