@@ -3,7 +3,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test fuzz lint format types docs wheel bench clean
+.PHONY: help demo test sanitize fuzz lint format types docs wheel bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -15,6 +15,16 @@ demo: $(VENV)/.demo ## fidelity report on real clips, into out/
 
 test: $(VENV)/.dev ## all tests
 	$(BIN)/python -m pytest
+
+# The operations' tests on native code that checks its memory and its arithmetic
+SANITIZED := build/sanitize/libdiffcodec_native.so
+sanitize: $(VENV)/.dev ## native code under AddressSanitizer and UndefinedBehaviorSanitizer
+	cmake -S . -B build/sanitize -DDIFFCODEC_SANITIZE=ON > /dev/null
+	cmake --build build/sanitize --parallel
+	for isa in base $(shell grep -qs avx2 /proc/cpuinfo && echo avx2); do \
+		LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 DIFFCODEC_NATIVE_LIBRARY=$(SANITIZED) DIFFCODEC_NATIVE=$$isa \
+		OMP_NUM_THREADS=2 $(BIN)/python -m pytest -p no:cacheprovider tests/ops/test_ops.py -k "like_the_reference and native" || exit 1; \
+	done
 
 # make fuzz SEED=7 MINUTES=10
 SEED ?= 0
@@ -36,9 +46,10 @@ types: $(VENV)/.dev ## mypy
 docs: $(VENV)/.dev ## the manual, into out/docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs out/docs
 
-wheel: $(VENV)/.dev ## build it, use it in an empty environment, and type-check code that uses it
+wheel: $(VENV)/.dev ## build it, with and without a compiler, use it in an empty environment, and type-check code that uses it
 	rm -rf dist
 	$(BIN)/python -m build --wheel --outdir dist .
+	CXX=/bin/false $(BIN)/python -m build --wheel --outdir dist/without-compiler .
 	$(BIN)/python tests/wheel_check.py dist $(TORCH)
 
 bench: $(VENV)/.dev ## every operation timed on every backend: ONLY=part of a name
@@ -51,11 +62,13 @@ $(VENV)/.torch:
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)" "numpy>=1.26"
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+NATIVE := CMakeLists.txt $(wildcard diffcodec/ops/*/native.cpp diffcodec/ops/*/*.h diffcodec/ops/common/native/*)
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[demo]"
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]"
 	@touch $@ $(VENV)/.demo
 

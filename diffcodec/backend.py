@@ -93,6 +93,13 @@ def native_obstacle() -> str | None:
     return found if isinstance(found, str) else None
 
 
+def _say_once() -> None:
+    from .ops.common import native
+
+    native.say_why_not()
+
+
+_say_once._dynamo_marked_constant = True  # type: ignore[attr-defined]
 native_obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]  # see _loaded
 
 
@@ -148,6 +155,8 @@ def resolve_backend(backend: str, x: Tensor, lacking: str | None = None) -> str:
         return backend
     name = backend if backend != "auto" else "triton" if x.device.type == "cuda" else "native"
     why = obstacle(name, x) or lacking
+    if why and backend == "auto" and name == "native":
+        _say_once()
     if backend != "auto" and why:
         raise RuntimeError(f"backend={backend!r} cannot run: {why}")
     return "reference" if why else name

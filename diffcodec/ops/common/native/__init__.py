@@ -2,7 +2,7 @@
 
 The library is plain C seen from outside, loaded with ctypes: one file for every Python and every torch. It holds each function once for each
 instruction set; the best that the processor has is taken, or the one that the environment variable ``DIFFCODEC_NATIVE`` names ("base", "avx2", "avx512";
-"off" for none).
+"off" for none). ``DIFFCODEC_NATIVE_LIBRARY`` names another file to load.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 ISAS = ("avx512", "avx2", "base")  # the best first
-VARIABLE = "DIFFCODEC_NATIVE"
+VARIABLE, LIBRARY_VARIABLE = "DIFFCODEC_NATIVE", "DIFFCODEC_NATIVE_LIBRARY"
 _NAMES = {"win32": "diffcodec_native.dll", "darwin": "libdiffcodec_native.dylib"}
 _DTYPES = {"f": torch.float32, "b": torch.uint8, "l": torch.int64, "h": torch.int16}
 _STATUS = {1: MemoryError("native code found no memory for what it computes with"), 2: RuntimeError("native code failed")}
@@ -99,6 +99,9 @@ def _function(name: str, signature: str, address: int | None) -> Callable[..., N
 
 
 def _places() -> list[Path]:
+    """Where the library may lie."""
+    if chosen := os.environ.get(LIBRARY_VARIABLE):
+        return [Path(chosen)]
     name = _NAMES.get(sys.platform, "libdiffcodec_native.so")
     package = sys.modules[__name__.partition(".")[0]]
     return [Path(p) / name for p in package.__path__]
@@ -111,6 +114,8 @@ def library() -> Library | str:
     if wanted == "off":
         return f"the environment variable {VARIABLE} says off"
     path = next((p for p in _places() if p.exists()), None)
+    if path is None and LIBRARY_VARIABLE in os.environ:
+        return f"the file that {LIBRARY_VARIABLE} names is not there: {os.environ[LIBRARY_VARIABLE]}"
     if path is None:
         return "diffcodec was installed without native code: it needs a C++ compiler when it is installed from source"
     try:
@@ -121,8 +126,8 @@ def library() -> Library | str:
 
 @functools.cache
 def say_why_not() -> None:
-    """One line of log where native code should run and cannot."""
-    if isinstance(why := library(), str):
+    """One line of log where native code should run and cannot, unless that was asked for."""
+    if isinstance(why := library(), str) and os.environ.get(VARIABLE) != "off":
         logging.getLogger("diffcodec").warning("native code does not run (%s): operations run in torch, many times slower", why)
 
 
