@@ -10,7 +10,9 @@ namespace {
 constexpr float TIE = 1e-3f, LN2_6 = 0.11552453009332421f;  // log(2) / 6: what a QP is worth
 constexpr float MIN_SCORE_REGION = 4, MIN_SCORE_LUMA = 6, MIN_SCORE_CHROMA = 7, BIG_SCORE = 9;
 
-DC_INLINE float decoded(float predicted, float residual) { return clip(predicted + half_up(residual + TIE), 0.0f, 255.0f); }
+// Prediction and residual, rounded and clipped
+DC_INLINE v4 decoded(v4 predicted, v4 residual) { return vmin(vmax(predicted + floor4(residual + TIE + 0.5f), v4{}), v4{} + 255.0f); }
+DC_INLINE v4 clipped(v4 predicted) { return vmin(vmax(predicted, v4{}), v4{} + 255.0f); }
 
 // What is the same for all blocks of a call
 struct Call {
@@ -100,19 +102,6 @@ template <int K> struct Batch {
     }
 };
 
-// Planes of a frame in macroblocks
-struct Plane {
-    const float* p;
-    int64_t w;
-    DC_INLINE const float* mb(int64_t y, int64_t x) const { return p + y * 16 * w + x * 16; }
-};
-// f(r, c, coefficient's place, lane) of the samples of a macroblock whose K x K blocks begin at lane `lane`
-template <int K, class F> DC_INLINE void each_sample(int lane, const F& f) {
-    for (int r = 0; r < 16; r++)
-#pragma GCC unroll 16
-        for (int c = 0; c < 16; c++) f(r, c, r % K * K + c % K, lane + r / K * (16 / K) + c / K);
-}
-
 struct LumaBits {
     ContextBits<16> four, dc;
     ContextBits<64> eight;
@@ -179,7 +168,7 @@ struct Luma {
 
     template <int K> DC_INLINE void load_mb(Batch<K>& b, int g, int64_t i) const {
         const float *s = source + offset(i), *p = predicted + offset(i);
-        each_sample<K>(4 * g, [&](int r, int c, int place, int lane) { b.x[place][lane] = s[r * w + c] - p[r * w + c]; });
+        fetch<K>(b.x, 4 * g, w, [&](int64_t at) { return load<v4>(s + at) - load<v4>(p + at); });
         for (int k = g; k < (K == 4 ? 4 : g + 1); k++) b.group(k, call, table<K>(i), intra[i] != 0);
     }
     // The last group stands for those that are not there
@@ -287,6 +276,11 @@ struct Luma {
         }
     }
 
+    void copy_clipped(const float* from, float* to) const {  // a macroblock without residual
+        for (int y = 0; y < 16; y++)
+            for (int x = 0; x < 16; x += 4) store(to + y * w + x, clipped(load<v4>(from + y * w + x)));
+    }
+
     // levels4, levels8, coded, out: of the frame; levels may be missing
     void code_row(int64_t row, const LumaBits& bits, float* out, float* levels4, float* levels8, uint8_t* coded) const {
         Scratch<Batch<4>> b4(1);
@@ -327,9 +321,9 @@ struct Luma {
                 const float* p = predicted + offset(i);
                 float* to = out + offset(i);
                 if (any)
-                    each_sample<4>(0, [&](int r, int c, int place, int lane) { to[r * w + c] = decoded(p[r * w + c], b.x[place][lane]); });
+                    put<4>(b.x, 0, w, [&](int64_t at, v4 v) { store(to + at, decoded(load<v4>(p + at), v)); });
                 else
-                    each_sample<4>(0, [&](int r, int c, int, int) { to[r * w + c] = decoded(p[r * w + c], 0); });
+                    copy_clipped(p, to);
             }
             if (count && (count == 4 || i + 1 == (row + 1) * bw)) {
                 Batch<8>& b = *b8;
@@ -354,9 +348,9 @@ struct Luma {
                     const float* p = predicted + offset(eights[g]);
                     float* to = out + offset(eights[g]);
                     if (any)
-                        each_sample<8>(4 * g, [&](int r, int c, int place, int lane) { to[r * w + c] = decoded(p[r * w + c], b.x[place][lane]); });
+                        put<8>(b.x, 4 * g, w, [&](int64_t at, v4 v) { store(to + at, decoded(load<v4>(p + at), v)); });
                     else
-                        each_sample<8>(4 * g, [&](int r, int c, int, int) { to[r * w + c] = decoded(p[r * w + c], 0); });
+                        copy_clipped(p, to);
                 }
                 count = 0;
             }
@@ -444,7 +438,7 @@ struct Luma {
                 Batch<4>& b = *b4;
                 decide4(b, i, bits, true);
                 const float* from = grad + offset(i);
-                each_sample<4>(0, [&](int r, int c, int place, int lane) { g[place][lane] = from[r * w + c]; });
+                fetch<4>(g, 0, w, [&](int64_t at) { return load<v4>(from + at); });
                 if (of_levels4)
                     for (int k = 0; k < 16; k++)
                         for (int l = 0; l < 16; l++) further[k][l] = of_levels4[256 * i + 16 * l + k];
@@ -453,9 +447,7 @@ struct Luma {
                 if (is16[i]) memcpy(g[0], dc_grad[i % bw], sizeof(Lanes));
                 transform_back<4>(g);
                 float *s = to_source + offset(i), *p = to_predicted + offset(i);
-                each_sample<4>(0, [&](int r, int c, int place, int lane) {
-                    s[r * w + c] = g[place][lane], p[r * w + c] = from[r * w + c] - g[place][lane];
-                });
+                put<4>(g, 0, w, [&](int64_t at, v4 v) { store(s + at, v), store(p + at, load<v4>(from + at) - v); });
                 if (to_qp)
                     for (float v : of_qp) to_qp[i] += LN2_6 * v;
             }
@@ -465,7 +457,7 @@ struct Luma {
                 memset((float*)*g, 0, sizeof(Lanes) * 64), memset((float*)*further, 0, sizeof(Lanes) * 64);
                 for (int k = 0; k < count; k++) {
                     const float* from = grad + offset(eights[k]);
-                    each_sample<8>(4 * k, [&](int r, int c, int place, int lane) { g[place][lane] = from[r * w + c]; });
+                    fetch<8>(g, 4 * k, w, [&](int64_t at) { return load<v4>(from + at); });
                     if (of_levels8)
                         for (int l = 0; l < 4; l++)
                             for (int j = 0; j < 64; j++) further[j][4 * k + l] = of_levels8[256 * eights[k] + 64 * l + j];
@@ -476,9 +468,7 @@ struct Luma {
                 for (int k = 0; k < count; k++) {
                     const float* from = grad + offset(eights[k]);
                     float *s = to_source + offset(eights[k]), *p = to_predicted + offset(eights[k]);
-                    each_sample<8>(4 * k, [&](int r, int c, int place, int lane) {
-                        s[r * w + c] = g[place][lane], p[r * w + c] = from[r * w + c] - g[place][lane];
-                    });
+                    put<8>(g, 4 * k, w, [&](int64_t at, v4 v) { store(s + at, v), store(p + at, load<v4>(from + at) - v); });
                     if (to_qp)
                         for (int l = 4 * k; l < 4 * k + 4; l++) to_qp[eights[k]] += LN2_6 * of_qp[l];
                 }
@@ -487,29 +477,6 @@ struct Luma {
         }
     }
 };
-
-// Bits of all frames, where levels are chosen by them
-void luma_bits(int64_t threads, const Call& call, LumaBits* bits, int64_t n, int64_t bh, int64_t bw, const float* source, const float* predicted,
-               const float* qp, const uint8_t* intra, const uint8_t* is8, const uint8_t* is16) {
-    if (!call.quant.trellis) return;
-    Scratch<Luma::RowCounts> counts(n * bh);
-    Scratch<uint8_t> has(3 * n, true);
-    for (int64_t i = 0; i < n * bh * bw; i++) {
-        uint8_t* of = has + 3 * (i / (bh * bw));
-        of[0] |= !is8[i], of[1] |= is8[i] != 0, of[2] |= is16[i] && !is8[i];
-    }
-    parallel(threads, n * bh, 3e3 * (double)bw, [&](int64_t task) {
-        int64_t i = task / bh;
-        Luma(call, i, bh, bw, source, predicted, qp, intra, is8, is16).count_row(task % bh, has[3 * i], has[3 * i + 1], has[3 * i + 2], counts[task]);
-    });
-    for (int64_t i = 0; i < n; i++) {
-        for (int64_t row = 1; row < bh; row++) {
-            Luma::RowCounts &to = counts[i * bh], &from = counts[i * bh + row];
-            to.four.add(from.four), to.dc.add(from.dc), to.eight.add(from.eight);
-        }
-        call.finish(counts[i * bh].four, bits[i].four), call.finish(counts[i * bh].dc, bits[i].dc), call.finish(counts[i * bh].eight, bits[i].eight);
-    }
-}
 
 }  // namespace
 }  // namespace DC_ISA

@@ -4,6 +4,29 @@
 namespace DC_ISA {
 namespace {
 
+// Bits of all frames, where levels are chosen by them
+void luma_bits(int64_t threads, const Call& call, LumaBits* bits, int64_t n, int64_t bh, int64_t bw, const float* source, const float* predicted,
+               const float* qp, const uint8_t* intra, const uint8_t* is8, const uint8_t* is16) {
+    if (!call.quant.trellis) return;
+    Scratch<Luma::RowCounts> counts(n * bh);
+    Scratch<uint8_t> has(3 * n, true);
+    for (int64_t i = 0; i < n * bh * bw; i++) {
+        uint8_t* of = has + 3 * (i / (bh * bw));
+        of[0] |= !is8[i], of[1] |= is8[i] != 0, of[2] |= is16[i] && !is8[i];
+    }
+    parallel(threads, n * bh, 3e3 * (double)bw, [&](int64_t task) {
+        int64_t i = task / bh;
+        Luma(call, i, bh, bw, source, predicted, qp, intra, is8, is16).count_row(task % bh, has[3 * i], has[3 * i + 1], has[3 * i + 2], counts[task]);
+    });
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t row = 1; row < bh; row++) {
+            Luma::RowCounts &to = counts[i * bh], &from = counts[i * bh + row];
+            to.four.add(from.four), to.dc.add(from.dc), to.eight.add(from.eight);
+        }
+        call.finish(counts[i * bh].four, bits[i].four), call.finish(counts[i * bh].dc, bits[i].dc), call.finish(counts[i * bh].eight, bits[i].eight);
+    }
+}
+
 void code_luma(int64_t threads, const float* source, const float* predicted, const float* qp, const uint8_t* intra, const uint8_t* is8,
                const uint8_t* is16, float* out, float* levels4, float* levels8, uint8_t* coded, int64_t n, int64_t bh, int64_t bw,
                const float* quant, const float* trellis, const float* steps4, const float* steps8, const int64_t* contexts) {
@@ -57,12 +80,6 @@ struct Chroma {
             store(x[0] + l, (s + u) * factor), store(x[1] + l, (t + v) * factor), store(x[2] + l, (s - u) * factor), store(x[3] + l, (t - v) * factor);
         }
     }
-    // f(r, c, place, batch, lane) of the samples of macroblock m
-    template <class F> static DC_INLINE void each(int m, const F& f) {
-        for (int r = 0; r < 8; r++)
-#pragma GCC unroll 8
-            for (int c = 0; c < 8; c++) f(r, c, r % 4 * 4 + c % 4, m / 4, m % 4 * 4 + r / 4 * 2 + c / 4);
-    }
     void load_row(const Call& call, const float* source, const float* predicted, int64_t width, const float* qp, const uint8_t* intra, int macroblocks) {
         count = macroblocks, w = width;
         for (int m = 0; m < LANES; m++) {
@@ -72,7 +89,7 @@ struct Chroma {
             step[m] = call.tables.four[StepTables::index(qp[i])].step[0], inverse[m] = 1 / (4 * step[m]);
             lam[m] = call.lambda(intra[i] != 0, 4), dead[m] = call.dead_zone(intra[i] != 0);
             if (m < count)
-                each(m, [&](int r, int c, int place, int k, int lane) { ac[k].x[place][lane] = source[r * w + 8 * m + c] - predicted[r * w + 8 * m + c]; });
+                fetch<2>(b.x, m % 4 * 4, w, [&](int64_t at) { return load<v4>(source + 8 * m + at) - load<v4>(predicted + 8 * m + at); });
             else
                 for (auto& row : b.x)
                     for (int l = 0; l < 4; l++) row[m % 4 * 4 + l] = 0;
@@ -129,16 +146,14 @@ struct Chroma {
             b.reconstruct(1);
         }
         for (int m = 0; m < count; m++)
-            each(m, [&](int r, int c, int place, int k, int lane) {
-                out[r * w + 8 * m + c] = decoded(predicted[r * w + 8 * m + c], ac[k].x[place][lane]);
-            });
+            put<2>(ac[m / 4].x, m % 4 * 4, w, [&](int64_t at, v4 v) { store(out + 8 * m + at, decoded(load<v4>(predicted + 8 * m + at), v)); });
     }
     // of_levels: gradient of the levels, or null; to_qp: added to, or null
     void back(const Call& call, const float* grad, const float* of_levels, float* to_source, float* to_predicted, float* to_qp) {
         Scratch<Lanes> g(64), further(16);
         memset((float*)*g, 0, sizeof(Lanes) * 64);
         for (int m = 0; m < count; m++)
-            each(m, [&](int r, int c, int place, int k, int lane) { g[16 * k + place][lane] = grad[r * w + 8 * m + c]; });
+            fetch<2>(g + m / 4 * 16, m % 4 * 4, w, [&](int64_t at) { return load<v4>(grad + 8 * m + at); });
         alignas(64) float of_qp[LANES];
         alignas(64) Lanes v[4];
         for (int k = 0; k < batches(); k++) {
@@ -177,9 +192,8 @@ struct Chroma {
             for (int b = 0; b < 4; b++) g[16 * (m / 4)][m % 4 * 4 + b] = v[b][m];
         for (int k = 0; k < batches(); k++) transform_back<4>(g + 16 * k);
         for (int m = 0; m < count; m++)
-            each(m, [&](int r, int c, int place, int k, int lane) {
-                int64_t at = r * w + 8 * m + c;
-                to_source[at] = g[16 * k + place][lane], to_predicted[at] = grad[at] - g[16 * k + place][lane];
+            put<2>(g + m / 4 * 16, m % 4 * 4, w, [&](int64_t at, v4 v) {
+                store(to_source + 8 * m + at, v), store(to_predicted + 8 * m + at, load<v4>(grad + 8 * m + at) - v);
             });
     }
 };

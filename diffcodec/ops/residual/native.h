@@ -73,6 +73,58 @@ private:
     }
 };
 
+// Four samples side by side in memory, and tiles of four such rows turned over: how samples get into lanes and back
+typedef float v4 __attribute__((vector_size(16)));
+typedef int32_t i4 __attribute__((vector_size(16)));
+DC_INLINE void turn4(v4& a, v4& b, v4& c, v4& d) {
+    v4 p = __builtin_shufflevector(a, b, 0, 4, 1, 5), q = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    v4 r = __builtin_shufflevector(c, d, 0, 4, 1, 5), s = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    a = __builtin_shufflevector(p, r, 0, 1, 4, 5), b = __builtin_shufflevector(p, r, 2, 3, 6, 7);
+    c = __builtin_shufflevector(q, s, 0, 1, 4, 5), d = __builtin_shufflevector(q, s, 2, 3, 6, 7);
+}
+DC_INLINE v4 floor4(v4 x) {
+    v4 t = __builtin_convertvector(__builtin_convertvector(x, i4), v4);
+    return t - (v4)((t > x) & (i4)(v4{} + 1.0f));
+}
+// What lies in lanes lane..lane + 3 at the places i * side + j, j = 0..3 from `column` on, of four blocks whose rows begin at `at`
+template <class F> DC_INLINE void fetch_tile(Lanes* x, int place, int lane, const int64_t (&at)[4], const F& value) {
+    v4 a = value(at[0]), b = value(at[1]), c = value(at[2]), d = value(at[3]);
+    turn4(a, b, c, d);
+    store(x[place] + lane, a), store(x[place + 1] + lane, b), store(x[place + 2] + lane, c), store(x[place + 3] + lane, d);
+}
+template <class F> DC_INLINE void put_tile(const Lanes* x, int place, int lane, const int64_t (&at)[4], const F& put) {
+    v4 a = load<v4>(x[place] + lane), b = load<v4>(x[place + 1] + lane), c = load<v4>(x[place + 2] + lane), d = load<v4>(x[place + 3] + lane);
+    turn4(a, b, c, d);
+    put(at[0], a), put(at[1], b), put(at[2], c), put(at[3], d);
+}
+// f(place, lane, offsets of four rows of four samples) for all samples of a macroblock of K x K blocks that begin at `lane`, or of a chroma one (K = 2)
+template <int K, class F> DC_INLINE void each_tile(int lane, int64_t w, const F& f) {
+    if constexpr (K == 4) {
+        for (int by = 0; by < 4; by++)
+            for (int i = 0; i < 4; i++) {
+                int64_t row = (4 * by + i) * w;
+                f(4 * i, lane + 4 * by, {row, row + 4, row + 8, row + 12});
+            }
+    } else if constexpr (K == 8) {
+        for (int i = 0; i < 8; i++)
+            for (int j = 0; j < 8; j += 4) {
+                int64_t row = i * w + j, lower = row + 8 * w;
+                f(8 * i + j, lane, {row, row + 8, lower, lower + 8});
+            }
+    } else {
+        for (int i = 0; i < 4; i++) {
+            int64_t row = i * w, lower = row + 4 * w;
+            f(4 * i, lane, {row, row + 4, lower, lower + 4});
+        }
+    }
+}
+template <int K, class F> DC_INLINE void fetch(Lanes* x, int lane, int64_t w, const F& value) {
+    each_tile<K>(lane, w, [&](int place, int l, const int64_t (&at)[4]) { fetch_tile(x, place, l, at, value); });
+}
+template <int K, class F> DC_INLINE void put(const Lanes* x, int lane, int64_t w, const F& f) {
+    each_tile<K>(lane, w, [&](int place, int l, const int64_t (&at)[4]) { put_tile(x, place, l, at, f); });
+}
+
 // Transforms of columns of lanes; exact for whole numbers
 DC_INLINE void core4(vf* v) {
     vf s0 = v[0] + v[3], s1 = v[1] + v[2], d0 = v[0] - v[3], d1 = v[1] - v[2];
@@ -294,6 +346,13 @@ template <int N> DC_INLINE void decimation_scores(const Lanes* levels, int first
 
 // d/dy of the mean of a quantiser under noise (reference.py: mean_slope)
 DC_INLINE vf mean_slope(vf magnitude, vf threshold, vf rate, vf power, vf weight) {
+    vi passed = magnitude >= threshold;
+    bool any = false;
+    for (int i = 0; i < LF; i++) any |= passed[i] != 0;
+    if (!any) {  // in the dead zone two thresholds of either sign are near: the sum below is symmetrical there
+        vf e = vexp2(rate * magnitude);
+        return vexp2(rate * threshold) * (e + 1.0f / e) * weight;
+    }
     vf over = magnitude - threshold, m = vmax(vfloor(over), all(-1.0f));
     vf near = vmax(vexp2(rate * (over - m)), all(1e-30f));
     vf below = near * (1.0f - vexp2(rate * (m + 1.0f)));
