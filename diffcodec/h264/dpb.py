@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import backend
 from ..blocks import repeat_blocks, stacked
 from ..constants import listed
-from ..ops.interpolate.reference import allocate_phases, interpolate_planes, predict_chroma, predict_luma
+from ..ops.interpolate.reference import allocate_phases, compensate_motion, interpolate_planes
 from .plan import CodingPlan
 
 
@@ -77,10 +77,18 @@ class DecodedPictureBuffer:
         of_blocks = repeat_blocks(of_macroblocks.flatten(0, 1), 2).unflatten(0, of_macroblocks.shape[:2])
         return of_macroblocks[0], BlockReferences(own, *of_blocks)
 
-    def fetch(self, refs: BlockReferences, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """8x8 blocks of references ``[N, H/8, W/8, 64]``, and of their chroma ``[N, H/8, W/8, 2, 16]``, that vectors point at."""
-        luma, chroma = (stacked([planes[i] for i in refs.frames]) for planes in (self.luma, self.chroma))
-        return predict_luma(luma, self.phases, refs.slot, refs.ref_idx, vectors, 8), predict_chroma(chroma, refs.ref_idx, vectors, 4)
+    def compensate(self, lists: Sequence[BlockReferences], vectors: list[Tensor], direction: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Prediction by motion from one list of references or from both, luma ``[N, H, W]`` and chroma ``[N, 2, H/2, W/2]``.
+
+        Args:
+            lists: the references. vectors: from each ``[N, H/8, W/8, 2]``.
+            direction: which of two lists each block takes, as for :func:`~diffcodec.ops.interpolate.reference.bipred`.
+        """
+        frames = [i for refs in lists for i in refs.frames]
+        first = [0, len(lists[0].frames)]
+        luma, chroma = (stacked([planes[i] for i in frames]) for planes in (self.luma, self.chroma))
+        ref_idx = [refs.ref_idx + k if k else refs.ref_idx for refs, k in zip(lists, first)]
+        return compensate_motion(luma, chroma, self.phases, [refs.slot for refs in lists], ref_idx, vectors, direction)
 
     def output(self) -> tuple[Tensor, Tensor]:
         """The clips' frames in display order, luma ``[S, H, W]`` and chroma ``[S, 2, H/2, W/2]``."""

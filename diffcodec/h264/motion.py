@@ -9,11 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..blocks import flat_blocks, sum_macroblocks
 from ..constants import listed
-from ..ops.common.distortion import satd
-from ..ops.interpolate.reference import bipred, fetch_luma
-from ..ops.motion_search.reference import choose_bipred, median_predictor, mvd_bits, search_partitions
+from ..ops.motion_search.reference import choose_bipred, choose_reference, median_predictor, mvd_bits, search_partitions
 from .dpb import DecodedPictureBuffer
 from .lookahead import LookaheadCosts
 from .plan import CodingPlan, FrameGroup
@@ -26,7 +23,7 @@ class InterPrediction(NamedTuple):
     """What references predict.
 
     Attributes:
-        luma, chroma: of 8x8 blocks ``[N, H/8, W/8, 64]``, ``[N, H/8, W/8, 2, 16]``.
+        luma, chroma: predictions ``[N, H, W]``, ``[N, 2, H/2, W/2]``.
         vectors, uses_list, ref_id: of each list in use: vectors ``[N, H/8, W/8, 2]``, which blocks use it, and the reference ``[N, H/8, W/8]``.
         intra: macroblocks that nothing predicts ``[N, H/16, W/16]``.
     """
@@ -54,23 +51,21 @@ class SearchedMotion:
     def predict(self, group: FrameGroup, dpb: DecodedPictureBuffer) -> InterPrediction:
         """Search, and predict."""
         n, luma, lam = len(group.frames), group.luma.detach(), group.lam
-        planes, chromas, vectors, ref_id = [], [], [], []
+        lists, vectors = [], []
         for future in (False, True)[: 1 + (group.type == "B")]:
             candidates, most = _candidates(self.plan, group.frames, future)
             best, coarse = self.costs.cheapest(group.frames, candidates)
             slot, refs = dpb.references(candidates, most * torch.arange(n, device=luma.device)[:, None, None] + best)
-            mv = search_partitions(luma, dpb.phases, slot, coarse, lam, self.preset.subpel, self.preset.satd, self.preset.partitions)
-            y, c = dpb.fetch(refs, mv)
-            planes.append(y)
-            chromas.append(c)
-            vectors.append(mv)
-            ref_id.append(refs.ref_id)
-        nothing = torch.zeros_like(lam, dtype=torch.bool)
-        if group.type == "P":
-            return InterPrediction(planes[0], chromas[0], vectors, [torch.ones_like(ref_id[0], dtype=torch.bool)], ref_id, nothing)
-        direction = choose_bipred(luma, planes[0].detach(), planes[1].detach(), vectors[0], vectors[1], lam, self.preset.satd)
-        y, c = bipred(planes[0], planes[1], direction), bipred(chromas[0], chromas[1], direction)
-        return InterPrediction(y, c, vectors, [direction != 1, direction != 0], ref_id, nothing)
+            lists.append(refs)
+            vectors.append(
+                search_partitions(luma, dpb.phases, slot, coarse, lam, self.preset.subpel, self.preset.satd, self.preset.partitions)
+            )
+        direction, uses_list = None, [torch.ones_like(lists[0].ref_id, dtype=torch.bool)]
+        if group.type == "B":
+            direction = choose_bipred(luma, dpb.phases, [r.slot for r in lists], vectors, lam, self.preset.satd)
+            uses_list = [direction != 1, direction != 0]
+        predicted = dpb.compensate(lists, vectors, direction)
+        return InterPrediction(*predicted, vectors, uses_list, [r.ref_id for r in lists], torch.zeros_like(lam, dtype=torch.bool))
 
 
 @dataclass(frozen=True)
@@ -91,31 +86,23 @@ class GuideMotion:
         n, device = len(group.frames), group.luma.device
         index = listed(group.frames, device)
         given, used = self.vectors[index], self.used[index]
-        target = flat_blocks(group.luma, 8).detach()
-        planes, chromas, ref_id = [], [], []
+        lists, vectors, uses_list = [], [], []
         for j in range(2):
             candidates, most = _candidates(self.plan, group.frames, bool(j))
             if not most:
                 continue
-            mv = given[:, j]
             first = most * torch.arange(n, device=device)[:, None, None]
-            _, every = dpb.references(candidates, torch.cat([(first + k).expand_as(group.qp) for k in range(most)]))
-            with torch.no_grad():
-                blocks = fetch_luma(dpb.phases, every.slot.unflatten(0, (most, n)), mv.expand(most, *mv.shape), 8)
-                choice = first + sum_macroblocks(satd(target - blocks, 8)).argmin(0)
-            _, refs = dpb.references(candidates, choice)
-            y, c = dpb.fetch(refs, mv)
-            planes.append(y)
-            chromas.append(c)
-            ref_id.append(refs.ref_id)
-        lists = len(planes)
-        uses_list = [used[:, j] for j in range(lists)]
-        y, c = planes[0], chromas[0]
-        if lists == 2:
-            direction = uses_list[1].long() * (1 + uses_list[0].long())
-            y, c = bipred(planes[0], planes[1], direction), bipred(chromas[0], chromas[1], direction)
+            choice = first.expand_as(group.qp)
+            if most > 1:
+                slots, _ = dpb.references(candidates, torch.cat([choice + k for k in range(most)]))
+                choice = first + choose_reference(group.luma.detach(), dpb.phases, slots.unflatten(0, (most, n)), given[:, j].contiguous())
+            lists.append(dpb.references(candidates, choice)[1])
+            vectors.append(given[:, j].contiguous())
+            uses_list.append(used[:, j])
+        direction = uses_list[1].long() * (1 + uses_list[0].long()) if len(lists) == 2 else None
+        predicted = dpb.compensate(lists, vectors, direction)
         intra = ~used.any(1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).any(4).any(2)
-        return InterPrediction(y, c, [given[:, j] for j in range(lists)], uses_list, ref_id, intra)
+        return InterPrediction(*predicted, vectors, uses_list, [r.ref_id for r in lists], intra)
 
 
 def _candidates(plan: CodingPlan, frames: Sequence[int], future: bool) -> tuple[list[int], int]:

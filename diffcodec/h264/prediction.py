@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..blocks import from_flat_blocks
 from ..checks import replace_value
 from ..ops.deblock.reference import motion_info
 from ..ops.intra.reference import BITS_16X16, cheapest_mode, choose_mb_type, choose_modes, merge_intra, predict_intra
@@ -131,8 +130,7 @@ def predict_inter_frames(
     """P and B frames: from references and, in P frames and where a guide says so, from neighbours in the source where that is cheaper."""
     _, _, luma, chroma, _, _, lam = group
     inter = motion.predict(group, dpb)
-    predicted = from_flat_blocks(inter.luma, 8)
-    predicted_chroma = from_flat_blocks(inter.chroma.movedim(3, 1).flatten(0, 1), 4).view(chroma.shape)
+    predicted, predicted_chroma = inter.luma, inter.chroma
     side_bits, not_skipped = motion_bits(inter.vectors, inter.uses_list, lam) if rate else (torch.zeros_like(lam), inter.intra)
     cost, transform_8x8 = choose_transform_8x8(luma.detach(), predicted.detach(), preset.satd, preset.transform8)
     is_intra, intra16x16 = inter.intra, torch.zeros_like(inter.intra)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffcodec.blocks import flat_blocks
+from diffcodec.blocks import repeat_blocks
 from diffcodec.h264.dpb import DecodedPictureBuffer
 from diffcodec.h264.gop import Gop
 from diffcodec.h264.plan import CodingPlan
@@ -21,10 +21,22 @@ def test_what_is_stored_is_fetched_by_reference() -> None:
     assert refs.frames == [1, 0]
     assert refs.ref_id[0, ::2, ::2].tolist() == [[1, 0], [0, 1]]
     assert torch.equal(dpb.phases[slot[0, 0, 1]], quarter_pel(luma[:1])[0])
-    y, c = dpb.fetch(refs, torch.zeros(1, 4, 4, 2, dtype=torch.long))
-    of_blocks = flat_blocks(luma[:2], 8)
-    assert torch.equal(y[0], torch.where(refs.ref_id[0, ..., None] == 1, of_blocks[1], of_blocks[0]))
-    assert torch.equal(c[0, 0, 2, 0].view(4, 4), chroma[0, 0, :4, 8:12])
+    y, c = dpb.compensate([refs], [torch.zeros(1, 4, 4, 2, dtype=torch.long)], None)
+    of_samples = repeat_blocks(refs.ref_id, 8)
+    assert torch.equal(y[0], torch.where(of_samples[0] == 1, luma[1], luma[0]))
+    assert torch.equal(c[0, 0, :4, 8:12], chroma[0, 0, :4, 8:12])
+
+
+def test_b_frames_take_both_lists() -> None:
+    plan = CodingPlan.of([Gop("IbP")], 3)
+    luma, chroma = torch.randint(0, 256, (3, 16, 16)).float(), torch.randint(0, 256, (3, 2, 8, 8)).float()
+    dpb = DecodedPictureBuffer(plan, luma)
+    dpb.store([0, 2], luma[[0, 2]], chroma[[0, 2]])
+    lists = [dpb.references([i], torch.zeros(1, 1, 1, dtype=torch.long))[1] for i in (0, 2)]
+    y, c = dpb.compensate(lists, [torch.zeros(1, 2, 2, 2, dtype=torch.long)] * 2, torch.tensor([[[0, 1], [2, 2]]]))
+    assert torch.equal(y[0, :8], torch.cat([luma[0, :8, :8], luma[2, :8, 8:]], 1))
+    assert torch.equal(y[0, 8:], ((luma[0] + luma[2] + 1) / 2).floor()[8:])
+    assert torch.equal(c[0, :, 4:], ((chroma[0] + chroma[2] + 1) / 2).floor()[:, 4:])
 
 
 def test_planes_are_interpolated_once() -> None:

@@ -7,16 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...blocks import flat_blocks
 from ..common.cases import Scene, case
 from .reference import (
     allocate_phases,
-    bipred,
+    compensate_motion,
     fetch_luma,
     half_resolution,
     interpolate_planes,
-    predict_chroma,
-    predict_luma,
     quarter_pel,
 )
 
@@ -65,31 +62,17 @@ def whole_macroblocks(scene: Scene) -> tuple[Any, ...]:
     return quarter_pel(references(scene)), torch.zeros(1, 1, 1, dtype=torch.long, device=scene.device), vectors, 16
 
 
-@case(predict_luma, **ATOMICS)
-def far_and_near(scene: Scene) -> tuple[Any, ...]:
-    (vectors, ref_idx), planes = motion(scene), references(scene)
-    return planes, quarter_pel(planes).flip(0), 1 - ref_idx, ref_idx, vectors, 8
+def _compensated(scene: Scene, lists: int, whole: bool) -> tuple[Any, ...]:
+    planes, found = references(scene), [motion(scene) for _ in range(lists)]
+    phases = quarter_pel(planes).flip(0)
+    if whole:
+        phases = phases[:, :1].contiguous()
+    ref_idx = [r for _, r in found]
+    vectors = [4 * (v >> 2) if whole else v for v, _ in found]
+    direction = scene.whole(0, 3, *ref_idx[0].shape) if lists == 2 else None
+    return planes, scene.chroma(2), phases, [1 - r for r in ref_idx], ref_idx, vectors, direction
 
 
-@case(predict_luma, **ATOMICS)
-def whole_vectors(scene: Scene) -> tuple[Any, ...]:
-    planes, phases, slot, ref_idx, vectors, k = far_and_near(scene)
-    return planes, phases[:, :1].contiguous(), slot, ref_idx, 4 * (vectors >> 2), k
-
-
-@case(predict_chroma, **ATOMICS)
-def far_and_near_chroma(scene: Scene) -> tuple[Any, ...]:
-    vectors, ref_idx = motion(scene)
-    return scene.chroma(2), ref_idx, vectors, 4
-
-
-@case(bipred)
-def luma(scene: Scene) -> tuple[Any, ...]:
-    past, future = (flat_blocks(scene.luma(), 8) for _ in range(2))
-    return past, future, scene.whole(0, 3, scene.n, scene.h // 8, scene.w // 8)
-
-
-@case(bipred)
-def chroma(scene: Scene) -> tuple[Any, ...]:
-    past, future, direction = luma(scene)
-    return past.unflatten(-1, (2, 32)), future.unflatten(-1, (2, 32)), direction
+case(compensate_motion, "from_the_past", **ATOMICS)(lambda scene: _compensated(scene, 1, False))
+case(compensate_motion, "both_ways", **ATOMICS)(lambda scene: _compensated(scene, 2, False))
+case(compensate_motion, "whole_vectors", **ATOMICS)(lambda scene: _compensated(scene, 1, True))

@@ -121,7 +121,7 @@ void fetch_luma(int64_t threads, const uint8_t* phases, int64_t count, int64_t h
     });
 }
 
-// Adjoint of predict_luma for blocks of 8 x 8: windows of 14 x 14 samples, of which the block's own begin at (2, 2)
+// Adjoint of the prediction of blocks of 8 x 8: windows of 14 x 14 samples, of which the block's own begin at (2, 2)
 constexpr int WINDOW = 14, PITCH = 16, TAPS[6] = {1, -5, 20, 20, -5, 1};
 // what a phase is the mean of: g, b, h, j and their neighbours to the right (of g, h) and below (of g, b)
 enum { G = 1, B = 2, H = 4, J = 8, RIGHT = 16, BELOW = 32, S = 64, M = 128 };
@@ -205,123 +205,149 @@ template <class F> DC_INLINE void stripes(int64_t threads, int64_t planes, int64
     });
 }
 
-void predict_luma_backward(int64_t threads, const float* grad, const float* planes, const int64_t* ref_idx, const int64_t* vectors, float* out,
-                           int64_t r, int64_t h, int64_t w, int64_t n, int64_t bh, int64_t bw) {
-    memset(out, 0, sizeof(float) * r * h * w);
-    Phases at{nullptr, 16, h + 2 * MARGIN, w + 2 * MARGIN};
-    stripes(threads, r, h, 2e3 * (double)(n * bh * bw), [&](int64_t plane, int64_t first, int64_t last) {
-        const float* from = planes + plane * h * w;
-        float* to = out + plane * h * w;
-        for (int64_t i = 0; i < n * bh * bw; i++) {
-            if (ref_idx[i] != plane) continue;
-            int64_t vy = vectors[2 * i], vx = vectors[2 * i + 1];
-            int64_t y = at.row(i / bw % bh * 8, vy, 8) - MARGIN - 2, x = at.column(i % bw * 8, vx, 8) - MARGIN - 2;
-            int64_t top = clip<int64_t>(y, 0, h - 1), bottom = clip<int64_t>(y + WINDOW - 1, 0, h - 1);
-            if (bottom < first || top >= last) continue;
-            bool inside = x >= 0 && x + PITCH <= w;
-            alignas(64) float window[WINDOW * PITCH], added[WINDOW * PITCH] = {};
-            int made_of = MADE_OF[4 * (vy & 3) + (vx & 3)];
-            if (made_of & ~(G | RIGHT | BELOW))
-                for (int64_t a = 0; a < WINDOW; a++) {
-                    const float* row = from + clip<int64_t>(y + a, 0, h - 1) * w;
-                    if (inside)
-                        memcpy(window + a * PITCH, row + x, sizeof(float) * PITCH);
-                    else
-                        for (int64_t b = 0; b < PITCH; b++) window[a * PITCH + b] = row[clip<int64_t>(x + b, 0, w - 1)];
-                }
-            spread(window, grad + 64 * i, made_of, added);
-            for (int64_t a = 0; a < WINDOW; a++) {
-                int64_t line = clip<int64_t>(y + a, 0, h - 1);
-                if (line < first || line >= last) continue;
-                float* row = to + line * w;
-                if (inside)
-                    for (int64_t b = 0; b < PITCH; b++) row[x + b] += added[a * PITCH + b];
-                else
-                    for (int64_t b = 0; b < WINDOW; b++) row[clip<int64_t>(x + b, 0, w - 1)] += added[a * PITCH + b];
-            }
-        }
-    });
-}
-
-// Chroma blocks of k x k, k at most 8: place of the window in the plane, and eighths
+// Chroma blocks of 4 x 4: place of their window of 5 x 5 in the plane, and eighths of a sample
 struct ChromaPlace {
     int64_t y, x;
-    float fy, fx;
-    ChromaPlace(int64_t vy, int64_t vx, int64_t top, int64_t left, int64_t h, int64_t w, int64_t k)
-        : y(clip<int64_t>(top + MARGIN + (vy >> 3), 0, h + 2 * MARGIN - k - 1) - MARGIN),
-          x(clip<int64_t>(left + MARGIN + (vx >> 3), 0, w + 2 * MARGIN - k - 1) - MARGIN), fy((float)(vy & 7) / 8), fx((float)(vx & 7) / 8) {}
+    int32_t fy, fx;
+    ChromaPlace(int64_t vy, int64_t vx, int64_t top, int64_t left, int64_t h, int64_t w)
+        : y(clip<int64_t>(top + MARGIN + (vy >> 3), 0, h + 2 * MARGIN - 5) - MARGIN),
+          x(clip<int64_t>(left + MARGIN + (vx >> 3), 0, w + 2 * MARGIN - 5) - MARGIN), fy((int32_t)(vy & 7)), fx((int32_t)(vx & 7)) {}
 };
 
-void predict_chroma(int64_t threads, const float* planes, const int64_t* ref_idx, const int64_t* vectors, float* out, int64_t h, int64_t w,
-                    int64_t n, int64_t bh, int64_t bw, int64_t k) {
-    parallel(threads, n * bh, 2.0 * (double)(2 * bw * k * k), [&](int64_t row) {
-        for (int64_t b = 0; b < bw; b++) {
-            int64_t i = row * bw + b;
-            ChromaPlace at(vectors[2 * i], vectors[2 * i + 1], row % bh * k, b * k, h, w, k);
-            for (int64_t p = 0; p < 2; p++) {
-                const float* from = planes + (2 * ref_idx[i] + p) * h * w;
-                float window[9][9];
-                for (int64_t y = 0; y <= k; y++) {
-                    const float* line = from + clip<int64_t>(at.y + y, 0, h - 1) * w;
-                    for (int64_t x = 0; x <= k; x++) window[y][x] = line[clip<int64_t>(at.x + x, 0, w - 1)];
-                }
-                float* to = out + (2 * i + p) * k * k;
-                for (int64_t y = 0; y < k; y++) {
-                    float mixed[9];
-                    for (int64_t x = 0; x <= k; x++) mixed[x] = window[y][x] * (1 - at.fy) + window[y + 1][x] * at.fy;
-                    for (int64_t x = 0; x < k; x++) to[y * k + x] = half_up(mixed[x] * (1 - at.fx) + mixed[x + 1] * at.fx);
-                }
-            }
-        }
-    });
+// Sixteen samples of a chroma block, to be divided by 64 (8.4.2.2.2)
+DC_INLINE void chroma_block(const float* plane, int64_t h, int64_t w, const ChromaPlace& at, int32_t* out) {
+    int32_t window[5][5];
+    bool inside = at.y >= 0 && at.x >= 0 && at.y + 5 <= h && at.x + 5 <= w;
+    for (int64_t y = 0; y < 5; y++) {
+        const float* line = plane + (inside ? at.y + y : clip<int64_t>(at.y + y, 0, h - 1)) * w;
+        for (int64_t x = 0; x < 5; x++) window[y][x] = (int32_t)line[inside ? at.x + x : clip<int64_t>(at.x + x, 0, w - 1)];
+    }
+    for (int y = 0; y < 4; y++)
+        for (int x = 0; x < 4; x++)
+            out[4 * y + x] = (8 - at.fy) * ((8 - at.fx) * window[y][x] + at.fx * window[y][x + 1]) +
+                             at.fy * ((8 - at.fx) * window[y + 1][x] + at.fx * window[y + 1][x + 1]);
 }
 
-void predict_chroma_backward(int64_t threads, const float* grad, const int64_t* ref_idx, const int64_t* vectors, float* out, int64_t r, int64_t h,
-                             int64_t w, int64_t n, int64_t bh, int64_t bw, int64_t k) {
-    memset(out, 0, sizeof(float) * 2 * r * h * w);
-    stripes(threads, 2 * r, h, 100.0 * (double)(n * bh * bw), [&](int64_t plane, int64_t first, int64_t last) {
-        float* to = out + plane * h * w;
-        for (int64_t i = 0; i < n * bh * bw; i++) {
-            if (ref_idx[i] != plane / 2) continue;
-            ChromaPlace at(vectors[2 * i], vectors[2 * i + 1], i / bw % bh * k, i % bw * k, h, w, k);
-            if (clip<int64_t>(at.y + k, 0, h - 1) < first || clip<int64_t>(at.y, 0, h - 1) >= last) continue;
-            const float* g = grad + (2 * i + plane % 2) * k * k;
-            float mixed[9][9] = {}, window[9][9] = {};
-            for (int64_t y = 0; y < k; y++)
-                for (int64_t x = 0; x < k; x++) mixed[y][x] += g[y * k + x] * (1 - at.fx), mixed[y][x + 1] += g[y * k + x] * at.fx;
-            for (int64_t y = 0; y < k; y++)
-                for (int64_t x = 0; x <= k; x++) window[y][x] += mixed[y][x] * (1 - at.fy), window[y + 1][x] += mixed[y][x] * at.fy;
-            for (int64_t y = 0; y <= k; y++) {
-                int64_t line = clip<int64_t>(at.y + y, 0, h - 1);
-                if (line < first || line >= last) continue;
-                for (int64_t x = 0; x <= k; x++) to[line * w + clip<int64_t>(at.x + x, 0, w - 1)] += window[y][x];
-            }
-        }
-    });
-}
-
-// size: samples that share a direction
-void bipred(int64_t threads, const float* past, const float* future, const int64_t* direction, float* out, int64_t n, int64_t size) {
-    parallel(threads, (n + 255) / 256, 100.0 * (double)size, [&](int64_t task) {
-        for (int64_t i = task * 256; i < lowest(task * 256 + 256, n); i++) {
-            const float *p = past + i * size, *q = future + i * size;
-            float* to = out + i * size;
-            if (direction[i] == 2)
-                for (int64_t k = 0; k < size; k++) to[k] = half_up((p[k] + q[k]) / 2);
+// slots, ref_idx, vectors: of list 0 and of list 1, which may be missing with the direction
+void compensate_motion(int64_t threads, const float* chroma, const uint8_t* phases, int64_t count, int64_t hp, int64_t wp, const int64_t* slots0,
+                       const int64_t* slots1, const int64_t* ref0, const int64_t* ref1, const int64_t* mv0, const int64_t* mv1,
+                       const int64_t* direction, float* out, float* out_chroma, int64_t n, int64_t bh, int64_t bw) {
+    Phases refs{phases, count, hp, wp};
+    const int64_t *slots[2] = {slots0, slots1}, *ref[2] = {ref0, ref1}, *mv[2] = {mv0, mv1};
+    int64_t w = 8 * bw, hc = 4 * bh, wc = 4 * bw;
+    parallel(threads, n * bh, 100.0 * (double)bw, [&](int64_t row) {
+        int64_t frame = row / bh, by = row % bh;
+        for (int64_t bx = 0; bx < bw; bx++) {
+            int64_t i = row * bw + bx, of = direction ? direction[i] : 0;
+            float* to = out + row * 8 * w + 8 * bx;
+            const uint8_t* from[2];
+            ChromaPlace at[2] = {{mv[of == 1][2 * i], mv[of == 1][2 * i + 1], 4 * by, 4 * bx, hc, wc}, {mv[of != 0][2 * i], mv[of != 0][2 * i + 1], 4 * by, 4 * bx, hc, wc}};
+            for (int k = of == 1; k <= (of != 0); k++) from[k] = refs.block(slots[k][i], mv[k][2 * i], mv[k][2 * i + 1], 8 * by, 8 * bx, 8);
+            if (of == 2)
+                for (int y = 0; y < 8; y++)
+                    for (int x = 0; x < 8; x++) to[y * w + x] = (float)((from[0][y * wp + x] + from[1][y * wp + x] + 1) >> 1);
             else
-                memcpy(to, direction[i] == 1 ? q : p, sizeof(float) * size);
+                for (int y = 0; y < 8; y++)
+                    for (int x = 0; x < 8; x++) to[y * w + x] = (float)from[of][y * wp + x];
+            for (int c = 0; c < 2; c++) {
+                int32_t block[2][16];
+                float* place = out_chroma + ((2 * frame + c) * hc + 4 * by) * wc + 4 * bx;
+                for (int k = 0; k < (of == 2 ? 2 : 1); k++) {
+                    int list = of == 2 ? k : (int)of;
+                    chroma_block(chroma + (2 * ref[list][i] + c) * hc * wc, hc, wc, at[k], block[k]);
+                }
+                for (int y = 0; y < 4; y++)
+                    for (int x = 0; x < 4; x++) {
+                        int32_t value = (block[0][4 * y + x] + 32) >> 6;
+                        if (of == 2) value = (value + ((block[1][4 * y + x] + 32) >> 6) + 1) >> 1;
+                        place[y * wc + x] = (float)value;
+                    }
+            }
         }
     });
 }
 
-void bipred_backward(int64_t threads, const float* grad, const int64_t* direction, float* past, float* future, int64_t n, int64_t size) {
-    parallel(threads, (n + 255) / 256, 150.0 * (double)size, [&](int64_t task) {
-        for (int64_t i = task * 256; i < lowest(task * 256 + 256, n); i++) {
-            float shares[2] = {direction[i] == 2 ? 0.5f : direction[i] == 1 ? 0.0f : 1.0f, direction[i] == 2 ? 0.5f : direction[i] == 1 ? 1.0f : 0.0f};
-            for (int64_t k = 0; k < size; k++) past[i * size + k] = shares[0] * grad[i * size + k];
-            for (int64_t k = 0; k < size; k++) future[i * size + k] = shares[1] * grad[i * size + k];
-        }
+void luma_back(int64_t threads, const float* grad, const float* planes, const int64_t* const* ref, const int64_t* const* mv, const int64_t* direction,
+               float* out, int64_t r, int64_t h, int64_t w, int64_t n, int64_t bh, int64_t bw) {
+    Phases at{nullptr, 16, h + 2 * MARGIN, w + 2 * MARGIN};
+    stripes(threads, r, h, 1e3 * (double)(n * bh * bw), [&](int64_t plane, int64_t first, int64_t last) {
+        const float* from = planes + plane * h * w;
+        float* to = out + plane * h * w;
+        for (int list = 0; list < (direction ? 2 : 1); list++)
+            for (int64_t i = 0; i < n * bh * bw; i++) {
+                if (ref[list][i] != plane || (direction && direction[i] == 1 - list)) continue;
+                int64_t vy = mv[list][2 * i], vx = mv[list][2 * i + 1];
+                int64_t y = at.row(i / bw % bh * 8, vy, 8) - MARGIN - 2, x = at.column(i % bw * 8, vx, 8) - MARGIN - 2;
+                int64_t top = clip<int64_t>(y, 0, h - 1), bottom = clip<int64_t>(y + WINDOW - 1, 0, h - 1);
+                if (bottom < first || top >= last) continue;
+                const float* g = grad + i / bw * 8 * w + i % bw * 8;
+                float share = direction && direction[i] == 2 ? 0.5f : 1.0f;
+                int made_of = MADE_OF[4 * (vy & 3) + (vx & 3)];
+                bool inside = x >= 0 && x + PITCH <= w && y >= first && y + WINDOW <= last;
+                if (made_of == G && inside) {  // whole vectors
+                    for (int64_t a = 0; a < 8; a++)
+                        for (int64_t b = 0; b < 8; b++) to[(y + 2 + a) * w + x + 2 + b] += share * g[a * w + b];
+                    continue;
+                }
+                alignas(64) float own[64], window[WINDOW * PITCH], added[WINDOW * PITCH] = {};
+                for (int64_t a = 0; a < 8; a++)
+                    for (int64_t b = 0; b < 8; b++) own[8 * a + b] = share * g[a * w + b];
+                if (made_of & ~(G | RIGHT | BELOW))
+                    for (int64_t a = 0; a < WINDOW; a++) {
+                        const float* row = from + clip<int64_t>(y + a, 0, h - 1) * w;
+                        if (x >= 0 && x + PITCH <= w)
+                            memcpy(window + a * PITCH, row + x, sizeof(float) * PITCH);
+                        else
+                            for (int64_t b = 0; b < PITCH; b++) window[a * PITCH + b] = row[clip<int64_t>(x + b, 0, w - 1)];
+                    }
+                spread(window, own, made_of, added);
+                for (int64_t a = 0; a < WINDOW; a++) {
+                    int64_t line = clip<int64_t>(y + a, 0, h - 1);
+                    if (line < first || line >= last) continue;
+                    float* row = to + line * w;
+                    if (x >= 0 && x + PITCH <= w)
+                        for (int64_t b = 0; b < PITCH; b++) row[x + b] += added[a * PITCH + b];
+                    else
+                        for (int64_t b = 0; b < WINDOW; b++) row[clip<int64_t>(x + b, 0, w - 1)] += added[a * PITCH + b];
+                }
+            }
     });
+}
+
+void chroma_back(int64_t threads, const float* grad, const int64_t* const* ref, const int64_t* const* mv, const int64_t* direction, float* out, int64_t r,
+                 int64_t h, int64_t w, int64_t n, int64_t bh, int64_t bw) {
+    stripes(threads, 2 * r, h, 50.0 * (double)(n * bh * bw), [&](int64_t plane, int64_t first, int64_t last) {
+        float* to = out + plane * h * w;
+        for (int list = 0; list < (direction ? 2 : 1); list++)
+            for (int64_t i = 0; i < n * bh * bw; i++) {
+                if (ref[list][i] != plane / 2 || (direction && direction[i] == 1 - list)) continue;
+                ChromaPlace at(mv[list][2 * i], mv[list][2 * i + 1], i / bw % bh * 4, i % bw * 4, h, w);
+                if (clip<int64_t>(at.y + 4, 0, h - 1) < first || clip<int64_t>(at.y, 0, h - 1) >= last) continue;
+                const float* g = grad + ((i / (bh * bw) * 2 + plane % 2) * h + i / bw % bh * 4) * w + i % bw * 4;
+                float share = direction && direction[i] == 2 ? 0.5f : 1.0f, fx = (float)at.fx / 8, fy = share * (float)at.fy / 8, gy = share - fy;
+                float window[5][5] = {};
+                for (int y = 0; y < 4; y++) {
+                    float mixed[5] = {};
+                    for (int x = 0; x < 4; x++) mixed[x] += g[y * w + x] * (1 - fx), mixed[x + 1] += g[y * w + x] * fx;
+                    for (int x = 0; x < 5; x++) window[y][x] += mixed[x] * gy, window[y + 1][x] += mixed[x] * fy;
+                }
+                bool inside = at.y >= first && at.y + 5 <= last && at.x >= 0 && at.x + 5 <= w;
+                for (int64_t y = 0; y < 5; y++) {
+                    int64_t line = inside ? at.y + y : clip<int64_t>(at.y + y, 0, h - 1);
+                    if (line < first || line >= last) continue;
+                    for (int64_t x = 0; x < 5; x++) to[line * w + (inside ? at.x + x : clip<int64_t>(at.x + x, 0, w - 1))] += window[y][x];
+                }
+            }
+    });
+}
+
+void compensate_motion_backward(int64_t threads, const float* grad, const float* grad_chroma, const float* planes, const int64_t* ref0, const int64_t* ref1,
+                                const int64_t* mv0, const int64_t* mv1, const int64_t* direction, float* out, float* out_chroma, int64_t r, int64_t h,
+                                int64_t w, int64_t n, int64_t bh, int64_t bw) {
+    const int64_t *ref[2] = {ref0, ref1}, *mv[2] = {mv0, mv1};
+    memset(out, 0, sizeof(float) * r * h * w), memset(out_chroma, 0, sizeof(float) * r * h * w / 2);
+    luma_back(threads, grad, planes, ref, mv, direction, out, r, h, w, n, bh, bw);
+    chroma_back(threads, grad_chroma, ref, mv, direction, out_chroma, r, h / 2, w / 2, n, bh, bw);
 }
 
 }  // namespace
@@ -329,10 +355,7 @@ void bipred_backward(int64_t threads, const float* grad, const int64_t* directio
 DC_EXPORT(interpolate_planes)
 DC_EXPORT(half_resolution)
 DC_EXPORT(fetch_luma)
-DC_EXPORT(predict_luma_backward)
-DC_EXPORT(predict_chroma)
-DC_EXPORT(predict_chroma_backward)
-DC_EXPORT(bipred)
-DC_EXPORT(bipred_backward)
+DC_EXPORT(compensate_motion)
+DC_EXPORT(compensate_motion_backward)
 
 }  // namespace DC_ISA

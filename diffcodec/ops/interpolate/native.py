@@ -30,42 +30,33 @@ def fetch_luma(phases: Tensor, slot: Tensor, vectors: Tensor, k: int) -> Tensor:
     return out
 
 
-@implements(reference.predict_luma, lacks=lambda *args: None if args[-1] == 8 else "native code predicts blocks of 8 x 8")
-def predict_luma(planes: Tensor, phases: Tensor, slot: Tensor, ref_idx: Tensor, vectors: Tensor, k: int) -> Tensor:
-    return fetch_luma(phases, slot, vectors, k)
+@implements(reference.compensate_motion)
+def compensate_motion(
+    luma: Tensor,
+    chroma: Tensor,
+    phases: Tensor,
+    slots: list[Tensor],
+    ref_idx: list[Tensor],
+    vectors: list[Tensor],
+    direction: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    out, out_chroma = reference.compensate_motion.allocate(luma, chroma, phases, slots, ref_idx, vectors, direction)
+    lists = [*slots, *ref_idx, *vectors] if len(slots) == 2 else [slots[0], None, ref_idx[0], None, vectors[0], None]
+    call("compensate_motion", chroma, phases, *phases.shape[1:], *lists, direction, out, out_chroma, *vectors[0].shape[:3])
+    return out, out_chroma
 
 
-@backward_of(reference.predict_luma, of=["planes"])
-def predict_luma_backward(grad: Tensor, planes: Tensor, ref_idx: Tensor, vectors: Tensor, k: int) -> Tensor:
-    out = planes.new_empty(planes.shape)
-    call("predict_luma_backward", grad, planes, ref_idx.expand(vectors.shape[:-1]), vectors, out, *planes.shape, *vectors.shape[:3])
-    return out
-
-
-@implements(reference.predict_chroma, lacks=lambda *args: None if args[-1] <= 8 else "native code predicts chroma blocks of 8 x 8 at most")
-def predict_chroma(planes: Tensor, ref_idx: Tensor, vectors: Tensor, k: int) -> Tensor:
-    out = reference.predict_chroma.allocate(planes, ref_idx, vectors, k)
-    call("predict_chroma", planes, ref_idx.expand(vectors.shape[:-1]), vectors, out, *planes.shape[2:], *vectors.shape[:3], k)
-    return out
-
-
-@backward_of(reference.predict_chroma, of=["planes"])
-def predict_chroma_backward(grad: Tensor, ref_idx: Tensor, vectors: Tensor, k: int, planes_shape: list[int]) -> Tensor:
-    out = grad.new_empty(planes_shape)
-    r, _, h, w = planes_shape
-    call("predict_chroma_backward", grad, ref_idx.expand(vectors.shape[:-1]), vectors, out, r, h, w, *vectors.shape[:3], k)
-    return out
-
-
-@implements(reference.bipred)
-def bipred(past: Tensor, future: Tensor, direction: Tensor) -> Tensor:
-    out = reference.bipred.allocate(past, future, direction)
-    call("bipred", past, future, direction, out, direction.numel(), out.numel() // direction.numel())
-    return out
-
-
-@backward_of(reference.bipred, of=["past", "future"])
-def bipred_backward(grad: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    past, future = grad.new_empty(grad.shape), grad.new_empty(grad.shape)
-    call("bipred_backward", grad, direction, past, future, direction.numel(), grad.numel() // direction.numel())
-    return past, future
+@backward_of(reference.compensate_motion, of=["luma", "chroma"])
+def compensate_motion_backward(
+    grad: Tensor,
+    grad_chroma: Tensor,
+    luma: Tensor,
+    ref_idx: list[Tensor],
+    vectors: list[Tensor],
+    direction: Tensor | None,
+    chroma_shape: list[int],
+) -> tuple[Tensor, Tensor]:
+    out, out_chroma = luma.new_empty(luma.shape), luma.new_empty(chroma_shape)
+    lists = [*ref_idx, *vectors] if len(ref_idx) == 2 else [ref_idx[0], None, vectors[0], None]
+    call("compensate_motion_backward", grad, grad_chroma, luma, *lists, direction, out, out_chroma, *luma.shape, *vectors[0].shape[:3])
+    return out, out_chroma

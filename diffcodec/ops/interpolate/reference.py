@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...backend import operation, writing_operation
-from ...blocks import repeat_edges
+from ...blocks import from_flat_blocks, repeat_edges
 from ...checks import first_order, half_up
 from ...constants import Constant
 
@@ -227,7 +227,6 @@ class _Predict(torch.autograd.Function):
         return out, None, None, None, None
 
 
-@operation
 def predict_luma(planes: Tensor, phases: Tensor, slot: Tensor, ref_idx: Tensor, vectors: Tensor, k: int) -> Tensor:
     """Luma blocks that vectors point at, differentiable in the reference planes.
 
@@ -247,12 +246,6 @@ def predict_luma(planes: Tensor, phases: Tensor, slot: Tensor, ref_idx: Tensor, 
     return _Predict.apply(planes, phases, start, own, k)  # type: ignore[no-any-return]
 
 
-@predict_luma.outputs
-def _(planes: Tensor, phases: Tensor, slot: Tensor, ref_idx: Tensor, vectors: Tensor, k: int) -> Tensor:
-    return vectors.new_empty(*vectors.shape[:-1], k * k, dtype=torch.float32)
-
-
-@operation
 def predict_chroma(planes: Tensor, ref_idx: Tensor, vectors: Tensor, k: int) -> Tensor:
     """Chroma blocks, bilinear in eighths of a sample (8.4.2.2.2).
 
@@ -281,12 +274,6 @@ def predict_chroma(planes: Tensor, ref_idx: Tensor, vectors: Tensor, k: int) -> 
     return half_up(out).flatten(-2)
 
 
-@predict_chroma.outputs
-def _(planes: Tensor, ref_idx: Tensor, vectors: Tensor, k: int) -> Tensor:
-    return planes.new_empty(*vectors.shape[:-1], 2, k * k)
-
-
-@operation
 def bipred(past: Tensor, future: Tensor, direction: Tensor) -> Tensor:
     """Predictions from the past where ``direction`` is 0, from the future where it is 1, and the mean of both where it is 2 (8.4.2.3.1).
 
@@ -296,6 +283,51 @@ def bipred(past: Tensor, future: Tensor, direction: Tensor) -> Tensor:
     return torch.where(direction == 2, half_up((past + future) / 2), torch.where(direction == 1, future, past))
 
 
-@bipred.outputs
-def _(past: Tensor, future: Tensor, direction: Tensor) -> Tensor:
-    return past.new_empty(past.shape)
+@operation
+def compensate_motion(
+    luma: Tensor,
+    chroma: Tensor,
+    phases: Tensor,
+    slots: list[Tensor],
+    ref_idx: list[Tensor],
+    vectors: list[Tensor],
+    direction: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Inter prediction of frames, differentiable in the references.
+
+    Args:
+        luma, chroma: the references ``[R, H, W]``, ``[R, 2, H/2, W/2]``.
+        phases: of many planes, those of the references among them: :func:`interpolate_planes`.
+        slots: where the phases of each 8x8 block's reference lie there, of one list or of both, ``[N, H/8, W/8]`` each.
+        ref_idx: which of ``luma`` and ``chroma`` it is, the same shape.
+        vectors: quarter pixels (y, x) ``[N, H/8, W/8, 2]`` each.
+        direction: of blocks of two lists, as :func:`bipred` takes it, ``[N, H/8, W/8]``; None for one list.
+
+    Returns:
+        Predictions ``[N, H, W]``, ``[N, 2, H/2, W/2]``, whole numbers.
+    """
+    y = [predict_luma(luma, phases, *where, 8) for where in zip(slots, ref_idx, vectors)]
+    c = [predict_chroma(chroma, *where, 4) for where in zip(ref_idx, vectors)]
+    if direction is None:
+        return planes_of(y[0], c[0])
+    return planes_of(bipred(y[0], y[1], direction), bipred(c[0], c[1], direction))
+
+
+@compensate_motion.outputs
+def _(
+    luma: Tensor,
+    chroma: Tensor,
+    phases: Tensor,
+    slots: list[Tensor],
+    ref_idx: list[Tensor],
+    vectors: list[Tensor],
+    direction: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    n = len(vectors[0])
+    return luma.new_empty(n, *luma.shape[1:]), chroma.new_empty(n, *chroma.shape[1:])
+
+
+def planes_of(luma: Tensor, chroma: Tensor) -> tuple[Tensor, Tensor]:
+    """Planes of 8x8 blocks of luma ``[N, bh, bw, 64]`` and their chroma ``[N, bh, bw, 2, 16]``."""
+    y = from_flat_blocks(luma, 8)
+    return y, from_flat_blocks(chroma.movedim(3, 1).flatten(0, 1), 4).view(-1, 2, y.shape[1] // 2, y.shape[2] // 2)

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...blocks import flat_blocks
 from ...implement import backward_of, implements
 from ..common.triton import average, half_up, sample_at, window
 from . import reference
@@ -296,12 +297,6 @@ def fetch_luma(phases: Tensor, slot: Tensor, vectors: Tensor, k: int) -> Tensor:
     return out
 
 
-@implements(reference.predict_luma, lacks=lambda _, phases, *__: None if phases.shape[1] == 16 else SIXTEEN)
-def predict_luma(planes: Tensor, phases: Tensor, slot: Tensor, ref_idx: Tensor, vectors: Tensor, k: int) -> Tensor:
-    return fetch_luma(phases, slot, vectors, k)
-
-
-@backward_of(reference.predict_luma, of=["planes"])
 def predict_luma_backward(grad: Tensor, planes: Tensor, ref_idx: Tensor, vectors: Tensor, k: int) -> Tensor:
     ref_idx, vectors = _contiguous(ref_idx, vectors)
     planes = planes.contiguous()
@@ -313,17 +308,15 @@ def predict_luma_backward(grad: Tensor, planes: Tensor, ref_idx: Tensor, vectors
     return out
 
 
-@implements(reference.predict_chroma)
 def predict_chroma(planes: Tensor, ref_idx: Tensor, vectors: Tensor, k: int) -> Tensor:
     ref_idx, vectors = _contiguous(ref_idx, vectors)
     bh, bw = vectors.shape[-3:-1]
-    out = reference.predict_chroma.allocate(planes, ref_idx, vectors, k)
+    out = planes.new_empty(*vectors.shape[:-1], 2, k * k)
     n, r = ref_idx.numel(), _ROWS * 32 // (k * k)
     _predict_chroma[(-(-n // r),)](planes.contiguous(), ref_idx, vectors, out, n, bh, bw, *planes.shape[-2:], k, r)
     return out
 
 
-@backward_of(reference.predict_chroma, of=["planes"])
 def predict_chroma_backward(grad: Tensor, ref_idx: Tensor, vectors: Tensor, k: int, planes_shape: list[int]) -> Tensor:
     ref_idx, vectors = _contiguous(ref_idx, vectors)
     out = grad.new_zeros(planes_shape)
@@ -333,18 +326,51 @@ def predict_chroma_backward(grad: Tensor, ref_idx: Tensor, vectors: Tensor, k: i
     return out
 
 
-@implements(reference.bipred)
 def bipred(past: Tensor, future: Tensor, direction: Tensor) -> Tensor:
-    past, future, out = past.contiguous(), future.contiguous(), reference.bipred.allocate(past, future, direction)
+    past, future, out = past.contiguous(), future.contiguous(), past.new_empty(past.shape)
     n = out.numel()
     _bipred[(-(-n // (4 * _SIZE)),)](past, future, direction.contiguous(), out, n, n // direction.numel(), 4 * _SIZE)
     return out
 
 
-@backward_of(reference.bipred, of=["past", "future"])
 def bipred_backward(grad: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
     grad = grad.contiguous()
     past, future = grad.new_empty(grad.shape), grad.new_empty(grad.shape)
     n = grad.numel()
     _bipred_backward[(-(-n // (4 * _SIZE)),)](grad, direction.contiguous(), past, future, n, n // direction.numel(), 4 * _SIZE)
     return past, future
+
+
+@implements(reference.compensate_motion, lacks=lambda luma, chroma, phases, *_: None if phases.shape[1] == 16 else SIXTEEN)
+def compensate_motion(
+    luma: Tensor,
+    chroma: Tensor,
+    phases: Tensor,
+    slots: list[Tensor],
+    ref_idx: list[Tensor],
+    vectors: list[Tensor],
+    direction: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    y = [fetch_luma(phases, slot, v, 8) for slot, v in zip(slots, vectors)]
+    c = [predict_chroma(chroma, r, v, 4) for r, v in zip(ref_idx, vectors)]
+    if direction is None:
+        return reference.planes_of(y[0], c[0])
+    return reference.planes_of(bipred(*y, direction), bipred(*c, direction))
+
+
+@backward_of(reference.compensate_motion, of=["luma", "chroma"])
+def compensate_motion_backward(
+    grad: Tensor,
+    grad_chroma: Tensor,
+    luma: Tensor,
+    ref_idx: list[Tensor],
+    vectors: list[Tensor],
+    direction: Tensor | None,
+    chroma_shape: list[int],
+) -> tuple[Tensor, Tensor]:
+    y = flat_blocks(grad, 8)
+    c = flat_blocks(grad_chroma.flatten(0, 1), 4).unflatten(0, (-1, 2)).movedim(1, 3).contiguous()
+    of_y, of_c = ([y], [c]) if direction is None else (bipred_backward(y, direction), bipred_backward(c, direction))
+    out = [predict_luma_backward(g, luma, r, v, 8) for g, r, v in zip(of_y, ref_idx, vectors)]
+    out_chroma = [predict_chroma_backward(g, r, v, 4, chroma_shape) for g, r, v in zip(of_c, ref_idx, vectors)]
+    return (out[0], out_chroma[0]) if direction is None else (out[0] + out[1], out_chroma[0] + out_chroma[1])

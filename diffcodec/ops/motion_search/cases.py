@@ -7,10 +7,18 @@ from typing import Any
 
 import torch
 
-from ...blocks import flat_blocks
 from ..common.cases import Scene, case
 from ..interpolate.reference import half_resolution, quarter_pel
-from .reference import choose_bipred, estimate_bipred, estimate_motion, full_search, median_predictor, refine_vectors, search_partitions
+from .reference import (
+    choose_bipred,
+    choose_reference,
+    estimate_bipred,
+    estimate_motion,
+    full_search,
+    median_predictor,
+    refine_vectors,
+    search_partitions,
+)
 
 # bits of vectors are logarithms: on a GPU, where two costs tie to the last bit the other one may win
 TIES: dict[str, Any] = {"differ_cuda": 5e-3}
@@ -77,9 +85,16 @@ case(estimate_bipred, "sad", close=1e-2, **TIES)(lambda scene: _estimate_b(scene
 
 def _bipred(scene: Scene, use_satd: bool) -> tuple[Any, ...]:
     source = scene.luma()
-    past, future = (flat_blocks(scene.near(source, 0.1), 8) for _ in range(2))
-    mv0, mv1 = (scene.whole(-3, 4, scene.n, scene.h // 8, scene.w // 8, 2) for _ in range(2))
-    return source, past, future, mv0, mv1, scene.lam(1.0), use_satd
+    phases = quarter_pel(torch.cat([scene.near(source, 0.1) for _ in range(2)]))
+    shape = (scene.n, scene.h // 8, scene.w // 8)
+    slots = [scene.whole(0, 2 * scene.n, *shape) for _ in range(2)]
+    return source, phases, slots, [scene.whole(-3, 4, *shape, 2) for _ in range(2)], scene.lam(1.0), use_satd
+
+
+@case(choose_reference, **TIES)
+def several_references(scene: Scene) -> tuple[Any, ...]:
+    source, phases, _, vectors, *_ = _bipred(scene, True)
+    return source, phases, scene.whole(0, 2 * scene.n, 3, scene.n, scene.h // 16, scene.w // 16), vectors[0]
 
 
 case(choose_bipred, "satd", **TIES)(lambda scene: _bipred(scene, True))

@@ -301,42 +301,30 @@ void estimate_motion(int64_t threads, const float* current, const float* referen
     });
 }
 
-template <int M> DC_INLINE float difference_cost(const float* t, int64_t stride, const float* p, const float* q, bool satd) {
-    // of an 8x8 block against p, or the mean of p and q; M: what values are multiplied by to be whole
-    constexpr int side = LH;  // lanes: of one row, or of rows y and y + 4
-    alignas(64) int16_t d[64 / side][side];
-    for (int y = 0; y < 8; y++)
-        for (int x = 0; x < 8; x++) {
-            float predicted = q ? M == 1 ? half_up((p[8 * y + x] + q[8 * y + x]) / 2) : p[8 * y + x] + q[8 * y + x] : M * p[8 * y + x];
-            d[side == 8 ? y : y % 4][side == 8 ? x : y / 4 * 8 + x] = (int16_t)(M * t[y * stride + x] - predicted);
-        }
-    int32_t total = 0;
-    if (!satd) {
-        for (auto& row : d)
-            for (int x : row) total += x < 0 ? -x : x;
-        return (float)total / M;
-    }
-    for (int i = 0; i < 64 / side; i += 4) total += sum_pairs(hadamard_sums(load<vh>(d[i]), load<vh>(d[i + 1]), load<vh>(d[i + 2]), load<vh>(d[i + 3])));
-    return (float)total / (2 * M);
-}
-
-void choose_bipred(int64_t threads, const float* source, const float* past, const float* future, const int64_t* mv0, const int64_t* mv1,
-                   const float* lam, int64_t* out, int64_t n, int64_t bh, int64_t bw, int64_t satd, double equal, double other, double octave,
-                   const float* direction_bits, double split_bits) {
+// Costs of the 8x8 blocks of a B frame: `slots`, `mv` of past and future
+void choose_bipred(int64_t threads, const float* source, const uint8_t* phases, int64_t count, int64_t hp, int64_t wp, const int64_t* slots0,
+                   const int64_t* slots1, const int64_t* mv0, const int64_t* mv1, const float* lam, int64_t* out, int64_t n, int64_t bh, int64_t bw,
+                   int64_t satd, double equal, double other, double octave, const float* direction_bits, double split_bits) {
     MvdBits bits(equal, other, octave);
+    Phases refs{phases, count, hp, wp};
     int64_t w = 16 * bw, w8 = 2 * bw;
-    parallel(threads, n * bh, 2e3 * (double)bw, [&](int64_t row) {
+    auto cost = [&](const uint8_t* a, const uint8_t* b, int64_t pitch) { return satd ? 0.5f * (float)satd2<8>(a, 16, b, pitch) : (float)sad<8>(a, 16, b, pitch); };
+    parallel(threads, n * bh, 1e3 * (double)bw, [&](int64_t row) {
         const Vector* of[2] = {vectors(mv0) + row / bh * 4 * bh * bw, vectors(mv1) + row / bh * 4 * bh * bw};
+        alignas(64) uint8_t target[256], mean[64];
         for (int64_t x = 0; x < bw; x++) {
+            block_bytes(source + row * 16 * w + x * 16, w, target, 16, 16);
             float l = lam[row * bw + x] / 4, whole[3] = {}, divided = 0;
             int64_t block[4];
             for (int k = 0; k < 4; k++) {
-                int64_t y8 = row % bh * 2 + k / 2, x8 = 2 * x + k % 2, i = (row / bh * 2 * bh + y8) * w8 + x8;
-                const float *t = source + (row * 16 + k / 2 * 8) * w + x8 * 8, *p = past + i * 64, *q = future + i * 64;
-                float b0 = bits(of[0][y8 * w8 + x8], median_of(of[0], y8, x8, w8)), b1 = bits(of[1][y8 * w8 + x8], median_of(of[1], y8, x8, w8));
-                float c[3] = {difference_cost<1>(t, w, p, nullptr, satd != 0) + l * (b0 + direction_bits[0]),
-                              difference_cost<1>(t, w, q, nullptr, satd != 0) + l * (b1 + direction_bits[1]),
-                              difference_cost<1>(t, w, p, q, satd != 0) + l * (b0 + b1 + direction_bits[2])};
+                int64_t y8 = row % bh * 2 + k / 2, x8 = 2 * x + k % 2, at = y8 * w8 + x8, i = row / bh * 2 * bh * w8 + at;
+                const uint8_t *t = target + k / 2 * 128 + k % 2 * 8, *p = refs.block(slots0[i], of[0][at].y, of[0][at].x, 8 * y8, 8 * x8, 8),
+                              *q = refs.block(slots1[i], of[1][at].y, of[1][at].x, 8 * y8, 8 * x8, 8);
+                for (int r = 0; r < 8; r++)
+                    for (int c = 0; c < 8; c++) mean[8 * r + c] = (uint8_t)((p[r * wp + c] + q[r * wp + c] + 1) >> 1);
+                float b0 = bits(of[0][at], median_of(of[0], y8, x8, w8)), b1 = bits(of[1][at], median_of(of[1], y8, x8, w8));
+                float c[3] = {cost(t, p, wp) + l * (b0 + direction_bits[0]), cost(t, q, wp) + l * (b1 + direction_bits[1]),
+                              cost(t, mean, 8) + l * (b0 + b1 + direction_bits[2])};
                 block[k] = c[1] < c[0] ? c[2] < c[1] ? 2 : 1 : c[2] < c[0] ? 2 : 0;
                 divided += c[block[k]];
                 for (int d = 0; d < 3; d++) whole[d] += c[d];
@@ -348,6 +336,44 @@ void choose_bipred(int64_t threads, const float* source, const float* past, cons
     });
 }
 
+void choose_reference(int64_t threads, const float* source, const uint8_t* phases, int64_t planes, int64_t hp, int64_t wp, const int64_t* slots,
+                      const int64_t* mv, int64_t* out, int64_t count, int64_t n, int64_t bh, int64_t bw) {
+    Phases refs{phases, planes, hp, wp};
+    parallel(threads, n * bh, 300.0 * (double)(count * bw), [&](int64_t row) {
+        alignas(64) uint8_t target[256];
+        for (int64_t x = 0; x < bw; x++) {
+            block_bytes(source + row * 256 * bw + x * 16, 16 * bw, target, 16, 16);
+            int32_t least = 0;
+            for (int64_t c = 0; c < count; c++) {
+                int32_t total = 0;
+                for (int k = 0; k < 4; k++) {
+                    int64_t y8 = row % bh * 2 + k / 2, x8 = 2 * x + k % 2;
+                    Vector v = vectors(mv)[(row / bh * 2 * bh + y8) * 2 * bw + x8];
+                    total += satd2<8>(target + k / 2 * 128 + k % 2 * 8, 16, refs.block(slots[(c * n * bh + row) * bw + x], v.y, v.x, 8 * y8, 8 * x8, 8), wp);
+                }
+                if (!c || total < least) least = total, out[row * bw + x] = c;
+            }
+        }
+    });
+}
+
+// An 8x8 block against the mean of two predictions, which is not rounded
+DC_INLINE float mean_cost(const uint8_t* t, int64_t st, const uint8_t* p, int64_t sp, const uint8_t* q, int64_t sq, bool satd) {
+    constexpr int side = LH;  // lanes: of one row, or of rows y and y + 4
+    alignas(64) int16_t d[64 / side][side];
+    for (int y = 0; y < 8; y++)
+        for (int x = 0; x < 8; x++)
+            d[side == 8 ? y : y % 4][side == 8 ? x : y / 4 * 8 + x] = (int16_t)(2 * t[y * st + x] - p[y * sp + x] - q[y * sq + x]);
+    int32_t total = 0;
+    if (!satd) {
+        for (auto& row : d)
+            for (int x : row) total += x < 0 ? -x : x;
+        return 0.5f * (float)total;
+    }
+    for (int i = 0; i < 64 / side; i += 4) total += sum_pairs(hadamard_sums(load<vh>(d[i]), load<vh>(d[i + 1]), load<vh>(d[i + 2]), load<vh>(d[i + 3])));
+    return 0.25f * (float)total;
+}
+
 // Half-resolution planes of S frames and their motion: the cost of B frames
 void estimate_bipred(int64_t threads, const float* half, const uint8_t* phases, int64_t count, int64_t hp, int64_t wp, const int64_t* frames, const int64_t* mv0,
                      const int64_t* mv1, const float* cost0, const float* cost1, float* cost, float* share, int64_t n, int64_t bh, int64_t bw,
@@ -356,20 +382,15 @@ void estimate_bipred(int64_t threads, const float* half, const uint8_t* phases, 
     int64_t w = 8 * bw, size = 64 * bh * bw;
     parallel(threads, n * bh, 300.0 * (double)bw, [&](int64_t row) {
         int64_t t = row / bh, y = row % bh;
-        const float* planes[3];
-        for (int k = 0; k < 3; k++) planes[k] = half + frames[3 * t + k] * size + y * 8 * w;
+        alignas(64) uint8_t planes[3][64];
         for (int64_t x = 0; x < bw; x++) {
             int64_t i = row * bw + x;
             Vector v[2] = {vectors(mv0)[i], vectors(mv1)[i]};
-            float moved[2][64], still[2][64];
-            for (int k = 0; k < 2; k++) {
-                const uint8_t* from = refs.block(frames[3 * t + 1 + k], v[k].y, v[k].x, y * 8, x * 8, 8);
-                for (int r = 0; r < 8; r++)
-                    for (int c = 0; c < 8; c++)
-                        moved[k][8 * r + c] = from[r * wp + c], still[k][8 * r + c] = planes[1 + k][r * w + 8 * x + c];
-            }
-            float c[4] = {cost0[i], cost1[i], difference_cost<2>(planes[0] + 8 * x, w, moved[0], moved[1], satd != 0) + (float)bipred_cost,
-                          difference_cost<2>(planes[0] + 8 * x, w, still[0], still[1], satd != 0) + (float)still_cost};
+            const uint8_t* moved[2];
+            for (int k = 0; k < 3; k++) block_bytes(half + frames[3 * t + k] * size + y * 8 * w + 8 * x, w, planes[k], 8, 8);
+            for (int k = 0; k < 2; k++) moved[k] = refs.block(frames[3 * t + 1 + k], v[k].y, v[k].x, y * 8, x * 8, 8);
+            float c[4] = {cost0[i], cost1[i], mean_cost(planes[0], 8, moved[0], wp, moved[1], wp, satd != 0) + (float)bipred_cost,
+                          mean_cost(planes[0], 8, planes[1], 8, planes[2], 8, satd != 0) + (float)still_cost};
             int best = 0;
             for (int k = 1; k < 4; k++)
                 if (c[k] < c[best]) best = k;
@@ -388,5 +409,6 @@ DC_EXPORT(search_partitions)
 DC_EXPORT(full_search)
 DC_EXPORT(estimate_motion)
 DC_EXPORT(choose_bipred)
+DC_EXPORT(choose_reference)
 
 }  // namespace DC_ISA

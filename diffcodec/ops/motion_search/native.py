@@ -100,9 +100,19 @@ def estimate_bipred(
 
 
 @implements(reference.choose_bipred)
-def choose_bipred(source: Tensor, past: Tensor, future: Tensor, mv0: Tensor, mv1: Tensor, lam: Tensor, use_satd: bool) -> Tensor:
-    out = reference.choose_bipred.allocate(source, past, future, mv0, mv1, lam, use_satd)
+def choose_bipred(
+    source: Tensor, phases: Tensor, slots: list[Tensor], vectors: list[Tensor], lam: Tensor, use_satd: bool
+) -> Tensor:
+    out = reference.choose_bipred.allocate(source, phases, slots, vectors, lam, use_satd)
     call(
-        "choose_bipred", source, past, future, mv0, mv1, lam, out, *lam.shape, use_satd, *_MVD, _DIRECTION_BITS.like(source), SPLIT_BITS
-    )
+        "choose_bipred", source, phases, *phases.shape[1:], *slots, *vectors, lam, out, *lam.shape, use_satd, *_MVD, _DIRECTION_BITS.like(source),
+        SPLIT_BITS,
+    )  # fmt: skip
+    return out
+
+
+@implements(reference.choose_reference)
+def choose_reference(source: Tensor, phases: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
+    out = reference.choose_reference.allocate(source, phases, slots, vectors)
+    call("choose_reference", source, phases, *phases.shape[1:], slots, vectors, out, *slots.shape)
     return out

@@ -5,6 +5,8 @@ Vectors are whole numbers of quarter pixels, (y, x). They are decisions: nothing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -289,9 +291,14 @@ def estimate_bipred(
     Returns:
         The least cost ``[P, H/8, W/8]``, and the share that comes from the past, same shape.
     """
+    blocks = [fetch_luma.reference(phases, frames[:, k, None, None], v, 8) for k, v in ((1, mv0), (2, mv1))]
+    return bipred_cost(half, blocks, frames, cost0, cost1, use_satd)
+
+
+def bipred_cost(half: Tensor, blocks: Sequence[Tensor], frames: Tensor, cost0: Tensor, cost1: Tensor, use_satd: bool) -> tuple[Tensor, Tensor]:
+    """:func:`estimate_bipred` by what past and future predict, ``[P, H/8, W/8, 64]`` each."""
     frame, past, future = frames.unbind(1)
     target = flat_blocks(half, 8)
-    blocks = [fetch_luma.reference(phases, r[:, None, None], v, 8) for r, v in ((past, mv0), (future, mv1))]
     own = target[frame]
     differences = own - (blocks[0] + blocks[1]) / 2, own - (target[past] + target[future]) / 2
     mean, still = (satd(d, 8) if use_satd else sad(d) for d in differences)
@@ -315,23 +322,31 @@ def _(
 
 @operation
 @torch.no_grad()
-def choose_bipred(source: Tensor, past: Tensor, future: Tensor, mv0: Tensor, mv1: Tensor, lam: Tensor, use_satd: bool) -> Tensor:
+def choose_bipred(
+    source: Tensor, phases: Tensor, slots: list[Tensor], vectors: list[Tensor], lam: Tensor, use_satd: bool
+) -> Tensor:
     """Which of past, future and their mean each 8x8 block of a B frame takes: 0, 1, 2; one choice for a macroblock or one for each block.
 
     Args:
         source: ``[N, H, W]``.
-        past, future: predictions ``[N, H/8, W/8, 64]``.
-        mv0, mv1: vectors of both ``[N, H/8, W/8, 2]``.
+        phases: of all references. slots: which of them each block's past and future reference are, ``[N, H/8, W/8]`` each.
+        vectors: from both ``[N, H/8, W/8, 2]``.
         lam: ``[N, H/16, W/16]``.
         use_satd: SATD instead of SAD.
 
     Returns:
         ``[N, H/8, W/8]``.
     """
+    past, future = (fetch_luma.reference(phases, slot, v, 8) for slot, v in zip(slots, vectors))
+    return cheapest_direction(source, past, future, vectors, lam, use_satd)
+
+
+def cheapest_direction(source: Tensor, past: Tensor, future: Tensor, vectors: list[Tensor], lam: Tensor, use_satd: bool) -> Tensor:
+    """:func:`choose_bipred` by the predictions ``[N, H/8, W/8, 64]``."""
     target = flat_blocks(source, 8)
     predictions = [past, future, half_up((past + future) / 2)]
     costs = torch.stack([satd(target - p, 8) if use_satd else sad(target - p) for p in predictions])
-    bits = [mvd_bits(v, median_predictor.reference(v)) for v in (mv0, mv1)]
+    bits = [mvd_bits(v, median_predictor.reference(v)) for v in vectors]
     only0, only1, both = DIRECTION_BITS
     costs = costs + repeat_blocks(lam, 2) / 4 * torch.stack([bits[0] + only0, bits[1] + only1, bits[0] + bits[1] + both])
     whole, direction = torch.stack([sum_macroblocks(c) for c in costs]).min(0)
@@ -341,5 +356,28 @@ def choose_bipred(source: Tensor, past: Tensor, future: Tensor, mv0: Tensor, mv1
 
 
 @choose_bipred.outputs
-def _(source: Tensor, past: Tensor, future: Tensor, mv0: Tensor, mv1: Tensor, lam: Tensor, use_satd: bool) -> Tensor:
-    return mv0.new_empty(mv0.shape[:-1])
+def _(source: Tensor, phases: Tensor, slots: list[Tensor], vectors: list[Tensor], lam: Tensor, use_satd: bool) -> Tensor:
+    return vectors[0].new_empty(vectors[0].shape[:-1])
+
+
+@operation
+@torch.no_grad()
+def choose_reference(source: Tensor, phases: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
+    """Which of several references predicts each macroblock best by given vectors, by SATD.
+
+    Args:
+        source: ``[N, H, W]``.
+        phases: of all references. slots: which of them each macroblock may use ``[C, N, H/16, W/16]``.
+        vectors: of 8x8 blocks ``[N, H/8, W/8, 2]``.
+
+    Returns:
+        ``[N, H/16, W/16]``, 0..C - 1.
+    """
+    of_blocks = repeat_blocks(slots.flatten(0, 1), 2).unflatten(0, slots.shape[:2])
+    blocks = fetch_luma.reference(phases, of_blocks, vectors.expand(len(slots), *vectors.shape), 8)
+    return sum_macroblocks(satd(flat_blocks(source, 8) - blocks, 8)).argmin(0)
+
+
+@choose_reference.outputs
+def _(source: Tensor, phases: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
+    return slots.new_empty(slots.shape[1:])

@@ -29,6 +29,7 @@ from ..common.triton import (
     sum_rows,
     window,
 )
+from ..interpolate.triton import fetch_luma
 from . import reference as _reference
 
 _SIZE = 256  # blocks in a program
@@ -442,10 +443,28 @@ def estimate_motion(
     return vectors, costs
 
 
+@implements(_reference.estimate_bipred)
+def estimate_bipred(
+    half: Tensor,
+    phases: Tensor,
+    frames: Tensor,
+    mv0: Tensor,
+    mv1: Tensor,
+    cost0: Tensor,
+    cost1: Tensor,
+    use_satd: bool,
+) -> tuple[Tensor, Tensor]:
+    blocks = [fetch_luma(phases, frames[:, k, None, None], v, 8) for k, v in ((1, mv0), (2, mv1))]
+    return _reference.bipred_cost(half, blocks, frames, cost0, cost1, use_satd)
+
+
 @implements(_reference.choose_bipred)
-def choose_bipred(source: Tensor, past: Tensor, future: Tensor, mv0: Tensor, mv1: Tensor, lam: Tensor, use_satd: bool) -> Tensor:
-    out = _reference.choose_bipred.allocate(source, past, future, mv0, mv1, lam, use_satd)
-    given = [x.contiguous() for x in (source, past, future, mv0, mv1, lam)]
+def choose_bipred(
+    source: Tensor, phases: Tensor, slots: list[Tensor], vectors: list[Tensor], lam: Tensor, use_satd: bool
+) -> Tensor:
+    out = _reference.choose_bipred.allocate(source, phases, slots, vectors, lam, use_satd)
+    predictions = [fetch_luma(phases, slot, v, 8) for slot, v in zip(slots, vectors)]
+    given = [x.contiguous() for x in (source, *predictions, *vectors, lam)]
     n, p = lam.numel(), SEARCH_ROWS // 4
     _choose_bipred[(-(-n // p),)](*given, HADAMARD4_OF_8.like(source), out, n, *lam.shape[1:], use_satd, p, num_warps=SEARCH_WARPS)
     return out

@@ -362,27 +362,30 @@ struct Luma {
     template <int K> static void back(Batch<K>& b, Lanes* g, const Lanes* of_levels, float* of_qp, bool dc_apart) {
         constexpr int N = K * K;
         transform<K>(g);
-        alignas(64) Lanes slope[N];
-        b.with(&Steps<N>::rate, [&](int i, int l, vf r) { store(slope[i] + l, r); });
-        alignas(64) Lanes power[N];
-        b.with(&Steps<N>::power, [&](int i, int l, vf p) { store(power[i] + l, p); });
-        b.with(&Steps<N>::weight, [&](int i, int l, vf weight) {
-            vf keep = load<vf>(b.keep + l);
-            store(slope[i] + l, mean_slope(load<vf>(b.y[i] + l), load<vf>(b.threshold[i] + l), load<vf>(slope[i] + l), load<vf>(power[i] + l), weight) * keep);
-        });
-        b.with(&Steps<N>::scale, [&](int i, int l, vf s) { store(power[i] + l, s); });
-        b.with(&Steps<N>::step, [&](int i, int l, vf step) {
+        auto one = [&](int i, int l, vf rate, vf power, vf weight, vf scale, vf step) {
             float* at = g[b.zigzag()[i]] + l;
-            if (dc_apart && i == 0) return;
-            vf inverse_norm = load<vf>(power[i] + l) * step, slopes = load<vf>(slope[i] + l);
-            vf own = load<vf>(at) * inverse_norm, further = of_levels ? load<vf>(of_levels[i] + l) : vf{};
-            vf all_of_it = own * step + further;  // of a level
-            if (of_qp) {
-                vf sign = b.sign(i, l);
-                store(of_qp + l, load<vf>(of_qp + l) + sign * (own * step * load<vf>(b.levels[i] + l) * load<vf>(b.keep + l) - all_of_it * slopes * load<vf>(b.y[i] + l)));
+            vf y = load<vf>(b.y[i] + l), keep = load<vf>(b.keep + l);
+            vf slope = mean_slope(y, load<vf>(b.threshold[i] + l), rate, power, weight) * keep;
+            vf own = load<vf>(at) * (scale * step), all_of_it = own * step;  // of the coefficient, which is not to be scaled; of a level
+            if (of_levels) all_of_it += load<vf>(of_levels[i] + l);
+            if (of_qp)
+                store(of_qp + l, load<vf>(of_qp + l) + b.sign(i, l) * (own * step * load<vf>(b.levels[i] + l) * keep - all_of_it * slope * y));
+            store(at, all_of_it * slope * scale);  // / step, and / the norm of the transform
+        };
+        int first = dc_apart;
+        if (b.same) {
+            const Steps<N>& t = *b.steps[0];
+            DC_EACH_VECTOR(l) for (int i = first; i < N; i++) one(i, l, all(t.rate[i]), all(t.power[i]), all(t.weight[i]), all(t.scale[i]), all(t.step[i]));
+            return;
+        }
+        alignas(64) Lanes of[5];
+        for (int i = first; i < N; i++) {
+            for (int l = 0; l < LANES; l++) {
+                const Steps<N>& t = *b.steps[l / 4];
+                of[0][l] = t.rate[i], of[1][l] = t.power[i], of[2][l] = t.weight[i], of[3][l] = t.scale[i], of[4][l] = t.step[i];
             }
-            store(at, all_of_it * slopes * load<vf>(power[i] + l));  // / step / norm
-        });
+            DC_EACH_VECTOR(l) one(i, l, load<vf>(of[0] + l), load<vf>(of[1] + l), load<vf>(of[2] + l), load<vf>(of[3] + l), load<vf>(of[4] + l));
+        }
     }
 
     // grad: of what was decoded; of_levels4, of_levels8 or null; source, predicted: where the gradients of both go; qp or null
