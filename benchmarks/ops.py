@@ -43,6 +43,7 @@ def tensors(values: Any) -> list[Tensor]:
 
 def with_gradient(case: Case, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Arguments whose differentiable ones ask for a gradient."""
+    case.operation.backends()  # imports them: they say what is differentiable
     names = case.operation.parameters
     return tuple(x.detach().requires_grad_() if n in case.operation.differentiable else x for n, x in zip(names, args))
 
