@@ -14,6 +14,7 @@ import dataclasses
 import importlib.util
 import io
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from benchmarks.common import RESULTS, record
 from benchmarks.speed import one_draw
 
 ROOT = Path(__file__).parent.parent
+TESTS = ("tests/ops/test_ops.py", "tests/test_backend.py", "tests/h264/test_encoder.py")
 FLUSH = 2**29  # bytes, ten times the second-level cache of an H100
 
 
@@ -104,9 +106,7 @@ class Clock:
                 call(i)
                 spans.append(1e3 * (time.perf_counter() - start))
         self.sync()
-        wall = 1e3 * (time.perf_counter() - began) / runs
-        if runs > 3:  # else the loop above took long enough
-            wall = self.wall(call, runs)
+        wall = self.wall(call, runs) if runs > 3 else 1e3 * (time.perf_counter() - began) / runs
         values = sorted(a.elapsed_time(b) for a, b in spans) if self.cuda else sorted(spans)
         q = statistics.quantiles(values, n=4)
         return {"median_ms": statistics.median(values), "q1_ms": q[0], "q3_ms": q[2], "runs": len(values), "wall_ms": wall}
@@ -307,26 +307,26 @@ def training_share(device: torch.device, clock: Clock, rehearse: bool) -> dict[s
     return {**{f"{k}_ms": v for k, v in out.items()}, **{f"share_{k}": 1 - out["none"] / out[k] for k in ("revmark", "x264")}}
 
 
-TESTS = ("tests/ops/test_ops.py", "tests/test_backend.py", "tests/h264/test_encoder.py")
-
-
 def run_tests(out: Path, seconds: float) -> dict[str, Any]:
     """The tests of the kernels, on this GPU, where pytest is at hand, in parallel where pytest-xdist is; their output lies beside the results."""
     if importlib.util.find_spec("pytest") is None:
         return {"ran": False, "why": "pytest is not installed"}
-    parallel = ["-n", str(max(1, min(14, (os.cpu_count() or 1) - 2)))] if importlib.util.find_spec("xdist") is not None else []
+    parallel = ["-n", str(max(1, (os.cpu_count() or 1) - 4))] if importlib.util.find_spec("xdist") is not None else []
+    how = ["-p", "no:benchmark", "-W", "default", "--tb=short", *parallel]  # warnings of whatever torch there is are no errors
     path = out / "gpu_tests.log"
-    with path.open("w") as log:
+    with path.open("w") as log, subprocess.Popen([sys.executable, "-m", "pytest", *how, *TESTS], stdout=log, stderr=log, cwd=ROOT) as tests:
         try:
-            code = subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", *parallel, *TESTS], stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, timeout=seconds
-            ).returncode
+            tests.wait(seconds)
         except subprocess.TimeoutExpired:
-            code = -1
-    lines = path.read_text().strip().splitlines()
+            tests.send_signal(signal.SIGINT)  # it says then what has failed
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                tests.wait(10)
+            tests.kill()
+    lines = path.read_text().splitlines()
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    print("\n".join([*failed, *lines[-1:]]), flush=True)
-    return {"ran": True, "passed": code == 0, "cut_off": code == -1, "summary": lines[-1:], "failed": failed}
+    found = {"ran": True, "passed": tests.returncode == 0, "summary": [x for x in lines if " passed" in x][-1:], "failed": failed}
+    print("\n".join([*failed, *found["summary"]]), flush=True)
+    return found
 
 
 def main() -> None:
