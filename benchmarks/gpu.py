@@ -14,9 +14,7 @@ import dataclasses
 import importlib.util
 import io
 import os
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -32,10 +30,10 @@ from torch import Tensor, nn
 
 import diffcodec as dc
 from benchmarks.common import RESULTS, record
+from benchmarks.gpu_tests import run_tests
 from benchmarks.speed import one_draw
 
 ROOT = Path(__file__).parent.parent
-TESTS = ("tests/ops/test_ops.py", "tests/test_backend.py", "tests/h264/test_encoder.py")
 FLUSH = 2**29  # bytes, ten times the second-level cache of an H100
 
 
@@ -305,28 +303,6 @@ def training_share(device: torch.device, clock: Clock, rehearse: bool) -> dict[s
 
         out[name] = clock(step)["wall_ms"]
     return {**{f"{k}_ms": v for k, v in out.items()}, **{f"share_{k}": 1 - out["none"] / out[k] for k in ("revmark", "x264")}}
-
-
-def run_tests(out: Path, seconds: float) -> dict[str, Any]:
-    """The tests of the kernels, on this GPU, where pytest is at hand, in parallel where pytest-xdist is; their output lies beside the results."""
-    if importlib.util.find_spec("pytest") is None:
-        return {"ran": False, "why": "pytest is not installed"}
-    parallel = ["-n", str(max(1, (os.cpu_count() or 1) - 4))] if importlib.util.find_spec("xdist") is not None else []
-    how = ["-p", "no:benchmark", "-W", "default", "--tb=short", *parallel]  # warnings of whatever torch there is are no errors
-    path = out / "gpu_tests.log"
-    with path.open("w") as log, subprocess.Popen([sys.executable, "-m", "pytest", *how, *TESTS], stdout=log, stderr=log, cwd=ROOT) as tests:
-        try:
-            tests.wait(seconds)
-        except subprocess.TimeoutExpired:
-            tests.send_signal(signal.SIGINT)  # it says then what has failed
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                tests.wait(10)
-            tests.kill()
-    lines = path.read_text().splitlines()
-    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    found = {"ran": True, "passed": tests.returncode == 0, "summary": [x for x in lines if " passed" in x][-1:], "failed": failed}
-    print("\n".join([*failed, *found["summary"]]), flush=True)
-    return found
 
 
 def main() -> None:

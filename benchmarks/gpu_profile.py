@@ -39,7 +39,7 @@ def waits(call: Callable[[], None]) -> dict[str, int]:
         torch.cuda.set_sync_debug_mode("warn")
         call()
         torch.cuda.set_sync_debug_mode("default")
-    places = [f"{w.filename.removeprefix(str(ROOT)).lstrip('/')}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)]
+    places = [f"{w.filename.removeprefix(str(ROOT)).lstrip('/')}:{w.lineno}" for w in seen if "called a synchronizing" in str(w.message)]
     return dict(collections.Counter(places).most_common())
 
 
