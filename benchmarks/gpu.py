@@ -2,17 +2,19 @@
 
 Runs straight from a checkout with torch, triton, numpy and Pillow. A layer whose check fails gets no time. Times are CUDA events around one call,
 after a kernel that overwrites the second-level cache (and lets the CPU run ahead), over several inputs in turn; ``wall_ms`` is a loop of calls,
-launches included. ``--rehearse`` goes through all of it with tiny inputs in Triton's interpreter, and records nothing.
+launches included. A measurement takes ``--seconds``, so that slow calls are repeated less often, but three times at least (``runs``). Results are
+written after every row. ``--rehearse`` goes through all of it with tiny inputs in Triton's interpreter, and records nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
+import io
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,10 +25,12 @@ if "--rehearse" in sys.argv:  # before triton is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import torch
+import triton
 from torch import Tensor, nn
 
 import diffcodec as dc
 from benchmarks.common import RESULTS, record
+from benchmarks.gpu_tests import run_tests
 from benchmarks.speed import one_draw
 
 ROOT = Path(__file__).parent.parent
@@ -57,10 +61,10 @@ class Job:
 
 
 class Clock:
-    """Times calls on a device."""
+    """Times calls on a device, each for some seconds."""
 
-    def __init__(self, device: torch.device, repeats: int) -> None:
-        self.device, self.repeats = device, repeats
+    def __init__(self, device: torch.device, repeats: int, seconds: float) -> None:
+        self.device, self.repeats, self.seconds = device, repeats, seconds
         self.cuda = device.type == "cuda"
         self.dirt = torch.empty(FLUSH if self.cuda else 1, dtype=torch.uint8, device=device)
 
@@ -68,13 +72,26 @@ class Clock:
         if self.cuda:
             torch.cuda.synchronize()
 
-    def __call__(self, call: Callable[[int], None]) -> dict[str, float]:
-        """Median and quartiles in milliseconds of ``call(i)``, i counting up."""
-        for i in range(3):
+    def wall(self, call: Callable[[int], None], runs: int) -> float:
+        """Milliseconds a call, of a loop."""
+        self.sync()
+        began = time.perf_counter()
+        for i in range(runs):
             call(i)
         self.sync()
+        return 1e3 * (time.perf_counter() - began) / runs
+
+    def __call__(self, call: Callable[[int], None]) -> dict[str, float]:
+        """Median and quartiles in milliseconds of ``call(i)``, i counting up."""
+        call(0)
+        once = self.wall(call, 1)
+        runs = max(2 if self.repeats < 3 else 3, min(self.repeats, int(500 * self.seconds / once)))
+        if runs > 3:
+            self.wall(call, 2)
         spans: list[Any] = []
-        for i in range(self.repeats):
+        self.sync()
+        began = time.perf_counter()
+        for i in range(runs):
             self.dirt.zero_()
             if self.cuda:
                 begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -83,17 +100,13 @@ class Clock:
                 end.record()
                 spans.append((begin, end))
             else:
-                began = time.perf_counter()
+                start = time.perf_counter()
                 call(i)
-                spans.append(1e3 * (time.perf_counter() - began))
+                spans.append(1e3 * (time.perf_counter() - start))
         self.sync()
+        wall = self.wall(call, runs) if runs > 3 else 1e3 * (time.perf_counter() - began) / runs
         values = sorted(a.elapsed_time(b) for a, b in spans) if self.cuda else sorted(spans)
-        began = time.perf_counter()
-        for i in range(self.repeats):
-            call(i)
-        self.sync()
-        wall = 1e3 * (time.perf_counter() - began) / self.repeats
-        q = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+        q = statistics.quantiles(values, n=4)
         return {"median_ms": statistics.median(values), "q1_ms": q[0], "q3_ms": q[2], "runs": len(values), "wall_ms": wall}
 
     def bandwidth(self, size: int) -> float:
@@ -106,14 +119,13 @@ class Clock:
         return 2 * size / self(copy)["median_ms"]
 
     def memory(self, call: Callable[[int], None]) -> int:
-        """Most bytes that a call holds beyond what was there."""
+        """Most bytes that a call, not the first one, holds beyond what was there."""
         if not self.cuda:
             return 0
-        call(0)
         self.sync()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        call(1)
+        call(0)
         self.sync()
         return torch.cuda.max_memory_allocated() - before
 
@@ -133,10 +145,10 @@ def natural(shape: tuple[int, ...], device: torch.device, seed: int) -> Tensor:
     return torch.stack([still[..., i % 16 : i % 16 + h, 2 * i % 16 : 2 * i % 16 + w] for i in range(lead[1])], 1)
 
 
-def job(make: Callable[[str], dc.Layer], shape: tuple[int, ...], rehearse: bool, **more: Any) -> Job:
-    """A layer that takes ``backend``, its twin and the compiled twin beside it."""
+def job(make: Callable[[str], dc.Layer], shape: tuple[int, ...], compiled: bool, **more: Any) -> Job:
+    """A layer that takes ``backend``, its twin and, if asked for, the compiled twin beside it."""
     peers = dict(more.pop("peers", {}))
-    if not rehearse:
+    if compiled:
         peers["torch.compile(twin)"] = one_draw(torch.compile(make("reference"), fullgraph=True, dynamic=False))
     return Job(one_draw(make("triton")), shape, one_draw(make("reference")), peers=peers, **more)
 
@@ -154,7 +166,7 @@ def predicted(backend: str) -> Callable[[Tensor], Tensor]:
     return call
 
 
-def jobs(rehearse: bool) -> dict[str, Job]:
+def jobs(device: torch.device, rehearse: bool, compiled: bool) -> dict[str, Job]:
     still = (2, 3, 32, 32) if rehearse else (64, 3, 512, 512)
     video = (1, 4, 3, 32, 32) if rehearse else (16, 8, 3, 256, 256)
     clip = (1, 4, 3, 32, 32) if rehearse else (16, 8, 3, 128, 128)
@@ -166,7 +178,7 @@ def jobs(rehearse: bool) -> dict[str, Job]:
         peers["kornia"] = lambda x: kornia.enhance.jpeg_codec_differentiable(x, torch.full((len(x),), 50.0, device=x.device))
 
     def jpeg(name: str, subsampling: str, **how: Any) -> Job:
-        return job(lambda b: dc.DiffJPEG(50, subsampling, backend=b, **how), still, rehearse, forward=2, both=5, exact=not how, peers=peers)
+        return job(lambda b: dc.DiffJPEG(50, subsampling, backend=b, **how), still, compiled, forward=2, both=5, exact=not how, peers=peers)
 
     out = {
         "DiffJPEG 4:4:4, cubic": jpeg("soft", "4:4:4", rounding="cubic"),
@@ -182,11 +194,11 @@ def jobs(rehearse: bool) -> dict[str, Job]:
         "GaussianBlur(2.0)": lambda b: dc.GaussianBlur(2.0, kernel=3, backend=b),
     }
     for name, make in one_pass.items():
-        out[name] = job(make, video, rehearse, forward=3 if "Noise" in name else 2, both=5 if "Noise" in name else 4)
+        out[name] = job(make, video, compiled, forward=3 if "Noise" in name else 2, both=5 if "Noise" in name else 4)
     out["BlockMotion and warp, from the first frame"] = Job(predicted("triton"), clip, predicted("reference"))
     torch.manual_seed(0)
     spynet = dc.motion.SPyNet(4).requires_grad_(False)  # random weights: as fast as trained ones
-    paper = dc.DiffH264(model="revmark", motion=spynet, flow_gradient=True)
+    paper = dc.DiffH264(model="revmark", motion=spynet, flow_gradient=True).to(device)
     for preset in ("ultrafast", "veryfast", "medium"):
         both = [one_draw(dc.DiffH264(22, preset, backend=b)) for b in ("triton", "reference")]
         others = {"the paper's model, SPyNet": paper} if preset == "medium" and not rehearse else {}
@@ -262,7 +274,7 @@ def measure(j: Job, inputs: list[Tensor], clock: Clock, copy: float) -> dict[str
 
 def training_share(device: torch.device, clock: Clock, rehearse: bool) -> dict[str, float]:
     """Milliseconds of a training step of the preset ``paper`` (encoder, distortion, decoder, message loss, bf16) with each distortion."""
-    from revmark_ref.config import PRESETS, Ramp
+    from revmark_ref.config import PRESETS
     from revmark_ref.distortion import Distortion
     from revmark_ref.keys import messages
     from revmark_ref.model import REVMark
@@ -277,7 +289,7 @@ def training_share(device: torch.device, clock: Clock, rehearse: bool) -> dict[s
     message = messages(0, list(range(batch)), model.bits).to(device)
     out: dict[str, float] = {}
     for name in ("none", "revmark", "x264"):
-        training = dataclasses.replace(config.training, distortion=((0, name),), alpha=Ramp(6.2), crf=(18.0, 28.0))
+        training = dataclasses.replace(config.training, distortion=((0, name),))
         layer = Distortion(training)
 
         def step(i: int, layer: Distortion = layer) -> None:
@@ -293,61 +305,61 @@ def training_share(device: torch.device, clock: Clock, rehearse: bool) -> dict[s
     return {**{f"{k}_ms": v for k, v in out.items()}, **{f"share_{k}": 1 - out["none"] / out[k] for k in ("revmark", "x264")}}
 
 
-def run_tests() -> dict[str, Any]:
-    """The tests of the kernels, on this GPU, where pytest is at hand."""
-    if importlib.util.find_spec("pytest") is None:
-        return {"ran": False, "why": "pytest is not installed"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/ops/test_ops.py", "tests/test_backend.py", "tests/h264/test_encoder.py"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    print(done.stdout[-2000:])
-    return {"ran": True, "passed": done.returncode == 0, "summary": done.stdout.strip().splitlines()[-1:]}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=30, help="of a measurement, at most")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a measurement")
     parser.add_argument("--only", default="", help="jobs whose name contains this")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for gpu.json")
+    parser.add_argument("--commit", default="", help="that the checkout is of, where git cannot say")
     parser.add_argument("--rehearse", action="store_true", help="tiny inputs on the CPU; nothing is recorded")
     parser.add_argument("--no-tests", action="store_true", help="leave pytest out")
+    parser.add_argument("--tests-seconds", type=float, default=600, help="after which pytest is stopped")
+    parser.add_argument("--no-times", action="store_true", help="checks alone, nothing recorded: compiles the kernels")
+    parser.add_argument("--compile", action="store_true", help="beside the kernels torch.compile of their twins, which takes minutes")
     args = parser.parse_args()
     if not args.rehearse and not torch.cuda.is_available():
         raise SystemExit("benchmarks.gpu needs a CUDA device, and torch finds none here (--rehearse goes through it on a CPU)")
-    import triton
-
     device = torch.device("cpu" if args.rehearse else "cuda")
-    clock = Clock(device, 2 if args.rehearse else args.repeats)
-    tests = {"ran": False, "why": "left out"} if args.rehearse or args.no_tests else run_tests()
+    found: dict[str, Any] = {"triton": triton.__version__} | ({} if args.rehearse else {"gpu": torch.cuda.get_device_name()})
+    found |= {"commit": args.commit} if args.commit else {}
+    chosen = {name: j for name, j in jobs(device, args.rehearse, args.compile).items() if args.only in name}
+
+    def keep(rows: dict[str, Any], share: dict[str, Any]) -> None:
+        if not args.rehearse and not args.no_times:
+            with contextlib.redirect_stdout(io.StringIO()):
+                record("gpu_part" if args.only else "gpu", {**found, "rows": rows, "training_step": share}, args.out)
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    clock = Clock(device, 2 if args.rehearse else args.repeats, args.seconds)
+    found["tests"] = {"ran": False, "why": "left out"}
+    if not args.rehearse and not args.no_tests:
+        found["tests"] = run_tests(args.out, args.tests_seconds)
     copy = clock.bandwidth(2**12 if args.rehearse else 2**29)
+    found["copy_gb_s"] = copy / 1e6
     print(f"copy: {copy / 1e6:.0f} GB/s")
-    rows: dict[str, Any] = {}
-    for name, j in jobs(args.rehearse).items():
-        if args.only not in name:
-            continue
-        inputs = [natural(j.shape, device, seed) for seed in range(2 if args.rehearse else 3)]
+    rows, began = {}, time.perf_counter()
+    for name, j in chosen.items():
         try:
+            inputs = [natural(j.shape, device, seed) for seed in range(2 if args.rehearse else 3)]
             fault = wrong(j, inputs[0][:2])
-            row = {"fault": fault} if fault else measure(j, inputs, clock, copy)
+            row = {"fault": fault} if fault else {} if args.no_times else measure(j, inputs, clock, copy)
         except Exception as error:  # one row lost is better than all
             row = {"fault": f"{type(error).__name__}: {error}".splitlines()[0]}
         rows[name] = row | {"shape": list(j.shape)}
-        print(name, "FAILED: " + str(row["fault"]) if "fault" in row else _line(row), flush=True)
+        text = "FAILED: " + str(row["fault"]) if "fault" in row else _line(row) if "fused" in row else "right"
+        print(f"{name} {text} [{time.perf_counter() - began:.0f} s]", flush=True)
+        keep(rows, {})
     share: dict[str, Any] = {}
-    if not args.only:
+    if not args.only and not args.no_times:
         try:
             share = training_share(device, clock, args.rehearse)
         except Exception as error:
             share = {"fault": f"{type(error).__name__}: {error}".splitlines()[0]}
         print("training step:", share)
-    if args.rehearse:
-        failed = [n for n, r in rows.items() if "fault" in r] + ["training step"] * ("fault" in share)
-        raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
-    found = {"gpu": torch.cuda.get_device_name(), "triton": triton.__version__, "copy_gb_s": copy / 1e6, "tests": tests}
-    record("gpu" if not args.only else "gpu_part", {**found, "rows": rows, "training_step": share}, args.out)
+        keep(rows, share)
+    failed = [n for n, r in rows.items() if "fault" in r] + ["training step"] * ("fault" in share)
+    raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -7,6 +7,8 @@ need not be there; registers, spills and shared memory are read from the binary.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks.common import record
+from benchmarks.common import RESULTS, record
 from diffcodec import backend
 from diffcodec.ops.common.cases import Case, Scene, all_cases
 
@@ -41,6 +43,7 @@ def tensors(values: Any) -> list[Tensor]:
 
 def with_gradient(case: Case, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Arguments whose differentiable ones ask for a gradient."""
+    case.operation.backends()  # imports them: they say what is differentiable
     names = case.operation.parameters
     return tuple(x.detach().requires_grad_() if n in case.operation.differentiable else x for n, x in zip(names, args))
 
@@ -186,6 +189,8 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS), help="of --compile")
     parser.add_argument("--size", nargs=3, type=int, default=None, metavar=("FRAMES", "HEIGHT", "WIDTH"), help="multiples of 16")
     parser.add_argument("--seconds", type=float, default=0.5, help="of timing a call")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for what is recorded")
+    parser.add_argument("--commit", default="", help="that the checkout is of, where git cannot say")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     cases = [c for c in all_cases() if args.only in str(c)]
@@ -193,13 +198,22 @@ def main() -> None:
         sys.exit(compile_all(cases, Scene(*(args.size or (2, 128, 128))), args.targets, not args.only))
     torch.set_num_threads(1)
     size = args.size or ((16, 256, 256) if args.device == "cuda" else (4, 128, 128))
-    rows = []
+    found: dict[str, Any] = {"device": args.device, "size": size} | ({"commit": args.commit} if args.commit else {})
+    if args.device == "cuda":
+        found["gpu"] = torch.cuda.get_device_name()
+    rows: list[dict[str, Any]] = []
     for c in cases:
-        rows.append(timed(c, Scene(*size, device=args.device), args.seconds))
+        try:
+            rows.append(timed(c, Scene(*size, device=args.device), args.seconds))
+        except Exception as error:  # one row lost is better than all
+            rows.append({"operation": c.operation.name, "case": c.name, "fault": f"{type(error).__name__}: {error}".splitlines()[0]})
+            print(f"{c!s:50s} FAILED: {rows[-1]['fault']}", flush=True)
+            continue
         ways = {k: v for k, v in rows[-1].items() if isinstance(v, dict)}
         print(f"{c!s:50s} {'; '.join(f'{k} ' + ', '.join(f'{w} {ms:.3f}' for w, ms in v.items()) for k, v in ways.items())}", flush=True)
-    if not args.only:
-        record("ops" if args.device == "cpu" else "ops_gpu", {"device": args.device, "size": size, "rows": rows})
+        if not args.only:  # after every row: a run that is cut off keeps what it has
+            with contextlib.redirect_stdout(io.StringIO()):
+                record("ops" if args.device == "cpu" else "ops_gpu", {**found, "rows": rows}, args.out)
 
 
 def compile_all(cases: list[Case], scene: Scene, targets: list[str], keep: bool) -> int:

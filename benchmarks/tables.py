@@ -110,22 +110,20 @@ def convergence() -> Table:
     return ["layer", "seeds", "loss at first", "at the end, torch", "at the end, kernels", "seeds apart", "backends apart"], body
 
 
-GPU_ROWS = ("DiffJPEG 4:4:4, cubic", "DiffJPEG 4:2:0, exact", "BlockMotion and warp, from the first frame", "DiffH264, medium")
-
-
 def gpu() -> Table:
-    """Kernels on a GPU, or that they have not been measured on one."""
-    head = ["layer", "forward, share of copy bandwidth", "forward + backward", "against its torch.compile", "extra memory x input"]
-    if not (RESULTS / "gpu.json").exists():
-        return head, [[name, *["not measured"] * 4] for name in GPU_ROWS]
+    """Layers by kernels on a GPU."""
+    head = ["layer", "input", "forward, ms", "forward + backward, ms", "share of copy bandwidth", "twin over it", "extra memory x input"]
     out = []
     for name, r in load("gpu")["rows"].items():
+        shape = " x ".join(map(str, r["shape"]))
         if "fault" in r:
-            out.append([name, "failed its check", "", "", ""])
+            out.append([name, shape, "failed its check", "", "", "", ""])
             continue
-        shares = [f"{100 * r['fused'][w]['share_of_copy']:.0f} %" if "share_of_copy" in r["fused"][w] else "" for w in BOTH]
-        faster = r["faster_than"].get("torch.compile(twin)")
-        out.append([name, *shares, "" if faster is None else f"{faster:.1f} x", f"{r['fused']['extra_memory_x_input']:.1f}"])
+        own = [r["fused"][w] for w in BOTH]
+        share = ", ".join(f"{100 * t['share_of_copy']:.0f} %" for t in own if "share_of_copy" in t)
+        faster = r["faster_than"].get("twin")
+        cells = [*(number(t["median_ms"], 2) for t in own), share, "" if faster is None else f"{faster:.1f}"]
+        out.append([name, shape, *cells, f"{r['fused']['extra_memory_x_input']:.1f}"])
     return head, out
 
 

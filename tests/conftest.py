@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor
 
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where it is not said: the default is to change
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run in Triton's interpreter; it and diffcodec read this when they are imported
 

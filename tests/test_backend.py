@@ -55,7 +55,7 @@ def test_jpeg_own_tables_and_video() -> None:
     video = natural(2, 2, 10, 12).to(DEVICE)
     layers = [dc.DiffJPEG(tables=tables, backend=b) for b in ("reference", "triton")]
     a, b = (layer(video) for layer in layers)
-    assert torch.equal(a, b)
+    torch.testing.assert_close(a, b, rtol=0, atol=0 if DEVICE == "cpu" else 1e-7)  # on a GPU the reference multiplies with 1 / 255
 
 
 def test_jpeg_compiles_with_its_kernel() -> None:
@@ -120,6 +120,7 @@ def test_blur_beyond_the_kernels_windows() -> None:
 def test_operators_called_directly_are_those_of_torch_library() -> None:
     x = pictures(1, 3, 16, 24)
     weights = torch.tensor([[0.25, 0.5, 0.25]], device=DEVICE)
+    assert "triton" in blur.backends()  # imported now
     found = []
     for call in (lambda *a: blur.on("triton", *a), torch.ops.diffcodec.blur.triton):
         v = x.clone().requires_grad_()

@@ -65,11 +65,12 @@ def test_like_the_reference(case: Case, size: tuple[int, int, int], name: str) -
     out, grads = computed(lambda *a: case.operation.on(name, *a), args, case)
     assert len(out) == len(expected)
     differ = case.differ if not CUDA or case.differ_cuda is None else case.differ_cuda
+    close = case.close if not CUDA or case.close_cuda is None else case.close_cuda
     for a, b in zip(expected, out):
         assert b.shape == a.shape
         assert b.dtype == a.dtype
         assert not b.is_floating_point() or b.isfinite().all()
-        apart = (a.double() - b.double()).abs() > case.close
+        apart = (a.double() - b.double()).abs() > close
         assert apart.double().mean() <= differ if apart.numel() else True
     assert grads.keys() == expected_grads.keys()
     most = case.gradient if not CUDA or case.gradient_cuda is None else case.gradient_cuda

@@ -34,7 +34,7 @@ class Case:
         differ: share of an output's elements that may differ (decisions whose costs tie). close: by how much others may.
         gradient: relative error of each gradient, by norm. absolute: error that counts for nothing, where a gradient is a sum that cancels.
         fixed: whether one size is enough: inputs are of a size of their own, or differ from another case's in a mode alone.
-        differ_cuda, gradient_cuda: the same on a GPU, whose logarithms and sums are its own; None where nothing is different there.
+        differ_cuda, close_cuda, gradient_cuda: the same on a GPU, whose logarithms and sums are its own; None where nothing is different there.
     """
 
     operation: Operation[..., Any]
@@ -46,6 +46,7 @@ class Case:
     absolute: float = 1e-12
     fixed: bool = False
     differ_cuda: float | None = None
+    close_cuda: float | None = None
     gradient_cuda: float | None = None
 
     def __str__(self) -> str:

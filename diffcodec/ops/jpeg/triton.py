@@ -287,7 +287,7 @@ def _coded_backward(x, grad, table, by_table, width, valid, WHOLE: tl.constexpr,
 
 
 @triton.jit
-def _ycc(r, g, b, C: tl.constexpr, WHOLE: tl.constexpr):
+def _ycc(r, g, b, C, WHOLE: tl.constexpr):
     """Y', Cb or Cr (C = 0, 1, 2) of RGB in [0, 1]. Whole: 0..255 on int32. Else Y' - 128, and chroma around 0."""
     if WHOLE:  # 8 bits, 16-bit fixed point
         r = tl.minimum(tl.maximum(tl.floor(r * 255 + 0.5), 0.0), 255.0).to(tl.int32)
@@ -348,7 +348,7 @@ def _rgb(y, cb, cr, C: tl.constexpr, WHOLE: tl.constexpr):
 
 
 @triton.jit
-def _rgb_gradient(r, g, b, C: tl.constexpr, WHOLE: tl.constexpr):
+def _rgb_gradient(r, g, b, C, WHOLE: tl.constexpr):
     """Adjoint of :func:`_rgb` without its floors and clamps: gradient of Y', Cb or Cr."""
     if C == 0:
         out = r + g + b
@@ -398,7 +398,7 @@ def _place(tile, BLOCKS, BLOCKS_X, R: tl.constexpr):
 
 
 @triton.jit
-def _rows(y0, k: tl.constexpr):
+def _rows(y0, k):
     return y0 + (2 * k + tl.arange(0, 4)[:, None, None] // 2)
 
 
@@ -408,7 +408,7 @@ def _columns(x0):
 
 
 @triton.jit
-def _at(y0, x0, k: tl.constexpr, H, W, EVEN: tl.constexpr):
+def _at(y0, x0, k, H, W, EVEN: tl.constexpr):
     """Offsets in a plane, edges repeated."""
     y, x = _rows(y0, k), _columns(x0)
     if not EVEN:
@@ -417,7 +417,7 @@ def _at(y0, x0, k: tl.constexpr, H, W, EVEN: tl.constexpr):
 
 
 @triton.jit
-def _inside(y0, x0, k: tl.constexpr, valid, H, W, EVEN: tl.constexpr):
+def _inside(y0, x0, k, valid, H, W, EVEN: tl.constexpr):
     """Which samples there are."""
     if EVEN:
         return valid
@@ -426,7 +426,7 @@ def _inside(y0, x0, k: tl.constexpr, valid, H, W, EVEN: tl.constexpr):
 
 
 @triton.jit
-def _component(x, at, plane, C: tl.constexpr, COLOR: tl.constexpr, WHOLE: tl.constexpr):
+def _component(x, at, plane, C, COLOR: tl.constexpr, WHOLE: tl.constexpr):
     if COLOR:
         out = _ycc(tl.load(x + at), tl.load(x + plane + at), tl.load(x + 2 * plane + at), C, WHOLE)
     else:
@@ -435,7 +435,7 @@ def _component(x, at, plane, C: tl.constexpr, COLOR: tl.constexpr, WHOLE: tl.con
 
 
 @triton.jit
-def _source(x, y0, x0, H, W, C: tl.constexpr, COLOR: tl.constexpr, WHOLE: tl.constexpr, EVEN: tl.constexpr, R: tl.constexpr):
+def _source(x, y0, x0, H, W, C, COLOR: tl.constexpr, WHOLE: tl.constexpr, EVEN: tl.constexpr, R: tl.constexpr):
     """Component C of blocks of a picture, around 0."""
     out = ()
     for k in tl.static_range(4):
@@ -448,7 +448,7 @@ def _source(x, y0, x0, H, W, C: tl.constexpr, COLOR: tl.constexpr, WHOLE: tl.con
 
 
 @triton.jit
-def _decoded_gradient(g, y0, x0, H, W, C: tl.constexpr, COLOR: tl.constexpr, WHOLE: tl.constexpr, EVEN: tl.constexpr, R: tl.constexpr):
+def _decoded_gradient(g, y0, x0, H, W, C, COLOR: tl.constexpr, WHOLE: tl.constexpr, EVEN: tl.constexpr, R: tl.constexpr):
     """Gradient of decoded component C from that of RGB, 0 beyond the edges."""
     out = ()
     for k in tl.static_range(4):
@@ -485,7 +485,8 @@ def _folded(g, y0, x0, H, W, EVEN: tl.constexpr, COLUMNS: tl.constexpr, R: tl.co
 
 
 # Kernels. Arguments: pictures [N, 3 or 1, H, W]; tables [N or 1, 2, 64], STRIDE apart; BLOCKS blocks of a picture, BLOCKS_X in a row, in TILES
-# programs of R blocks each. ZERO is 0, which the compiler does not know: y0 + c ZERO keeps it from sharing addresses and samples between
+# programs of R blocks each. Components take turns in a loop that stays one: code for each of them would not fit into the instruction cache, and
+# takes the compiler three times as long. ZERO is 0, which the compiler does not know: y0 + ZERO keeps it from sharing addresses and samples between
 # components, for which there are not registers enough.
 
 
@@ -502,23 +503,30 @@ def _code(
     out += n * channels * H * W
     tables += n * STRIDE
     if COLOR:
-        for c in tl.static_range(2):  # chroma waits in the output: registers hold one component at a time
-            s = _coded(_source(x, y0, x0, H, W, c + 1, COLOR, WHOLE, EVEN, R), tables + 64, WHOLE, MODE, R)
-            _put(out + c * H * W, s, y0, x0, valid, H, W, EVEN, R)
+        for i in range(3 + ZERO):  # Cb, Cr, Y' wait in the output: registers hold one component at a time
+            c = (i + 1) % 3
+            s = _coded(_source(x, y0, x0, H, W, c, COLOR, WHOLE, EVEN, R), tables + _second_table(c), WHOLE, MODE, R)
+            _put(out + i * H * W, s, y0, x0, valid, H, W, EVEN, R)
             y0 += ZERO
-    s = _coded(_source(x, y0, x0, H, W, 0, COLOR, WHOLE, EVEN, R), tables, WHOLE, MODE, R)
-    if COLOR:
-        y0 += ZERO
         tl.debug_barrier()  # another thread may have written what this one reads
-    for k in tl.static_range(4):
-        at, mask = _at(y0, x0, k, H, W, EVEN), _inside(y0, x0, k, valid, H, W, EVEN)
-        y = _halves(s[2 * k], s[2 * k + 1], R)
-        if COLOR:
-            cb, cr = tl.load(out + at, mask, 0.0).to(y.dtype), tl.load(out + H * W + at, mask, 0.0).to(y.dtype)
+        for k in range(4 + ZERO):
+            at, mask = _at(y0, x0, k, H, W, EVEN), _inside(y0, x0, k, valid, H, W, EVEN)
+            cb, cr, y = tl.load(out + at, mask, 0.0), tl.load(out + H * W + at, mask, 0.0), tl.load(out + 2 * H * W + at, mask, 0.0)
+            if WHOLE:
+                cb, cr, y = cb.to(tl.int32), cr.to(tl.int32), y.to(tl.int32)
             for c in tl.static_range(3):
                 tl.store(out + c * H * W + at, _rgb(y, cb, cr, c, WHOLE), mask)
-        else:
-            tl.store(out + at, _grey_out(y, WHOLE), mask)
+    else:
+        s = _coded(_source(x, y0, x0, H, W, 0, COLOR, WHOLE, EVEN, R), tables, WHOLE, MODE, R)
+        for k in tl.static_range(4):
+            at, mask = _at(y0, x0, k, H, W, EVEN), _inside(y0, x0, k, valid, H, W, EVEN)
+            tl.store(out + at, _grey_out(_halves(s[2 * k], s[2 * k + 1], R), WHOLE), mask)
+
+
+@triton.jit
+def _second_table(c):
+    """Where the table of component c begins: chroma has the second."""
+    return tl.where(c > 0, 64, 0)
 
 
 @triton.jit
@@ -743,39 +751,42 @@ def _backward(
     tables += n * STRIDE
     by_tables += tl.program_id(0) * 192
     mask_r = tl.reshape(valid, (R,))
-    kept: tl.constexpr = 2 if COLOR and U == 1 else 0
-    for c in tl.static_range(kept):  # chroma waits in the output, as above
-        g = _coded_backward(
-            _source(x, y0, x0, H, W, c + 1, COLOR, WHOLE, EVEN, R), _decoded_gradient(grad, y0 + ZERO, x0, H, W, c + 1, COLOR, WHOLE, EVEN, R),
-            tables + 64, by_tables + 64 * (c + 1), WIDTH, mask_r, WHOLE, MODE, TABLES, R,
-        )  # fmt: skip
-        y0 += 2 * ZERO
-        _put(out + c * H * W, _folded(g, y0, x0, H, W, EVEN, True, R), y0, x0, valid, H, W, EVEN, R)
-        y0 += ZERO
-    g = _coded_backward(
-        _source(x, y0, x0, H, W, 0, COLOR, WHOLE, EVEN, R), _decoded_gradient(grad, y0 + ZERO, x0, H, W, 0, COLOR, WHOLE, EVEN, R),
-        tables, by_tables, WIDTH, mask_r, WHOLE, MODE, TABLES, R,
-    )  # fmt: skip
-    y0 += 2 * ZERO
-    g = _folded(g, y0, x0, H, W, EVEN, True, R)
     if COLOR and U == 1:
-        tl.debug_barrier()  # as above
-    if COLOR and U == 2:
-        chroma += n * 2 * HC * WIDE
-    for k in tl.static_range(4):
-        if not EVEN:
-            x0 += ZERO
-        at, mask = _at(y0, x0, k, H, W, EVEN), _inside(y0, x0, k, valid, H, W, EVEN)
-        luma = _halves(g[2 * k], g[2 * k + 1], R)
-        if not COLOR:
-            tl.store(out + at, luma * 255, mask)
-        else:
-            if U == 1:
-                blue, red = tl.load(out + at, mask, 0.0), tl.load(out + H * W + at, mask, 0.0)
-            else:
-                blue, red = _unboxed(chroma, _rows(y0, k), _columns(x0), mask, H, W, WIDE, HC * WIDE, V, EVEN)
+        for i in range(3 + ZERO):  # as above
+            c = (i + 1) % 3
+            g = _coded_backward(
+                _source(x, y0, x0, H, W, c, COLOR, WHOLE, EVEN, R), _decoded_gradient(grad, y0 + ZERO, x0, H, W, c, COLOR, WHOLE, EVEN, R),
+                tables + _second_table(c), by_tables + 64 * c, WIDTH, mask_r, WHOLE, MODE, TABLES, R,
+            )  # fmt: skip
+            y0 += 2 * ZERO
+            _put(out + i * H * W, _folded(g, y0, x0, H, W, EVEN, True, R), y0, x0, valid, H, W, EVEN, R)
+            y0 += ZERO
+        tl.debug_barrier()
+        for k in range(4 + ZERO):
+            at, mask = _at(y0, x0, k, H, W, EVEN), _inside(y0, x0, k, valid, H, W, EVEN)
+            blue, red, luma = tl.load(out + at, mask, 0.0), tl.load(out + H * W + at, mask, 0.0), tl.load(out + 2 * H * W + at, mask, 0.0)
             for c in tl.static_range(3):
                 tl.store(out + c * H * W + at, _ycc_gradient(luma, blue, red, c, WHOLE), mask)
+    else:
+        g = _coded_backward(
+            _source(x, y0, x0, H, W, 0, COLOR, WHOLE, EVEN, R), _decoded_gradient(grad, y0 + ZERO, x0, H, W, 0, COLOR, WHOLE, EVEN, R),
+            tables, by_tables, WIDTH, mask_r, WHOLE, MODE, TABLES, R,
+        )  # fmt: skip
+        y0 += 2 * ZERO
+        g = _folded(g, y0, x0, H, W, EVEN, True, R)
+        if COLOR:
+            chroma += n * 2 * HC * WIDE
+        for k in tl.static_range(4):
+            if not EVEN:
+                x0 += ZERO
+            at, mask = _at(y0, x0, k, H, W, EVEN), _inside(y0, x0, k, valid, H, W, EVEN)
+            luma = _halves(g[2 * k], g[2 * k + 1], R)
+            if not COLOR:
+                tl.store(out + at, luma * 255, mask)
+            else:
+                blue, red = _unboxed(chroma, _rows(y0, k), _columns(x0), mask, H, W, WIDE, HC * WIDE, V, EVEN)
+                for c in tl.static_range(3):
+                    tl.store(out + c * H * W + at, _ycc_gradient(luma, blue, red, c, WHOLE), mask)
 
 
 @triton.jit
