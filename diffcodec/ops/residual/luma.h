@@ -93,7 +93,7 @@ template <int K> struct Batch {
             any |= v > 0.5f;
             store(levels[i] + l, v * sign(i, l));
         }
-        return sum(any) != 0;
+        return any_lane(any);
     }
     // Samples from levels, in x
     DC_INLINE void reconstruct(int first = 0) {

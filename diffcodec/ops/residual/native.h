@@ -261,9 +261,7 @@ DC_INLINE void choose_levels(const Lanes* y, const ContextBits<N>& bits, const f
         {
             vf most = {};
             for (int i = 0; i < N; i++) most = vmax(most, load<vf>(y[i] + l));
-            bool empty = true;
-            for (int j = 0; j < LF; j++) empty &= most[j] < 0.5f;
-            if (empty && !threshold) {
+            if (!threshold && !any_lane(most >= 0.5f)) {
                 for (int i = 0; i < N; i++) store(levels[i] + l, none);
                 continue;
             }
@@ -346,10 +344,7 @@ template <int N> DC_INLINE void decimation_scores(const Lanes* levels, int first
 
 // d/dy of the mean of a quantiser under noise (reference.py: mean_slope)
 DC_INLINE vf mean_slope(vf magnitude, vf threshold, vf rate, vf power, vf weight) {
-    vi passed = magnitude >= threshold;
-    bool any = false;
-    for (int i = 0; i < LF; i++) any |= passed[i] != 0;
-    if (!any) {  // in the dead zone two thresholds of either sign are near: the sum below is symmetrical there
+    if (!any_lane(magnitude >= threshold)) {  // in the dead zone two thresholds of either sign are near: the sum below is symmetrical there
         vf e = vexp2(rate * magnitude);
         return vexp2(rate * threshold) * (e + 1.0f / e) * weight;
     }

@@ -23,6 +23,7 @@ ISAS = ("avx512", "avx2", "base")  # the best first
 VARIABLE, LIBRARY_VARIABLE = "DIFFCODEC_NATIVE", "DIFFCODEC_NATIVE_LIBRARY"
 _NAMES = {"win32": "diffcodec_native.dll", "darwin": "libdiffcodec_native.dylib"}
 _DTYPES = {"f": torch.float32, "b": torch.uint8, "l": torch.int64, "h": torch.int16}
+LARGE = 2**22  # bytes of a tensor from which on its pages are mapped before it is written: it is memory fresh from the system then
 _STATUS = {1: MemoryError("native code found no memory for what it computes with"), 2: RuntimeError("native code failed")}
 
 
@@ -41,6 +42,8 @@ class Library:
         loaded = ctypes.CDLL(str(path))
         try:
             loaded.dc_version.restype = loaded.dc_function.restype = ctypes.c_char_p
+            runs_here, map_pages = loaded.dc_runs, loaded.dc_map
+            map_pages.argtypes, map_pages.restype = (ctypes.c_void_p, ctypes.c_int64), None
         except AttributeError:
             raise RuntimeError(f"{path} is no library of diffcodec") from None
         from .... import __version__  # which is not there yet where this module is imported
@@ -58,8 +61,8 @@ class Library:
                 break
             assert there.value and signature.value
             of_isa = found.setdefault(there.value.decode(), {})
-            of_isa[name.decode()] = _function(name.decode(), signature.value.decode(), address.value)
-        runs = [i for i in ISAS if i in found and loaded.dc_runs(i.encode())]
+            of_isa[name.decode()] = _function(name.decode(), signature.value.decode(), address.value, map_pages)
+        runs = [i for i in ISAS if i in found and runs_here(i.encode())]
         if isa is not None and isa not in runs:
             raise RuntimeError(f"{VARIABLE}={isa!r}: expected one of {', '.join(map(repr, [*runs, 'off']))} on this processor")
         if not runs:
@@ -68,7 +71,7 @@ class Library:
         self.functions = found[self.isa]
 
 
-def _function(name: str, signature: str, address: int | None) -> Callable[..., None]:
+def _function(name: str, signature: str, address: int | None, map_pages: Callable[[int, int], None]) -> Callable[..., None]:
     """A function that takes tensors and numbers, and checks that they are what the C function expects."""
     kinds = [ctypes.c_int64 if s == "I" else ctypes.c_double if s == "D" else ctypes.c_void_p for s in signature]
     foreign = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
@@ -88,6 +91,8 @@ def _function(name: str, signature: str, address: int | None) -> Callable[..., N
                         raise ValueError(f"native {name} cannot write argument {len(given)}: it is not contiguous")
                     x = x.contiguous()
                     alive.append(x)
+                if letter.isupper() and x.nbytes >= LARGE:
+                    map_pages(x.data_ptr(), x.nbytes)
                 x = x.data_ptr()
             elif x is not None and (letter not in "ID"):
                 raise TypeError(f"native {name}: argument {len(given)} expected a tensor, got {type(x).__name__}")

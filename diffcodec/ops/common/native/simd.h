@@ -68,6 +68,19 @@ DC_INLINE vf vexp2(vf x) {
     vi e = (__builtin_convertvector(n, vi) + 127) << 23;
     return p * (vf)e;
 }
+// Whether a comparison holds in any lane
+DC_INLINE bool any_lane(vi mask) {
+#if defined(__AVX512F__)
+    return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif defined(__AVX2__)
+    return _mm256_movemask_ps((__m256)mask) != 0;
+#else
+    uint64_t q[VB / 8], out = 0;
+    memcpy(q, &mask, sizeof q);
+    for (uint64_t x : q) out |= x;
+    return out != 0;
+#endif
+}
 template <class V> DC_INLINE auto sum(V v) {  // of all lanes, pairwise: the order is the same for every width
     auto t = v[0] - v[0];
     constexpr int n = sizeof(V) / sizeof(t);
