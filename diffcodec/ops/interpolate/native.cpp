@@ -35,6 +35,11 @@ DC_INLINE void sixteen(const Half& p, uint8_t* out, int64_t size, int64_t n) {
     mean(p.h, p.below, out, n), mean(p.h, p.s, out + size, n), mean(p.j, p.s, out + 2 * size, n), mean(p.m, p.s, out + 3 * size, n);
 }
 
+typedef uint8_t vbytes __attribute__((vector_size(LS)));
+DC_INLINE vs wide_load(const uint8_t* p) { return __builtin_convertvector(load<vbytes>(p), vs); }
+DC_INLINE void narrow_store(uint8_t* p, vs x) { store(p, __builtin_convertvector(vmin(vmax(x, vs{}), (vs)(vs{} + 255)), vbytes)); }
+DC_INLINE vs six(vs a, vs b, vs c, vs d, vs e, vs f) { return (a + f) - (b + e) * 5 + (c + d) * 20; }
+
 constexpr int BAND = 32;  // rows that are computed together
 
 // slots: where the planes belong among those of `out`, of one or of sixteen phases
@@ -46,24 +51,31 @@ void interpolate_planes(int64_t threads, const float* luma, const int64_t* slots
     }
     parallel(threads, n * bands, 10.0 * (double)(BAND * wp), [&](int64_t task) {
         int64_t i = task / bands, y0 = task % bands * BAND, y1 = lowest<int64_t>(y0 + BAND, hp), rows = y1 - y0 + 6;
-        Scratch<uint8_t> x(rows * wide), half_b(rows * wide), half_h(wide), half_j(wp);
-        Scratch<int16_t> raw(rows * wide);
+        Scratch<uint8_t> x(rows * wide + VB), half_b(rows * wide + VB), half_h(wide + VB), half_j(wp + VB);
+        Scratch<int16_t> raw(rows * wide + LS);
         padded(luma + i * h * w, h, w, MARGIN + 3, y0, y0 + rows, x);  // row r of x is row y0 + r - 3 of the result
-        for (int64_t r = 2; r < rows * wide - 3; r++) {  // the six samples around a place and the one behind it; row ends are not used
+        memset(x + rows * wide, 0, VB);
+        for (int64_t r = 0; r < 2; r++) raw[r] = 0, half_b[r] = 0;
+        for (int64_t r = 2; r < rows * wide; r += LS) {  // the six samples around a place and the one behind it; row ends are not used
             const uint8_t* p = x + r;
-            raw[r] = (int16_t)(p[-2] + p[3] - 5 * (p[-1] + p[2]) + 20 * (p[0] + p[1]));
+            vs v = six(wide_load(p - 2), wide_load(p - 1), wide_load(p), wide_load(p + 1), wide_load(p + 2), wide_load(p + 3));
+            store(raw + r, v), narrow_store(half_b + r, (v + 16) >> 5);
         }
-        raw[0] = raw[1] = raw[rows * wide - 3] = raw[rows * wide - 2] = raw[rows * wide - 1] = 0;
-        for (int64_t r = 0; r < rows * wide; r++) half_b[r] = byte((raw[r] + 16) >> 5);
         for (int64_t y = y0; y < y1; y++) {
             const uint8_t* p = x + (y - y0 + 1) * wide;
             const int16_t* q = raw + (y - y0 + 1) * wide + 3;
-            uint8_t *__restrict hh = half_h, *__restrict jj = half_j;
-            for (int64_t c = 0; c < wide; c++)
-                hh[c] = byte((p[c] + p[c + 5 * wide] - 5 * (p[c + wide] + p[c + 4 * wide]) + 20 * (p[c + 2 * wide] + p[c + 3 * wide]) + 16) >> 5);
-            for (int64_t c = 0; c < wp; c++) {
-                int32_t outer = q[c] + q[c + 5 * wide], middle = q[c + wide] + q[c + 4 * wide], inner = q[c + 2 * wide] + q[c + 3 * wide];
-                jj[c] = byte((outer - 5 * middle + 20 * inner + 512) >> 10);
+            for (int64_t c = 0; c < wide; c += LS) {
+                vs v = six(wide_load(p + c), wide_load(p + c + wide), wide_load(p + c + 2 * wide), wide_load(p + c + 3 * wide), wide_load(p + c + 4 * wide),
+                           wide_load(p + c + 5 * wide));
+                narrow_store(half_h + c, (v + 16) >> 5);
+            }
+            for (int64_t c = 0; c < wp; c += LS) {
+                auto row = [&](int k) { return load<vs>(q + c + k * wide); };
+                vs outer = row(0) + row(5), middle = row(1) + row(4), inner = row(2) + row(3);
+                // (outer - 5 middle + 20 inner) / 16, rounded down, in 16 bits: ((outer - middle) / 4 + inner - middle) / 4 + inner
+                vs a = (outer - middle) >> 2, b = inner - middle;
+                vs sixteenth = (a >> 2) + (b >> 2) + (((a & 3) + (b & 3)) >> 2) + inner;
+                narrow_store(half_j + c, (sixteenth + 32) >> 6);
             }
             const uint8_t *g = x + (y - y0 + 3) * wide + 3, *b = half_b + (y - y0 + 3) * wide + 3;
             sixteen({g, b, half_h + 3, half_j, g + 1, g + wide, b + wide, half_h + 4}, out + slots[i] * 16 * hp * wp + y * wp, hp * wp, wp);

@@ -9,22 +9,21 @@ struct Vector {
     bool operator!=(const Vector& o) const { return y != o.y || x != o.x; }
 };
 
-// Bits of a component of a vector difference
+// Bits of vector differences
 class MvdBits {
 public:
     MvdBits(double equal, double other, double octave) : equal_((float)equal), other_((float)other), octave_((float)octave) {
-        for (int d = 0; d < SIZE; d++) table_[d] = slow(d);
+        for (int d = 0; d < SIZE; d++) table_[SIZE - d] = table_[SIZE + d] = slow(d);
+        table_[0] = slow(SIZE);
     }
-    float operator()(Vector v, Vector p) const { return one(v.y - p.y) + one(v.x - p.x); }
+    DC_INLINE float operator()(Vector v, Vector p) const { return one(v.y - p.y) + one(v.x - p.x); }
+
+    DC_INLINE float one(int64_t d) const { return (uint64_t)(d + SIZE) < 2 * SIZE ? table_[d + SIZE] : slow(d); }  // of a component
 
 private:
-    static constexpr int SIZE = 512;
-    float slow(int64_t d) const { return d ? other_ + octave_ * std::log2((float)(d + 1)) : equal_; }
-    float one(int64_t d) const {
-        d = d < 0 ? -d : d;
-        return d < SIZE ? table_[d] : slow(d);
-    }
-    float equal_, other_, octave_, table_[SIZE];
+    static constexpr int SIZE = 256;
+    float slow(int64_t d) const { return d ? other_ + octave_ * std::log2((float)((d < 0 ? -d : d) + 1)) : equal_; }
+    float equal_, other_, octave_, table_[2 * SIZE];
 };
 
 const Vector* vectors(const int64_t* p) { return (const Vector*)p; }
@@ -38,6 +37,8 @@ Vector median_of(const Vector* v, int64_t y, int64_t x, int64_t bw) {
     return {median(l.y, u.y, r.y), median(l.x, u.x, r.x)};
 }
 
+constexpr int MOST = 16;  // vectors that a search begins with
+
 // A block that is searched for: what it costs to predict it by a vector
 template <int K> struct Search {
     Phases refs;
@@ -47,42 +48,83 @@ template <int K> struct Search {
     float lam;
     Vector predictor;
     const MvdBits* bits;
+    const uint8_t* origin;  // of the reference, where a zero vector points at
+    int64_t lowest_y, lowest_x, span_y, span_x;  // whole vectors that stay inside the planes
 
-    float distortion(Vector v, bool satd) const {
+    Search() = default;
+    DC_INLINE Search(const Phases& refs, int64_t slot, int64_t top, int64_t left, const uint8_t* target, int64_t stride, float lam, Vector predictor,
+                     const MvdBits* bits)
+        : refs(refs), slot(slot), top(top), left(left), target(target), stride(stride), lam(lam), predictor(predictor), bits(bits),
+          origin(refs.base + slot * refs.count * refs.hp * refs.wp + (top + MARGIN) * refs.wp + left + MARGIN), lowest_y(-top - MARGIN),
+          lowest_x(-left - MARGIN), span_y(refs.hp - K), span_x(refs.wp - K) {}
+
+    // Whether vectors of up to `reach` quarter samples around point at blocks inside the planes
+    DC_INLINE bool inside(Vector v, int64_t reach = 0) const {
+        int64_t y = (v.y - reach) >> 2, x = (v.x - reach) >> 2, more = (reach + 3) / 4 + (reach + 3) / 4;
+        return y >= lowest_y && x >= lowest_x && y + more - lowest_y <= span_y && x + more - lowest_x <= span_x;
+    }
+    template <bool SATD> DC_INLINE float near(Vector v) const {  // of a vector that is inside
+        const uint8_t* p = origin + (v.y >> 2) * refs.wp + (v.x >> 2);
+        if (refs.count > 1) p += (4 * (v.y & 3) + (v.x & 3)) * (refs.hp * refs.wp);
+        return SATD ? 0.5f * (float)satd2<K>(p, refs.wp, target, stride) : (float)sad<K>(p, refs.wp, target, stride);
+    }
+    DC_INLINE float distortion(Vector v, bool satd) const {
+        if (inside(v)) return satd ? near<true>(v) : near<false>(v);
+        return beyond(v, satd);
+    }
+    __attribute__((noinline)) float beyond(Vector v, bool satd) const {
         if (!satd) return (float)sad<K>(refs.block(slot, v.y, v.x, top, left, K), refs.wp, target, stride);
-        if (K == 8 || refs.inside(v.y, v.x, top, left, K))
-            return 0.5f * (float)satd2<K>(refs.block(slot, v.y, v.x, top, left, K), refs.wp, target, stride);
-        int32_t total = 0;  // beyond the margin every 8x8 block is clamped by itself
+        int32_t total = 0;  // every 8x8 block is clamped by itself
         for (int y = 0; y < K; y += 8)
             for (int x = 0; x < K; x += 8)
                 total += satd2<8>(refs.block(slot, v.y, v.x, top + y, left + x, 8), refs.wp, target + y * stride + x, stride);
         return 0.5f * (float)total;
     }
-    float cost(Vector v, bool satd) const { return distortion(v, satd) + lam * (*bits)(v, predictor); }
+    DC_INLINE float cost(Vector v, bool satd) const { return distortion(v, satd) + lam * (*bits)(v, predictor); }
 
-    void look_around(Vector& best, float& least, int64_t stride, bool satd) const {
+    // The best of `best` and its eight neighbours. All are computed before any is compared: nothing waits for a branch that cannot be foreseen.
+    template <bool SATD> void look_around(Vector& best, float& least, int64_t stride) const {
         static constexpr int8_t RING[8][2] = {{-1, -1}, {-1, 0}, {-1, 1}, {0, -1}, {0, 1}, {1, -1}, {1, 0}, {1, 1}};
-        Vector from = best;
-        for (auto& step : RING) {
-            Vector v{from.y + stride * step[0], from.x + stride * step[1]};
-            float c = cost(v, satd);
-            if (c < least) least = c, best = v;
+        float cost[8];
+        Vector v[8];
+        for (int k = 0; k < 8; k++) v[k] = {best.y + stride * RING[k][0], best.x + stride * RING[k][1]};
+        if (inside(best, stride))
+            for (int k = 0; k < 8; k++) cost[k] = near<SATD>(v[k]);
+        else
+            for (int k = 0; k < 8; k++) cost[k] = distortion(v[k], SATD);
+        float bits_y[3], bits_x[3];
+        for (int k = 0; k < 3; k++) bits_y[k] = bits->one(best.y + stride * (k - 1) - predictor.y), bits_x[k] = bits->one(best.x + stride * (k - 1) - predictor.x);
+        int chosen = -1;
+        for (int k = 0; k < 8; k++) {
+            float c = cost[k] + lam * (bits_y[RING[k][0] + 1] + bits_x[RING[k][1] + 1]);
+            chosen = c < least ? k : chosen;
+            least = c < least ? c : least;
         }
+        if (chosen >= 0) best = v[chosen];
     }
 
     float refine(const Vector* start, int64_t count, int64_t apart, Vector& best, int64_t subpel, bool satd, int64_t rounds) const {
-        best = start[0];
-        float least = cost(best, false);
-        for (int64_t i = 1; i < count; i++) {
+        Vector some[MOST];
+        int64_t different = 0;
+        for (int64_t i = 0; i < count; i++) {  // a vector that is looked at again wins nothing
             Vector v = start[i * apart];
-            float c = cost(v, false);
-            if (c < least) least = c, best = v;
+            bool known = false;
+            for (int64_t j = 0; j < different; j++) known |= some[j].y == v.y && some[j].x == v.x;
+            some[different] = v;
+            different += !known;
         }
-        for (int64_t i = 0; i < rounds; i++) look_around(best, least, 4, false);
+        float costs[MOST], least = 0;
+        for (int64_t i = 0; i < different; i++) costs[i] = cost(some[i], false);
+        for (int64_t i = 0; i < different; i++)
+            if (!i || costs[i] < least) least = costs[i], best = some[i];
+        for (int64_t i = 0; i < rounds; i++) {
+            Vector before = best;
+            look_around<false>(best, least, 4);
+            if (!(best != before)) break;
+        }
         if (subpel > 1) {
             if (satd) least = cost(best, true);
-            look_around(best, least, 2, satd);
-            if (subpel > 2) look_around(best, least, 1, satd);
+            for (int64_t stride = 2; stride >= (subpel > 2 ? 1 : 2); stride--) satd ? look_around<true>(best, least, stride) : look_around<false>(best, least, stride);
         }
         return least;
     }
@@ -105,7 +147,7 @@ void refine(int64_t threads, Phases refs, const int64_t* slot, const float* sour
         to_bytes(source + row * K * w, bytes, K * w);
         for (int64_t x = 0; x < bw; x++) {
             int64_t i = row * bw + x;
-            Search<K> s{refs, slot[i], row % bh * K, x * K, bytes + x * K, w, lam[i], vectors(predictor)[i], &bits};
+            Search<K> s(refs, slot[i], row % bh * K, x * K, bytes + x * K, w, lam[i], vectors(predictor)[i], &bits);
             cost[i] = s.refine(vectors(start) + i, c, n * bh * bw, vectors(out)[i], subpel, satd, rounds);
         }
     });
@@ -137,7 +179,7 @@ void search_partitions(int64_t threads, const float* source, const uint8_t* phas
             int64_t i = row * bw + x;
             block_bytes(source + row * 16 * w + x * 16, w, target, 16, 16);
             Vector predictor = median_of(from, row % bh, x, bw), start[3] = {predictor, {0, 0}, vectors(coarse)[i]};
-            Search<16> s{refs, slot[i], row % bh * 16, x * 16, target, 16, lam[i], predictor, &bits};
+            Search<16> s(refs, slot[i], row % bh * 16, x * 16, target, 16, lam[i], predictor, &bits);
             s.refine(start, 3, 1, whole[i], subpel, satd != 0, 1);
             if (!partitions)
                 for (int k = 0; k < 4; k++) vectors(out)[(row * 2 + k / 2) * 2 * bw + 2 * x + k % 2] = whole[i];
@@ -158,7 +200,7 @@ void search_partitions(int64_t threads, const float* source, const uint8_t* phas
             float cost[5][4], of_vector[5];
             Search<8> part[4];
             for (int k = 0; k < 4; k++) {
-                part[k] = {refs, slot[i], y * 16 + k / 2 * 8, x * 16 + k % 2 * 8, target + k / 2 * 128 + k % 2 * 8, 16, lam[i], own, &bits};
+                part[k] = Search<8>(refs, slot[i], y * 16 + k / 2 * 8, x * 16 + k % 2 * 8, target + k / 2 * 128 + k % 2 * 8, 16, lam[i], own, &bits);
                 part[k].refine(start, 5, 1, candidate[1 + k], subpel, satd != 0, 0);
             }
             for (int c = 0; c < 5; c++) {
@@ -167,29 +209,33 @@ void search_partitions(int64_t threads, const float* source, const uint8_t* phas
                 for (int k = 0; k < 4; k++) cost[c][k] = same < c ? cost[same][k] : part[k].distortion(candidate[c], satd != 0);
                 of_vector[c] = bits(candidate[c], predictor) * lam[i];
             }
-            // blocks of each part of each kind
-            static constexpr int8_t PARTS[4] = {1, 2, 2, 4}, OF[4][4] = {{0, 0, 0, 0}, {0, 0, 1, 1}, {0, 1, 0, 1}, {0, 1, 2, 3}};
-            float least = 0;
-            int chosen[4] = {};
-            for (int kind = 0; kind < 4; kind++) {
-                float total = type_bits[kind] * lam[i];
-                int pick[4] = {};
-                for (int p = 0; p < PARTS[kind]; p++) {
-                    float best = 0;
-                    int index = -1;
-                    for (int c = 0; c < 5; c++) {
-                        float sum = 0;
-                        for (int k = 0; k < 4; k++)
-                            if (OF[kind][k] == p) sum += cost[c][k];
-                        sum += of_vector[c];
-                        if (index < 0 || sum < best) best = sum, index = c;
-                    }
-                    total += best;
-                    for (int k = 0; k < 4; k++)
-                        if (OF[kind][k] == p) pick[k] = index;
+            // of each part the best candidate
+            float total[4];
+            int pick[4][4];
+            auto part_of = [&](int kind, int first, int second, int third, int fourth) {
+                float best = 0;
+                int index = -1;
+                for (int c = 0; c < 5; c++) {
+                    float sum = cost[c][first];
+                    if (second >= 0) sum += cost[c][second];
+                    if (third >= 0) sum += cost[c][third] + cost[c][fourth];
+                    sum += of_vector[c];
+                    if (index < 0 || sum < best) best = sum, index = c;
                 }
-                if (!kind || total < least) least = total, memcpy(chosen, pick, sizeof pick);
-            }
+                total[kind] += best;
+                pick[kind][first] = index;
+                if (second >= 0) pick[kind][second] = index;
+                if (third >= 0) pick[kind][third] = pick[kind][fourth] = index;
+            };
+            for (int kind = 0; kind < 4; kind++) total[kind] = type_bits[kind] * lam[i];
+            part_of(0, 0, 1, 2, 3);
+            part_of(1, 0, 1, -1, -1), part_of(1, 2, 3, -1, -1);
+            part_of(2, 0, 2, -1, -1), part_of(2, 1, 3, -1, -1);
+            for (int k = 0; k < 4; k++) part_of(3, k, -1, -1, -1);
+            int kind = 0;
+            for (int k = 1; k < 4; k++)
+                if (total[k] < total[kind]) kind = k;
+            const int* chosen = pick[kind];
             for (int k = 0; k < 4; k++) vectors(out)[(row * 2 + k / 2) * 2 * bw + 2 * x + k % 2] = candidate[chosen[k]];
         }
     });
@@ -287,7 +333,7 @@ void estimate_motion(int64_t threads, const float* current, const float* referen
             to_bytes(current + i * h * w + y * 8 * w, bytes, 8 * w);
             for (int64_t x = 0; x < bw; x++) {
                 Vector predictor = median_of(coarse, y, x, bw), start[3] = {{0, 0}, predictor, coarse[y * bw + x]};
-                Search<8> s{refs, slot[i], y * 8, x * 8, bytes + x * 8, w, 1.0f, predictor, &bits};
+                Search<8> s(refs, slot[i], y * 8, x * 8, bytes + x * 8, w, 1.0f, predictor, &bits);
                 s.refine(start, 3, 1, v[y * bw + x], subpel, satd != 0, 2);
                 cost[(i * bh + y) * bw + x] = s.distortion(v[y * bw + x], satd != 0);
             }

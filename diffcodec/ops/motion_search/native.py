@@ -12,7 +12,15 @@ from .reference import DISTANCE_COST, INTER_COST, MOTION_COST, MVD_EQUAL, MVD_OC
 
 _MVD = MVD_EQUAL, MVD_OTHER, MVD_OCTAVE
 _PARTITION_BITS, _DIRECTION_BITS = Constant(reference.PARTITION_BITS), Constant(reference.DIRECTION_BITS)
-_EIGHTS_AND_SIXTEENS = "native code compares blocks of 8 x 8 and 16 x 16"
+_MOST = 16  # vectors that a search begins with
+
+
+def _lacking(
+    phases: Tensor, slot: Tensor, source: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, *_: object
+) -> str | None:
+    if k not in (8, 16):
+        return f"native code searches for blocks of 8 x 8 and 16 x 16, not {k} x {k}"
+    return f"native code begins with {_MOST} vectors at most, got {len(start)}" if len(start) > _MOST else None
 
 
 @implements(reference.median_predictor)
@@ -32,7 +40,7 @@ def full_search(current: Tensor, reference: Tensor, reach: int, k: int) -> Tenso
 _full_search_output = reference.full_search.allocate  # an argument bears the module's name
 
 
-@implements(reference.refine_vectors, lacks=lambda *args: None if args[6] in (8, 16) else _EIGHTS_AND_SIXTEENS)
+@implements(reference.refine_vectors, lacks=_lacking)
 def refine_vectors(
     phases: Tensor,
     slot: Tensor,

@@ -41,22 +41,52 @@ DC_INLINE vh swap_pairs(vh x) {
 #endif
 }
 
+// Sums and differences of neighbours of two vectors, in no order that matters
+DC_INLINE void add_neighbours(vh& a, vh& b) {
+#if defined(__AVX2__)
+    vh u = (vh)_mm256_blend_epi16((__m256i)a, _mm256_slli_epi32((__m256i)b, 16), 0xAA);
+    vh v = (vh)_mm256_blend_epi16(_mm256_srli_epi32((__m256i)a, 16), (__m256i)b, 0xAA);
+#else
+    vhw p = (vhw)a, q = (vhw)b;
+    vh u = (vh)((p & 0x0000ffffu) | (q << 16)), v = (vh)((p >> 16) | (q & 0xffff0000u));
+#endif
+    a = u + v, b = u - v;
+}
+
+DC_INLINE vhi pairs(vh x) {  // sums of two neighbours
+#if defined(__AVX2__)
+    return (vhi)_mm256_madd_epi16((__m256i)x, _mm256_set1_epi16(1));
+#elif defined(__SSE2__)
+    return (vhi)_mm_madd_epi16((__m128i)x, _mm_set1_epi16(1));
+#else
+    return (vhi)((vhi)((vhw)x << 16) >> 16) + ((vhi)x >> 16);
+#endif
+}
+DC_INLINE int32_t total_of(vhi x) {
+#if defined(__SSE2__)
+#if defined(__AVX2__)
+    __m128i y = _mm_add_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+#else
+    __m128i y = (__m128i)x;
+#endif
+    y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(y, _mm_shuffle_epi32(y, 0xB1)));
+#else
+    return sum(x);
+#endif
+}
+DC_INLINE int32_t sum_pairs(vh x) { return total_of(pairs(x)); }  // of all lanes, in 32 bits
+
 // Of the 4x4 blocks that four vectors hold the rows of: numbers whose sum over lanes is the sum of absolute Hadamard coefficients
 DC_INLINE vh hadamard_sums(vh d0, vh d1, vh d2, vh d3) {
-    const vh odd = (vh)((vhw{} + 0xffff0000u));
-    auto level = [&](vh x) { return swap_neighbours(x) + ((x ^ odd) - odd); };
-    d0 = level(d0), d1 = level(d1), d2 = level(d2), d3 = level(d3);
     vh a = d0 + d1, b = d0 - d1, c = d2 + d3, d = d2 - d3;
+    d0 = a + c, d1 = a - c, d2 = b + d, d3 = b - d;
+    add_neighbours(d0, d1), add_neighbours(d2, d3);
     auto last = [&](vh x) {  // |x + y| + |x - y| is twice the larger of |x| and |y|
         x = vmax(x, (vh)-x);
         return vmax(x, swap_pairs(x));
     };
-    return last(a + c) + last(a - c) + (last(b + d) + last(b - d));
-}
-
-DC_INLINE vhi pairs(vh x) { return (vhi)((vhi)((vhw)x << 16) >> 16) + ((vhi)x >> 16); }
-DC_INLINE int32_t sum_pairs(vh x) {  // of all lanes, in 32 bits
-    return sum(pairs(x));
+    return last(d0) + last(d1) + (last(d2) + last(d3));
 }
 
 // Sum of absolute Hadamard coefficients of 4x4 blocks: twice the SATD
@@ -112,7 +142,7 @@ DC_INLINE int32_t hadamard8(vh* d) {
         }
         total += pairs(t);
     }
-    return sum(total);
+    return total_of(total);
 }
 
 // Sum of absolute coefficients of 8x8 Hadamard transforms, of W x W samples: four times SA8D
