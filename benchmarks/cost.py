@@ -26,10 +26,16 @@ from PIL import Image
 from torch import Tensor
 
 import diffcodec as dc
-from benchmarks.common import forward_backward, forward_only, record
+from benchmarks.common import forward_only, record
 
 PRESETS = {128: ("ultrafast", "veryfast", "medium", "slow"), 720: ("ultrafast", "medium")}
 CRF, QUALITY, FRAMES = 23, 50, 8
+
+
+def forward_backward(layer: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> None:
+    """One training step's use of a layer; the gradient that comes in is at hand, as it is in training."""
+    x = x.detach().requires_grad_()
+    torch.autograd.grad(layer(x), x, grad)
 
 
 def cut(files: list[Path], height: int, width: int, count: int) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -106,33 +112,34 @@ def report(title: str, rows: dict[str, dict[str, float]]) -> None:
 
 
 def of_video(x: Tensor, preset: str, rounds: int, backends: list[str], guided: bool) -> dict[str, dict[str, float]]:
-    frames = [yuv_frames(clip) for clip in x]
+    frames, grad = [yuv_frames(clip) for clip in x], torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     jobs: dict[str, Callable[[], None]] = {"libx264": lambda: [x264(f, preset) for f in frames] and None}  # type: ignore[func-returns-value]
     for backend in backends:
         layer = dc.DiffH264(CRF, preset, backend=backend)
         jobs[f"DiffH264, {backend}, forward"] = lambda layer=layer: forward_only(layer, x)  # type: ignore[misc]
-        jobs[f"DiffH264, {backend}, forward + backward"] = lambda layer=layer: forward_backward(layer, x)  # type: ignore[misc]
+        jobs[f"DiffH264, {backend}, forward + backward"] = lambda layer=layer: forward_backward(layer, x, grad)  # type: ignore[misc]
         if guided:
             guides = dc.RealCodec("libx264", CRF, preset=preset).encode(x).guide
             draw = layer.sample(x.shape, torch.Generator().manual_seed(0)) | {"guide": guides}
             jobs[f"guided DiffH264, {backend}, forward + backward"] = lambda layer=layer, draw=draw: forward_backward(  # type: ignore[misc]
-                lambda v: layer(v, draw), x
+                lambda v: layer(v, draw), x, grad
             )
     return in_turn(jobs, rounds)
 
 
 def of_pictures(x: Tensor, rounds: int, backends: list[str]) -> dict[str, dict[str, float]]:
+    grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     images = [Image.fromarray(a) for a in (x * 255).round().byte().permute(0, 2, 3, 1).numpy()]
     jobs: dict[str, Callable[[], None]] = {"Pillow": lambda: pillow(images)}
     for backend in backends:
         layer = dc.DiffJPEG(QUALITY, backend=backend)
         jobs[f"DiffJPEG 4:2:0, {backend}, forward"] = lambda layer=layer: forward_only(layer, x)  # type: ignore[misc]
-        jobs[f"DiffJPEG 4:2:0, {backend}, forward + backward"] = lambda layer=layer: forward_backward(layer, x)  # type: ignore[misc]
+        jobs[f"DiffJPEG 4:2:0, {backend}, forward + backward"] = lambda layer=layer: forward_backward(layer, x, grad)  # type: ignore[misc]
     try:
         import kornia.enhance
 
         quality = torch.full((len(x),), float(QUALITY))
-        jobs["kornia, forward + backward"] = lambda: forward_backward(lambda v: kornia.enhance.jpeg_codec_differentiable(v, quality), x)
+        jobs["kornia, forward + backward"] = lambda: forward_backward(lambda v: kornia.enhance.jpeg_codec_differentiable(v, quality), x, grad)
     except ImportError:
         print("kornia is not installed: its row is left out")
     return in_turn(jobs, rounds)
@@ -140,12 +147,12 @@ def of_pictures(x: Tensor, rounds: int, backends: list[str]) -> dict[str, dict[s
 
 def threads(x: Tensor, preset: str, rounds: int) -> dict[str, float]:
     """Wall time of forward and backward on one thread and on two, in turn."""
-    layer = dc.DiffH264(CRF, preset)
+    layer, grad = dc.DiffH264(CRF, preset), torch.ones_like(x)
 
     def on(n: int) -> Callable[[], None]:
         def job() -> None:
             torch.set_num_threads(n)
-            forward_backward(layer, x)
+            forward_backward(layer, x, grad)
 
         return job
 

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from .. import backend
 from ..constants import Constant, listed
 from ..ops.interpolate.reference import half_resolution
 from ..ops.intra.reference import cheapest_mode
@@ -71,7 +72,8 @@ class CostEstimator:
     @torch.no_grad()
     def __init__(self, luma: Tensor, use_satd: bool = True) -> None:
         self.use_satd = use_satd
-        self.half, self.phases = half_resolution(luma)
+        half_pels = not use_satd and backend.active(luma) != "triton"  # kernels read sixteen phases
+        self.half, self.phases = half_resolution(luma, 4 if half_pels else 16)
         n, h, w = self.half.shape
         mode_bits = (_ALL_MODES if use_satd else _FIRST_THREE).like(self.half)
         lam = self.half.new_zeros(n, h * w // 64)

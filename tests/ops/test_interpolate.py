@@ -68,8 +68,8 @@ def test_chroma_interpolation(vy: int, vx: int) -> None:
 def test_half_resolution_sees_odd_displacements() -> None:
     """A whole odd displacement is a half-pel one at half the resolution: the phase there is the shifted picture's own."""
     x = plane(3)
-    small, phases = interpolate.half_resolution(x)
+    small, phases = interpolate.half_resolution(x, 16)
     m = interpolate.MARGIN
     assert torch.equal(phases[:, 0, m:-m, m:-m], small)
-    moved, _ = interpolate.half_resolution(x.roll((-1, -1), (1, 2)))
+    moved, _ = interpolate.half_resolution(x.roll((-1, -1), (1, 2)), 16)
     assert torch.equal(phases[:, 10, m:-m, m:-m][:, :-1, :-1], moved[:, :-1, :-1])

@@ -227,19 +227,32 @@ struct Strip {
 };
 
 // Copies of strips: of rows y0.. turned over, or of columns x0..
+typedef float v4 __attribute__((vector_size(16)));
+typedef int16_t h4 __attribute__((vector_size(8)));
+template <class T> struct Four;
+template <> struct Four<float> { typedef v4 type; };
+template <> struct Four<int16_t> { typedef h4 type; };
+// 4 x 4 numbers turned over, `from` and `to` so far apart from row to row
+template <class A, class B> DC_INLINE void turn_tile(const A* from, int64_t stride, B* to, int64_t pitch) {
+    auto row = [&](int k) { return __builtin_convertvector(load<typename Four<A>::type>(from + k * stride), v4); };
+    v4 a = row(0), b = row(1), c = row(2), d = row(3);
+    v4 p = __builtin_shufflevector(a, b, 0, 4, 1, 5), q = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    v4 r = __builtin_shufflevector(c, d, 0, 4, 1, 5), s = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    auto put = [&](int k, v4 v) { store(to + k * pitch, __builtin_convertvector(v, typename Four<B>::type)); };
+    put(0, __builtin_shufflevector(p, r, 0, 1, 4, 5)), put(1, __builtin_shufflevector(p, r, 2, 3, 6, 7));
+    put(2, __builtin_shufflevector(q, s, 0, 1, 4, 5)), put(3, __builtin_shufflevector(q, s, 2, 3, 6, 7));
+}
+// `rows` and `length` are multiples of 4
 template <class A, class B> DC_INLINE void turn(const A* from, int64_t stride, int rows, int64_t length, B* to) {
-    for (int64_t x = 0; x < length; x += 16) {
-        int n = (int)lowest<int64_t>(16, length - x);
-        for (int y = 0; y < LH; y++)
-            for (int k = 0; k < n; k++) to[(x + k) * LH + y] = y < rows ? (B)from[y * stride + x + k] : (B)0;
+    for (int64_t x = 0; x < length; x += 4) {
+        for (int y = 0; y < rows; y += 4) turn_tile(from + y * stride + x, stride, to + x * LH + y, LH);
+        for (int k = 0; k < 4; k++)
+            for (int y = rows; y < LH; y++) to[(x + k) * LH + y] = 0;
     }
 }
 template <class A, class B> DC_INLINE void turn_back(const A* from, B* to, int64_t stride, int rows, int64_t length) {
-    for (int64_t x = 0; x < length; x += 16) {
-        int n = (int)lowest<int64_t>(16, length - x);
-        for (int y = 0; y < rows; y++)
-            for (int k = 0; k < n; k++) to[y * stride + x + k] = (B)from[(x + k) * LH + y];
-    }
+    for (int64_t x = 0; x < length; x += 4)
+        for (int y = 0; y < rows; y += 4) turn_tile(from + x * LH + y, LH, to + y * stride + x, stride);
 }
 template <class A, class B> DC_INLINE void columns(const A* from, int64_t stride, int lanes, int64_t length, B* to) {
     for (int64_t y = 0; y < length; y++) {

@@ -47,7 +47,12 @@ def whole_samples(scene: Scene) -> tuple[Any, ...]:
 
 @case(half_resolution)
 def planes_to_halve(scene: Scene) -> tuple[Any, ...]:
-    return (references(scene),)
+    return references(scene), 16
+
+
+@case(half_resolution)
+def planes_to_halve_of_half_pels(scene: Scene) -> tuple[Any, ...]:
+    return references(scene), 4
 
 
 @case(fetch_luma)

@@ -83,7 +83,7 @@ void interpolate_planes(int64_t threads, const float* luma, const int64_t* slots
     });
 }
 
-void half_resolution(int64_t threads, const float* luma, float* half, uint8_t* out, int64_t n, int64_t h, int64_t w) {
+void half_resolution(int64_t threads, const float* luma, float* half, uint8_t* out, int64_t n, int64_t h, int64_t w, int64_t phases) {
     int64_t hh = h / 2, wh = w / 2, hp = hh + 2 * MARGIN, wp = wh + 2 * MARGIN, m = MARGIN + 1, tall = hp + 2, wide = wp + 2;
     parallel(threads, n, 6.0 * (double)(h * w), [&](int64_t i) {
         Scratch<uint8_t> parts(4 * tall * wide);  // means of 2x2 samples by the parity of their places, margins around
@@ -113,6 +113,10 @@ void half_resolution(int64_t threads, const float* luma, float* half, uint8_t* o
         for (int64_t y = 0; y < hp; y++) {
             const uint8_t* p[4];
             for (int k = 0; k < 4; k++) p[k] = parts + k * tall * wide + (y + 1) * wide + 1;
+            if (phases == 4) {
+                for (int k = 0; k < 4; k++) memcpy(out + ((i * 4 + k) * hp + y) * wp, p[k], wp);
+                continue;
+            }
             sixteen({p[0], p[1], p[2], p[3], p[0] + 1, p[0] + wide, p[1] + wide, p[2] + 1}, out + i * 16 * hp * wp + y * wp, hp * wp, wp);
         }
     });

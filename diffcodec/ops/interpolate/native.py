@@ -15,10 +15,10 @@ def interpolate_planes(phases: Tensor, slots: Tensor, luma: Tensor) -> None:
 
 
 @implements(reference.half_resolution)
-def half_resolution(luma: Tensor) -> tuple[Tensor, Tensor]:
-    half, phases = reference.half_resolution.allocate(luma)
-    call("half_resolution", luma, half, phases, *luma.shape)
-    return half, phases
+def half_resolution(luma: Tensor, phases: int) -> tuple[Tensor, Tensor]:
+    half, planes = reference.half_resolution.allocate(luma, phases)
+    call("half_resolution", luma, half, planes, *luma.shape, phases)
+    return half, planes
 
 
 @implements(reference.fetch_luma)

@@ -110,24 +110,31 @@ def _sixteen(g: Tensor, b: Tensor, h: Tensor, j: Tensor, right: Tensor, below: T
 
 
 @operation
-def half_resolution(luma: Tensor) -> tuple[Tensor, Tensor]:
-    """Planes of half the size, and their sixteen quarter-pel phases: half-pel samples are those of the full plane, one sample further.
+def half_resolution(luma: Tensor, phases: int) -> tuple[Tensor, Tensor]:
+    """Planes of half the size, and their fractional phases: half-pel samples are those of the full plane, one sample further.
 
-    Shape: ``[N, H, W]`` -> ``[N, H/2, W/2]``, ``[N, 16, H/2 + 2 MARGIN, W/2 + 2 MARGIN]`` bytes as :func:`quarter_pel`.
+    Args:
+        luma: ``[N, H, W]`` whole numbers.
+        phases: 16, or 4 where vectors are multiples of half a sample.
+
+    Returns:
+        ``[N, H/2, W/2]``, ``[N, phases, H/2 + 2 MARGIN, W/2 + 2 MARGIN]`` bytes as :func:`quarter_pel`.
     """
     x = F.pad(luma[:, None], [0, 1, 0, 1], mode="replicate")
     box = half_up(F.avg_pool2d(x, 2, 1)[:, 0])  # [N, H, W]: mean of the 2x2 samples from each place
     parts = [repeat_edges(box[:, y::2, x::2], MARGIN + 1) for y in (0, 1) for x in (0, 1)]
     cut = lambda p, dy=0, dx=0: p[:, 1 + dy : p.shape[1] - 1 + dy, 1 + dx : p.shape[2] - 1 + dx]  # noqa: E731
     g, b, hh, j = (cut(p) for p in parts)
-    phases = _sixteen(g, b, hh, j, cut(parts[0], 0, 1), cut(parts[0], 1, 0), cut(parts[1], 1, 0), cut(parts[2], 0, 1))
-    return box[:, ::2, ::2], phases.to(torch.uint8)
+    if phases == 4:
+        return box[:, ::2, ::2], torch.stack([g, b, hh, j], 1).to(torch.uint8)
+    sixteen = _sixteen(g, b, hh, j, cut(parts[0], 0, 1), cut(parts[0], 1, 0), cut(parts[1], 1, 0), cut(parts[2], 0, 1))
+    return box[:, ::2, ::2], sixteen.to(torch.uint8)
 
 
 @half_resolution.outputs
-def _(luma: Tensor) -> tuple[Tensor, Tensor]:
+def _(luma: Tensor, phases: int) -> tuple[Tensor, Tensor]:
     half = luma.new_empty(len(luma), luma.shape[1] // 2, luma.shape[2] // 2)
-    return half, allocate_phases(half)
+    return half, allocate_phases(half, phases)
 
 
 class _Fetch(torch.autograd.Function):
@@ -177,7 +184,7 @@ def _starts(size: torch.Size, slot: Tensor, vectors: Tensor, k: int) -> Tensor:
     y, x = vectors.unbind(-1)
     top = (k * torch.arange(bh, device=vectors.device) + MARGIN)[:, None]
     left = k * torch.arange(bw, device=vectors.device) + MARGIN
-    phase = 4 * (y & 3) + (x & 3) if size[1] == 16 else 0
+    phase = 4 * (y & 3) + (x & 3) if size[1] == 16 else (y & 2) + ((x & 2) >> 1) if size[1] == 4 else 0
     return ((slot * size[1] + phase) * hp + ((y >> 2) + top).clamp_(0, hp - k)) * wp + ((x >> 2) + left).clamp_(0, wp - k)
 
 

@@ -278,13 +278,13 @@ def interpolate_planes(phases: Tensor, slots: Tensor, luma: Tensor) -> None:
     phases.index_copy_(0, slots, out)
 
 
-@implements(reference.half_resolution)
-def half_resolution(luma: Tensor) -> tuple[Tensor, Tensor]:
+@implements(reference.half_resolution, lacks=lambda luma, phases: None if phases == 16 else SIXTEEN)
+def half_resolution(luma: Tensor, phases: int) -> tuple[Tensor, Tensor]:
     n, h, w = luma.shape
-    half, phases = reference.half_resolution.allocate(luma)
-    spans = -(-phases[0, 0].numel() // _SIZE)
-    _half_resolution[(n * spans,)](luma.contiguous(), half, phases, h, w, spans, _SIZE)
-    return half, phases
+    half, planes = reference.half_resolution.allocate(luma, phases)
+    spans = -(-planes[0, 0].numel() // _SIZE)
+    _half_resolution[(n * spans,)](luma.contiguous(), half, planes, h, w, spans, _SIZE)
+    return half, planes
 
 
 @implements(reference.fetch_luma, lacks=lambda phases, *_: None if phases.shape[1] == 16 else SIXTEEN)

@@ -666,6 +666,14 @@ template <int K> void small_back(int64_t mode, int64_t by, int64_t bx, const flo
     for (int i = 0; i < K; i++) to.add(y0 + i, x0 - 1, raw[2 * K + 1 + i]);
 }
 
+// Of a row of K x K blocks the gradients of those that are not marked, 0 for the others
+template <int K> void of_others(const float* grad, const uint8_t* marked, float* out, int64_t bw) {
+    memcpy(out, grad, sizeof(float) * K * K * bw);
+    for (int64_t x = 0; x < bw; x++)
+        if (marked[x])
+            for (int64_t y = 0; y < K; y++) memset(out + y * K * bw + K * x, 0, sizeof(float) * K);
+}
+
 // A row of blocks also writes to the row of samples above it: even rows first, then odd ones
 template <class F> DC_INLINE void alternating(int64_t threads, int64_t n, int64_t rows, double ns, const F& f) {
     for (int64_t odd = 0; odd < 2; odd++) {
@@ -674,12 +682,14 @@ template <class F> DC_INLINE void alternating(int64_t threads, int64_t n, int64_
     }
 }
 
-void predict_intra_backward(int64_t threads, const float* grad, const uint8_t* only, const float* constructed, const int64_t* mode16, const int64_t* mode8,
+// to_inter: gradient of what the other macroblocks are predicted from; missing without `only`
+void predict_intra_backward(int64_t threads, const float* grad, const uint8_t* only, float* to_inter, const float* constructed, const int64_t* mode16, const int64_t* mode8,
                             const int64_t* mode4, const int64_t* mb_type, float* out, int64_t n, int64_t bh, int64_t bw) {
     int64_t m = bh * bw, w = 16 * bw, samples = 256 * m;
     memset(out, 0, sizeof(float) * n * samples);
     alternating(threads, n, bh, 2e3 * (double)bw, [&](int64_t i, int64_t row) {
         GradientPlane to{out + i * samples, w};
+        if (only) of_others<16>(grad + i * samples + 16 * row * w, only + i * m + row * bw, to_inter + i * samples + 16 * row * w, bw);
         const float* g = grad + i * samples;
         for (int64_t b = row * bw; b < (row + 1) * bw; b++) {
             if (only && !only[i * m + b]) continue;
@@ -705,12 +715,13 @@ void predict_intra_backward(int64_t threads, const float* grad, const uint8_t* o
     });
 }
 
-void predict_intra_chroma_backward(int64_t threads, const float* grad, const uint8_t* only, const float* constructed, const int64_t* mode, float* out, int64_t n, int64_t bh,
+void predict_intra_chroma_backward(int64_t threads, const float* grad, const uint8_t* only, float* to_inter, const float* constructed, const int64_t* mode, float* out, int64_t n, int64_t bh,
                                    int64_t bw) {
     int64_t w = 8 * bw, samples = 64 * bh * bw;
     memset(out, 0, sizeof(float) * 2 * n * samples);
     alternating(threads, 2 * n, bh, 300.0 * (double)bw, [&](int64_t i, int64_t row) {
         GradientPlane to{out + i * samples, w};
+        if (only) of_others<8>(grad + i * samples + 8 * row * w, only + (i / 2 * bh + row) * bw, to_inter + i * samples + 8 * row * w, bw);
         for (int64_t bx = 0; bx < bw; bx++) {
             int64_t of = mode[i / 2 * bh * bw + row * bw + bx];
             if (only && !only[i / 2 * bh * bw + row * bw + bx]) continue;

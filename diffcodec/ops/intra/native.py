@@ -92,10 +92,10 @@ def predict_intra_backward(grad: Tensor, constructed: Tensor, modes: list[Tensor
     out = constructed.new_empty(constructed.shape)
     h, w = constructed.shape[-2:]
     if constructed.dim() == 4:
-        call("predict_intra_chroma_backward", grad, None, constructed, modes[0], out, len(constructed), h // 8, w // 8)
+        call("predict_intra_chroma_backward", grad, None, None, constructed, modes[0], out, len(constructed), h // 8, w // 8)
     else:
         types = mb_type if len(modes) > 1 else None
-        call("predict_intra_backward", grad, None, constructed, *_three(modes), types, out, len(constructed), h // 16, w // 16)
+        call("predict_intra_backward", grad, None, None, constructed, *_three(modes), types, out, len(constructed), h // 16, w // 16)
     return out
 
 
@@ -113,10 +113,10 @@ def merge_intra(inter: Tensor, constructed: Tensor, modes: list[Tensor], mb_type
 def merge_intra_backward(
     grad: Tensor, constructed: Tensor, modes: list[Tensor], mb_type: Tensor | None, is_intra: Tensor
 ) -> tuple[Tensor, Tensor]:
-    inter, out = grad.masked_fill(reference.samples_of(is_intra, grad), 0), constructed.new_empty(constructed.shape)
+    inter, out = grad.new_empty(grad.shape), constructed.new_empty(constructed.shape)
     if grad.dim() == 4:
-        call("predict_intra_chroma_backward", grad, is_intra, constructed, modes[0], out, *is_intra.shape)
+        call("predict_intra_chroma_backward", grad, is_intra, inter, constructed, modes[0], out, *is_intra.shape)
     else:
         types = mb_type if len(modes) > 1 else None
-        call("predict_intra_backward", grad, is_intra, constructed, *_three(modes), types, out, *is_intra.shape)
+        call("predict_intra_backward", grad, is_intra, inter, constructed, *_three(modes), types, out, *is_intra.shape)
     return inter, out

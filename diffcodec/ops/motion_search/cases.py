@@ -61,18 +61,19 @@ case(search_partitions, "superfast", **TIES)(lambda scene: _partitions(scene, 4,
 case(search_partitions, "ultrafast", **TIES)(lambda scene: _partitions(scene, 1, False, False))
 
 
-def _estimate(scene: Scene, subpel: int, use_satd: bool) -> tuple[Any, ...]:
-    half, phases = half_resolution.reference(scene.luma(3))
+def _estimate(scene: Scene, subpel: int, use_satd: bool, fractions: int = 16) -> tuple[Any, ...]:
+    half, phases = half_resolution.reference(scene.luma(3), fractions)
     current, reference = torch.tensor([1, 2, 1], device=scene.device), torch.tensor([0, 0, 2], device=scene.device)
     return half[current], half[reference], phases, reference[:, None, None], 8, subpel, use_satd
 
 
+case(estimate_motion, "half_pels", close=1e-2, **TIES)(lambda scene: _estimate(scene, 2, False, 4))
 case(estimate_motion, "satd", close=1e-2, **TIES)(lambda scene: _estimate(scene, 4, True))
 case(estimate_motion, "sad", close=1e-2, **TIES)(lambda scene: _estimate(scene, 2, False))
 
 
 def _estimate_b(scene: Scene, use_satd: bool) -> tuple[Any, ...]:
-    half, phases = half_resolution.reference(scene.luma(3))
+    half, phases = half_resolution.reference(scene.luma(3), 16)
     frames = torch.tensor([[1, 0, 2], [2, 1, 0]], device=scene.device)
     shape = (2, half.shape[1] // 8, half.shape[2] // 8)
     vectors = [scene.whole(-20, 21, *shape, 2) for _ in range(2)]

@@ -64,8 +64,7 @@ template <int K> struct Search {
         return y >= lowest_y && x >= lowest_x && y + more - lowest_y <= span_y && x + more - lowest_x <= span_x;
     }
     template <bool SATD> DC_INLINE float near(Vector v) const {  // of a vector that is inside
-        const uint8_t* p = origin + (v.y >> 2) * refs.wp + (v.x >> 2);
-        if (refs.count > 1) p += (4 * (v.y & 3) + (v.x & 3)) * (refs.hp * refs.wp);
+        const uint8_t* p = origin + (v.y >> 2) * refs.wp + (v.x >> 2) + refs.phase(v.y, v.x) * (refs.hp * refs.wp);
         return SATD ? 0.5f * (float)satd2<K>(p, refs.wp, target, stride) : (float)sad<K>(p, refs.wp, target, stride);
     }
     DC_INLINE float distortion(Vector v, bool satd) const {

@@ -29,7 +29,7 @@ from ..common.triton import (
     sum_rows,
     window,
 )
-from ..interpolate.triton import fetch_luma
+from ..interpolate.triton import SIXTEEN, fetch_luma
 from . import reference as _reference
 
 _SIZE = 256  # blocks in a program
@@ -428,7 +428,7 @@ def search_partitions(
     return out
 
 
-@implements(_reference.estimate_motion)
+@implements(_reference.estimate_motion, lacks=lambda current, reference, phases, *_: None if phases.shape[1] == 16 else SIXTEEN)
 def estimate_motion(
     current: Tensor, reference: Tensor, phases: Tensor, slot: Tensor, reach: int, subpel: int, use_satd: bool
 ) -> tuple[Tensor, Tensor]:

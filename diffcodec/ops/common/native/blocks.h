@@ -189,12 +189,13 @@ DC_INLINE void block_bytes(const float* from, int64_t stride, uint8_t* to, int64
         for (int x = 0; x < k; x++) to[y * to_stride + x] = (uint8_t)(int32_t)from[y * stride + x];
 }
 
-// Sixteen quarter-pel planes, or one where vectors are whole, each with a margin
+// Sixteen quarter-pel planes, or four half-pel ones, or one where vectors are whole, each with a margin
 constexpr int MARGIN = 24;
 struct Phases {
     const uint8_t* base;
     int64_t count, hp, wp;
-    DC_INLINE const uint8_t* plane(int64_t slot, int64_t vy, int64_t vx) const { return base + (count == 1 ? slot : slot * 16 + 4 * (vy & 3) + (vx & 3)) * hp * wp; }
+    DC_INLINE int64_t phase(int64_t vy, int64_t vx) const { return count == 16 ? 4 * (vy & 3) + (vx & 3) : count == 4 ? (vy & 2) + ((vx & 2) >> 1) : 0; }
+    DC_INLINE const uint8_t* plane(int64_t slot, int64_t vy, int64_t vx) const { return base + (slot * count + phase(vy, vx)) * hp * wp; }
     DC_INLINE int64_t row(int64_t top, int64_t vy, int k) const { return clip<int64_t>((vy >> 2) + top + MARGIN, 0, hp - k); }
     DC_INLINE int64_t column(int64_t left, int64_t vx, int k) const { return clip<int64_t>((vx >> 2) + left + MARGIN, 0, wp - k); }
     // The k x k block at (top, left) moved by a vector, in rows of wp
