@@ -112,6 +112,42 @@ Pool* pool() {  // never destroyed: its threads may outlive what runs at exit
     return one;
 }
 
+// Memory that a thread has used and will want again: what a row of macroblocks needs is asked for thousands of times a second
+class Cache {
+public:
+    static constexpr int SIZES = 9, EACH = 8;  // powers of two from 4 KiB to 1 MiB
+    static int64_t bytes_of(int size) { return (int64_t)4096 << size; }
+    static int size_of(int64_t bytes) {
+        int size = 0;
+        while (size < SIZES && bytes_of(size) < bytes) size++;
+        return size;
+    }
+    void* take(int size) { return count_[size] ? kept_[size][--count_[size]] : nullptr; }
+    bool keep(void* p, int size) {
+        if (gone_ || count_[size] == EACH) return false;
+        kept_[size][count_[size]++] = p;
+        return true;
+    }
+    static void release(void* p) {
+#if defined(_WIN32)
+        _aligned_free((char*)p - 64);
+#else
+        free((char*)p - 64);
+#endif
+    }
+    ~Cache() {
+        gone_ = true;
+        for (int s = 0; s < SIZES; s++)
+            while (count_[s]) release(kept_[s][--count_[s]]);
+    }
+
+private:
+    void* kept_[SIZES][EACH];
+    int count_[SIZES] = {};
+    bool gone_ = false;
+};
+thread_local Cache cache;
+
 struct Function {
     std::string name, isa, signature;
     void* address;
@@ -128,22 +164,26 @@ extern "C" {
 void dc_parallel(int64_t threads, int64_t n, void (*run)(const void*, int64_t), const void* p) { pool()->run(threads, n, run, p); }
 
 void* dc_allocate(int64_t bytes) {
+    int size = Cache::size_of(bytes);
+    if (size < Cache::SIZES)
+        if (void* known = cache.take(size)) return known;
+    // room in front says how large it is
+    int64_t whole = (size < Cache::SIZES ? Cache::bytes_of(size) : bytes) + 64;
     void* p = nullptr;
 #if defined(_WIN32)
-    p = _aligned_malloc((size_t)bytes, 64);
+    p = _aligned_malloc((size_t)whole, 64);
 #else
-    if (posix_memalign(&p, 64, (size_t)bytes)) p = nullptr;
+    if (posix_memalign(&p, 64, (size_t)whole)) p = nullptr;
 #endif
     if (!p) throw dc::OutOfMemory();
-    return p;
+    *(int*)p = size;
+    return (char*)p + 64;
 }
 
 void dc_free(void* p) {
-#if defined(_WIN32)
-    _aligned_free(p);
-#else
-    free(p);
-#endif
+    int size = *(int*)((char*)p - 64);
+    if (size < Cache::SIZES && cache.keep(p, size)) return;
+    Cache::release(p);
 }
 
 void dc_register(const char* name, const char* isa, const char* signature, void* function) {
