@@ -85,6 +85,7 @@ def obstacle(backend: str, x: Tensor) -> str | None:
     return None
 
 
+@functools.cache
 def native_obstacle() -> str | None:
     """Why no native code runs in this process; None where it does."""
     from .ops.common import native
@@ -153,6 +154,8 @@ def resolve_backend(backend: str, x: Tensor, lacking: str | None = None) -> str:
     """
     if backend == "reference":
         return backend
+    if backend == "auto" and lacking is None and x.device.type == "cpu" and x.dtype != torch.float64 and native_obstacle() is None:
+        return "native"  # at once: most calls
     name = backend if backend != "auto" else "triton" if x.device.type == "cuda" else "native"
     why = obstacle(name, x) or lacking
     if why and backend == "auto" and name == "native":

@@ -87,15 +87,17 @@ void half_resolution(int64_t threads, const float* luma, float* half, uint8_t* o
     int64_t hh = h / 2, wh = w / 2, hp = hh + 2 * MARGIN, wp = wh + 2 * MARGIN, m = MARGIN + 1, tall = hp + 2, wide = wp + 2;
     parallel(threads, n, 6.0 * (double)(h * w), [&](int64_t i) {
         Scratch<uint8_t> parts(4 * tall * wide);  // means of 2x2 samples by the parity of their places, margins around
+        Scratch<int16_t> sums(w + 1);
         for (int64_t y = 0; y < h; y++) {
             const float *a = luma + (i * h + y) * w, *b = y + 1 < h ? a + w : a;
             uint8_t* to[2];
             for (int p = 0; p < 2; p++) to[p] = parts + (y % 2 * 2 + p) * tall * wide + (y / 2 + m) * wide + m;
-            for (int64_t x = 0; x < wh; x++) {
-                int64_t next = lowest(2 * x + 2, w - 1);
-                int32_t left = (int32_t)(a[2 * x] + b[2 * x]), middle = (int32_t)(a[2 * x + 1] + b[2 * x + 1]), right = (int32_t)(a[next] + b[next]);
-                to[0][x] = (uint8_t)((left + middle + 2) >> 2), to[1][x] = (uint8_t)((middle + right + 2) >> 2);
-            }
+            int16_t* __restrict s = sums;
+            for (int64_t x = 0; x < w; x++) s[x] = (int16_t)(int32_t)(a[x] + b[x]);
+            s[w] = s[w - 1];
+            uint8_t *__restrict even = to[0], *__restrict odd = to[1];
+            for (int64_t x = 0; x < wh; x++) even[x] = (uint8_t)((s[2 * x] + s[2 * x + 1] + 2) >> 2);
+            for (int64_t x = 0; x < wh; x++) odd[x] = (uint8_t)((s[2 * x + 1] + s[2 * x + 2] + 2) >> 2);
             if (y % 2 == 0)
                 for (int64_t x = 0; x < wh; x++) half[(i * hh + y / 2) * wh + x] = to[0][x];
         }

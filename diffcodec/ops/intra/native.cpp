@@ -9,9 +9,11 @@ struct Bordered {
     int64_t w, stride;
     const uint8_t* data;
     static int64_t size(int64_t h, int64_t w) { return (h + 1) * (w + 1) + 64; }
-    Bordered(const float* plane, int64_t h, int64_t w, uint8_t* memory) : w(w), stride(w + 1), data(memory) {
-        memset(memory, 128, stride);
-        for (int64_t y = 0; y < h; y++) {
+    Bordered(const float* plane, int64_t h, int64_t w, uint8_t* memory) : w(w), stride(w + 1), data(memory) { fill(plane, -1, h, memory); }
+    // Rows first..last - 1 of the plane, -1 for the border
+    void fill(const float* plane, int64_t first, int64_t last, uint8_t* memory) const {
+        if (first < 0) memset(memory, 128, stride);
+        for (int64_t y = highest<int64_t>(first, 0); y < last; y++) {
             memory[(y + 1) * stride] = 128;
             to_bytes(plane + y * w, memory + (y + 1) * stride + 1, w);
         }
@@ -539,9 +541,15 @@ void predict_intra(int64_t threads, const float* inter, const uint8_t* only, con
     parallel(threads, n, 5.0 * (double)samples, [&](int64_t i) {
         if (inter) memcpy(out + i * samples, inter + i * samples, sizeof(float) * samples);
         Scratch<uint8_t> memory(Bordered::size(16 * bh, 16 * bw));
-        Bordered plane(constructed + i * samples, 16 * bh, 16 * bw, memory);
-        predict_rows(plane, bw, 0, bh, mb_type ? mb_type + i * m : nullptr, mode16 + i * m, mode8 ? mode8 + 4 * i * m : nullptr,
-                     mode4 ? mode4 + 16 * i * m : nullptr, out + i * samples);
+        Bordered plane(memory, 16 * bw);
+        for (int64_t row = 0; row < bh; row++) {
+            bool any = !only;
+            for (int64_t b = row * bw; b < (row + 1) * bw && !any; b++) any = only[i * m + b] != 0;
+            if (!any) continue;
+            plane.fill(constructed + i * samples, 16 * row - 1, 16 * row + 16, memory);
+            predict_rows(plane, bw, row, row + 1, mb_type ? mb_type + i * m : nullptr, mode16 + i * m, mode8 ? mode8 + 4 * i * m : nullptr,
+                         mode4 ? mode4 + 16 * i * m : nullptr, out + i * samples);
+        }
     });
 }
 
@@ -551,9 +559,11 @@ void predict_intra_chroma(int64_t threads, const float* inter, const uint8_t* on
     parallel(threads, 2 * n, 3.0 * (double)samples, [&](int64_t i) {
         if (inter) memcpy(out + i * samples, inter + i * samples, sizeof(float) * samples);
         Scratch<uint8_t> memory(Bordered::size(8 * bh, w));
-        Bordered plane(constructed + i * samples, 8 * bh, w, memory);
+        Bordered plane(memory, w);
+        int64_t filled = -1;
         for (int64_t b = 0; b < bh * bw; b++) {
             if (only && !only[i / 2 * bh * bw + b]) continue;
+            if (filled != b / bw) filled = b / bw, plane.fill(constructed + i * samples, 8 * filled - 1, 8 * filled + 8, memory);
             int64_t by = b / bw, bx = b % bw;
             uint8_t p[64];
             Whole::predict<8>(mode[i / 2 * bh * bw + b], plane.at(8 * by, 8 * bx), plane.stride, by > 0, bx > 0, p);

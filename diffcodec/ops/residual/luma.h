@@ -115,13 +115,12 @@ struct DcBatch {
     int64_t mb[LANES];
     void add(const Call& call, int64_t i, const float* source, const float* predicted, int64_t w, float qp, bool intra) {
         for (int b = 0; b < 16; b++) {
-            float sum = 0;
-            for (int r = 0; r < 4; r++)
-                for (int c = 0; c < 4; c++) {
-                    int64_t at = (b / 4 * 4 + r) * w + b % 4 * 4 + c;
-                    sum += source[at] - predicted[at];
-                }
-            x[b][count] = sum;
+            v4 sum = {};
+            for (int r = 0; r < 4; r++) {
+                int64_t at = (b / 4 * 4 + r) * w + b % 4 * 4;
+                sum += load<v4>(source + at) - load<v4>(predicted + at);
+            }
+            x[b][count] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
         }
         step[count] = call.tables.four[StepTables::index(qp)].step[0], inverse[count] = 1 / (16 * step[count]);
         lam[count] = call.lambda(intra, 16), dead[count] = call.dead_zone(intra);
@@ -399,13 +398,12 @@ struct Luma {
             alignas(64) Lanes v[16];
             for (int b = 0; b < 16; b++)
                 for (int l = 0; l < LANES; l++) {
-                    float sum = 0;
+                    v4 sum = {};
                     if (l < d.count) {
                         const float* from = grad + offset(d.mb[l]) + b / 4 * 4 * w + b % 4 * 4;
-                        for (int r = 0; r < 4; r++)
-                            for (int c = 0; c < 4; c++) sum += from[r * w + c];
+                        for (int r = 0; r < 4; r++) sum += load<v4>(from + r * w);
                     }
-                    v[b][l] = sum;
+                    v[b][l] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
                 }
             walsh(v);
             for (int i = 0; i < 16; i++) {

@@ -76,25 +76,27 @@ def _function(name: str, signature: str, address: int | None, map_pages: Callabl
     kinds = [ctypes.c_int64 if s == "I" else ctypes.c_double if s == "D" else ctypes.c_void_p for s in signature]
     foreign = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
 
+    dtypes = [_DTYPES.get(s.lower()) for s in signature[1:]]  # None for numbers
+    written = [s.isupper() and s not in "ID" for s in signature[1:]]
+
     def call(*args: Any) -> None:
         given: list[Any] = [torch.get_num_threads()]
         alive = []
-        if len(args) != len(signature) - 1:
-            raise TypeError(f"native {name} takes {len(signature) - 1} arguments, got {len(args)}")
-        for letter, x in zip(signature[1:], args):
+        if len(args) != len(dtypes):
+            raise TypeError(f"native {name} takes {len(dtypes)} arguments, got {len(args)}")
+        for x, dtype, output in zip(args, dtypes, written):
             if isinstance(x, Tensor):
-                dtype = _DTYPES.get(letter.lower())
-                if x.dtype != dtype and not (dtype == torch.uint8 and x.dtype == torch.bool):
+                if x.dtype is not dtype and not (dtype is torch.uint8 and x.dtype is torch.bool):
                     raise TypeError(f"native {name}: argument {len(given)} expected {dtype}, got {x.dtype}")
                 if not x.is_contiguous():
-                    if letter.isupper():
+                    if output:
                         raise ValueError(f"native {name} cannot write argument {len(given)}: it is not contiguous")
                     x = x.contiguous()
                     alive.append(x)
-                if letter.isupper() and x.nbytes >= LARGE:
+                if output and x.nbytes >= LARGE:
                     map_pages(x.data_ptr(), x.nbytes)
                 x = x.data_ptr()
-            elif x is not None and (letter not in "ID"):
+            elif dtype is not None and x is not None:
                 raise TypeError(f"native {name}: argument {len(given)} expected a tensor, got {type(x).__name__}")
             given.append(x)
         if status := foreign(*given):
