@@ -23,11 +23,8 @@ _CORE8 = np.array(
 )
 
 
-def _orthonormal(m: np.ndarray) -> np.ndarray:
-    return m / np.linalg.norm(m, axis=1, keepdims=True)
-
-
-TRANSFORM = {4: _orthonormal(_CORE4), 8: _orthonormal(_CORE8)}
+_LENGTH = {k: np.linalg.norm(m, axis=1) for k, m in ((4, _CORE4), (8, _CORE8))}  # of its rows
+TRANSFORM = {k: m / _LENGTH[k][:, None] for k, m in ((4, _CORE4), (8, _CORE8))}
 
 # What a level of 1 adds, in the orthonormal domain, at QP 0..5 and each place: normAdjust4x4 and normAdjust8x8 (8.5.9) with flat matrices.
 # It is 2^((qp-4)/6) to within a few percent; the deviations by place are the standard's.
@@ -81,8 +78,11 @@ def zigzag(k: int) -> np.ndarray:
 
 # Coefficients stand in scan order everywhere
 STEPS = {k: Constant(_steps(k).reshape(6, -1)[:, zigzag(k)]) for k in (4, 8)}  # [6, k^2]
-# Two-dimensional transforms on flat blocks: coefficients = M @ samples, [k^2, k^2]
+# Two-dimensional transforms on flat blocks: coefficients = M @ samples, [k^2, k^2]; orthonormal, and of whole numbers, exact, with what a whole one
+# is to be divided by to be orthonormal
 FLAT = {k: Constant(np.kron(m, m)[zigzag(k)]) for k, m in TRANSFORM.items()}
+CORE = {k: Constant(np.kron(m, m)[zigzag(k)]) for k, m in ((4, _CORE4), (8, _CORE8))}
+CORE_NORM = {k: Constant(np.outer(n, n).flatten()[zigzag(k)]) for k, n in _LENGTH.items()}
 
 _H4 = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, -1, 1], [1, -1, 1, -1]], dtype=np.float64)
 _H2 = np.array([[1, 1], [1, -1]])
@@ -94,6 +94,7 @@ HADAMARD4_OF_8 = Constant(
 HADAMARD8 = Constant(np.kron(np.kron(_H2, _H4), np.kron(_H2, _H4)) / 4)  # the same over 8x8: SA8D
 WALSH4 = Constant(np.kron(_H4, _H4)[zigzag(4)] / 4)  # orthonormal, of the sixteen luma DCs of an intra 16x16 macroblock (8.5.10)
 HADAMARD2 = Constant(np.kron([[1, 1], [1, -1]], [[1, 1], [1, -1]]) / 2)  # orthonormal, of the four chroma DCs
+WALSH4_NORM, HADAMARD2_NORM = Constant([16.0]), Constant([8.0])  # of DCs of whole coefficients, of both transforms
 
 # Table 8-15: QPc of QPi 30..51; equal below
 CHROMA_QP = Constant(

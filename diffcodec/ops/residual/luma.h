@@ -29,9 +29,10 @@ struct Call {
         bits.set(counts, contexts + 64 * row, contexts + 64 * (row + 1), quant.memory, trellis);
     }
     float lambda(bool intra, int n) const {
-        return (intra ? trellis.lambda_intra * quant.of_intra : trellis.lambda_inter * quant.of_inter) * (n < 64 ? quant.small : 1.0f);
+        float own = intra ? quant.of_intra : quant.of_inter;
+        return n < 64 ? quant.small * own : own;
     }
-    float dead_zone(bool intra) const { return 1 - (intra ? quant.intra : quant.inter); }
+    float dead_zone(bool intra) const { return intra ? quant.intra : quant.inter; }
     template <int N>
     DC_INLINE void choose(const Lanes* y, const ContextBits<N>& bits, const float* lam, const float* dead, Lanes* levels, Lanes* threshold) const {
         if (quant.trellis)
@@ -122,7 +123,7 @@ struct DcBatch {
             }
             x[b][count] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
         }
-        step[count] = call.tables.four[StepTables::index(qp)].step[0], inverse[count] = 1 / (16 * step[count]);
+        step[count] = call.tables.four[StepTables::index(qp)].step[0], inverse[count] = (float)(1 / (16 * (double)step[count]));
         lam[count] = call.lambda(intra, 16), dead[count] = call.dead_zone(intra);
         mb[count++] = i;
     }

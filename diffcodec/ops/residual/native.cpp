@@ -86,7 +86,7 @@ struct Chroma {
             int i = m < count ? m : 0;
             Batch<4>& b = ac[m / 4];
             b.group(m % 4, call, &call.tables.four[StepTables::index(qp[i])], intra[i] != 0);
-            step[m] = call.tables.four[StepTables::index(qp[i])].step[0], inverse[m] = 1 / (4 * step[m]);
+            step[m] = call.tables.four[StepTables::index(qp[i])].step[0], inverse[m] = (float)(1 / (8 * (double)step[m]));
             lam[m] = call.lambda(intra[i] != 0, 4), dead[m] = call.dead_zone(intra[i] != 0);
             if (m < count)
                 fetch<2>(b.x, m % 4 * 4, w, [&](int64_t at) { return load<v4>(source + 8 * m + at) - load<v4>(predicted + 8 * m + at); });
@@ -97,7 +97,7 @@ struct Chroma {
         for (int k = 0; k < batches(); k++) ac[k].grouped(), ac[k].scale();
         for (int m = 0; m < LANES; m++)
             for (int b = 0; b < 4; b++) dc[b][m] = m < 4 * batches() ? ac[m / 4].x[0][m % 4 * 4 + b] : 0.0f;
-        hadamard(dc, 0.5f);
+        hadamard(dc, 1.0f);
         DC_EACH_VECTOR(l) for (int b = 0; b < 4; b++) store(dc_y[b] + l, load<vf>(dc[b] + l) * load<vf>(inverse + l));
     }
     int batches() const { return (count + 3) / 4; }

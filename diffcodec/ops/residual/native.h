@@ -10,11 +10,11 @@ typedef float Lanes[LANES];
 
 #define DC_EACH_VECTOR(l) _Pragma("GCC unroll 4") for (int l = 0; l < LANES; l += LF)
 
-// What the encoder keeps: QuantSettings.numbers()
+// What the encoder keeps: native.py's numbers()
 struct Quant {
-    float intra, inter, noise_width;
+    float intra, inter, noise_width;  // intra, inter: thresholds of the dead zone
     bool decimate, trellis;
-    float of_intra, of_inter, small, block, memory;
+    float of_intra, of_inter, small, block, memory;  // of_intra, of_inter: lambdas
     explicit Quant(const float* q)
         : intra(q[0]), inter(q[1]), noise_width(q[2]), decimate(q[3] != 0), trellis(q[4] != 0), of_intra(q[5]), of_inter(q[6]), small(q[7]),
           block(q[8]), memory(q[9]) {}
@@ -22,10 +22,9 @@ struct Quant {
 
 // Constants of trellis.py
 struct TrellisConstants {
-    float lambda_intra, lambda_inter, longer_bits, p_significant, p_last, p_more, two_bits, further_lambda;
+    float longer_bits, p_significant, p_last, p_more, two_bits, further_lambda;
     explicit TrellisConstants(const float* c)
-        : lambda_intra(c[0]), lambda_inter(c[1]), longer_bits(c[2]), p_significant(c[3]), p_last(c[4]), p_more(c[5]), two_bits(c[6]),
-          further_lambda(c[7]) {}
+        : longer_bits(c[0]), p_significant(c[1]), p_last(c[2]), p_more(c[3]), two_bits(c[4]), further_lambda(c[5]) {}
 };
 
 constexpr int ZIGZAG4[16] = {0, 1, 4, 8, 5, 2, 3, 6, 9, 12, 13, 10, 7, 11, 14, 15};

@@ -15,16 +15,22 @@ from ..common.tables import STEPS
 from . import reference, trellis
 
 TRELLIS = Constant(
-    [*trellis.LAMBDA, trellis.LONGER_BITS, trellis.P_SIGNIFICANT, trellis.P_LAST, trellis.P_MORE, trellis.TWO_BITS, trellis.FURTHER_LAMBDA]
+    [trellis.LONGER_BITS, trellis.P_SIGNIFICANT, trellis.P_LAST, trellis.P_MORE, trellis.TWO_BITS, trellis.FURTHER_LAMBDA]
 )
 CONTEXTS = torch.tensor([row + [0] * (64 - len(row)) for n in (4, 15, 16, 64) for row in trellis.contexts_of_places(n)])
 
 
 @lru_cache(maxsize=64)
 def numbers(quant: tuple[float, ...]) -> Tensor:
-    """Settings of a quantiser as native code reads them."""
+    """Settings of a quantiser as native code reads them: thresholds of dead zones, lambdas with their weights, each rounded once."""
+    q = reference.QuantSettings.of(quant)
+    t = q.trellis or trellis.Trellis()
+    lambdas = [of_kind * weight for of_kind, weight in zip(trellis.LAMBDA, (t.intra, t.inter))]
     with torch.inference_mode(False):
-        return torch.tensor(quant, dtype=torch.float32)
+        return torch.tensor(
+            [1 - q.intra, 1 - q.inter, q.noise_width, q.decimate, q.trellis is not None, *lambdas, t.small, t.block, t.memory],
+            dtype=torch.float32,
+        )
 
 
 def constants(quant: list[float], like: Tensor, eights: bool = True) -> list[Any]:

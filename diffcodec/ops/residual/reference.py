@@ -16,8 +16,9 @@ from torch import Tensor
 from ...backend import operation
 from ...blocks import flat_blocks, from_macroblock_blocks, macroblock_blocks, sum_macroblocks
 from ...checks import first_order, half_up, replace_value
+from ...constants import Constant
 from ..common.distortion import sa8d, sad, satd
-from ..common.tables import CHROMA_QP, DECIMATE, FLAT, HADAMARD2, STEPS, WALSH4
+from ..common.tables import CHROMA_QP, CORE, CORE_NORM, DECIMATE, FLAT, HADAMARD2, HADAMARD2_NORM, STEPS, WALSH4, WALSH4_NORM
 from .trellis import Trellis, trellis_quant
 
 
@@ -50,6 +51,8 @@ class QuantSettings:
         intra, inter, noise_width, decimate, trellis, *weights = numbers
         return QuantSettings(intra, inter, Trellis(*weights) if trellis else None, bool(decimate), noise_width)
 
+
+_AC_NORM = Constant(CORE_NORM[4].value[1:].numpy())  # of the fifteen coefficients behind a chroma block's DC
 
 # Decimation (x264's quant.c and macroblock.c): the score below which a block or a region of four, a macroblock's luma and its chroma are dropped
 MIN_SCORE_REGION, MIN_SCORE_LUMA, MIN_SCORE_CHROMA = 4, 6, 7
@@ -109,18 +112,23 @@ def mean_slope(y: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
     return (q / near + below + other_side) * (-rate * (0.5 / math.log2(math.e)) / (1 - q))
 
 
-def quantise(c: Tensor, step: Tensor, intra: Tensor, quant: QuantSettings) -> Tensor:
+def quantise(whole: Tensor, norm: Constant, step: Tensor, intra: Tensor, quant: QuantSettings) -> Tensor:
     """Levels of coefficients.
 
+    Coefficients of whole numbers fall on multiples of quarters of a step: those of the whole transform, divided in one go, do so to the last bit on
+    every machine.
+
     Args:
-        c: ``[N, M, n]``: M blocks of a frame, scan order.
-        step: broadcastable to it.
+        whole: ``[N, M, n]``: M blocks of a frame, scan order, of the transform of whole numbers.
+        norm: what they are to be divided by to be orthonormal.
+        step: broadcastable to them.
         intra: ``[N, M]`` bool.
 
     Returns:
         Levels ``[N, M, n]``.
     """
-    y = c / step
+    lengths = norm.value.to(whole.device)
+    y = replace_value(whole / (norm.like(whole) * step), whole.detach() * (1 / (lengths * step.detach().double())).to(whole))
     magnitude = y.detach().abs()
     if quant.trellis is None:
         threshold = torch.where(intra, 1 - quant.intra, 1 - quant.inter)[..., None].to(y)
@@ -192,9 +200,9 @@ def code_luma(
         x = macroblock_blocks(residual, k).view(n, m * per, k * k)
         q = steps(qp.reshape(-1), k).view(n, m, 1, k * k)
         wide = q.expand(n, m, per, k * k).reshape(n, m * per, k * k)
-        c = x @ FLAT[k].like(x).mT
+        c = x @ CORE[k].like(x).mT
         of_block = is_intra.expand(n, m, per).reshape(n, m * per)
-        level = quantise(c, wide, of_block, settings)
+        level = quantise(c, CORE_NORM[k], wide, of_block, settings)
         level = level.view(n, m, per, k * k)
         if settings.decimate and not (k == 8 and settings.trellis is not None):
             s = decimation_scores(level)  # [N, MB, per]
@@ -208,7 +216,8 @@ def code_luma(
         back = level * q
         if k == 4 and intra16x16.any():
             second = WALSH4.like(x)
-            dc = quantise(c.view(n, m, 16, 16)[..., 0] @ second.mT, q[..., 0], is_intra[..., 0], settings)  # [N, MB, 16]
+            sums = c.view(n, m, 16, 16)[..., 0] @ (4 * second).mT  # [N, MB, 16]
+            dc = quantise(sums, WALSH4_NORM, q[..., 0], is_intra[..., 0], settings)
             dc_back = (dc * q[..., 0]) @ second
             select = is_16x16[..., None]
             level = torch.where(select, torch.cat([dc[..., None], level[..., 1:]], -1), level)
@@ -270,15 +279,15 @@ def code_chroma(source: Tensor, predicted: Tensor, qpc: Tensor, intra: Tensor, q
     bh, bw = h // 8, w // 8
     m = 2 * bh * bw  # macroblocks of Cb, then of Cr
     x = residual.reshape(n, 2, bh, 2, 4, bw, 2, 4).permute(0, 1, 2, 5, 3, 6, 4, 7).reshape(n, m, 4, 16)
-    c = x @ FLAT[4].like(x).mT
+    c = x @ CORE[4].like(x).mT
     q = steps(qpc.reshape(-1), 4).view(n, -1, 1, 16).repeat(1, 2, 1, 1)  # [N, MB, 1, 16]
     is_intra = intra.reshape(n, -1).repeat(1, 2)
     hadamard = HADAMARD2.like(x)
     q_dc = q[..., 0]
-    dc_levels = quantise(c[..., 0] @ hadamard.mT, q_dc, is_intra, settings)  # [N, MB, 4]
+    dc_levels = quantise(c[..., 0] @ (2 * hadamard).mT, HADAMARD2_NORM, q_dc, is_intra, settings)  # [N, MB, 4]
     q_ac = q[..., 1:].expand(n, m, 4, 15)
     ac_levels = quantise(
-        c[..., 1:].reshape(n, m * 4, 15), q_ac.reshape(n, m * 4, 15), is_intra[..., None].expand(n, m, 4).reshape(n, -1), settings
+        c[..., 1:].reshape(n, m * 4, 15), _AC_NORM, q_ac.reshape(n, m * 4, 15), is_intra[..., None].expand(n, m, 4).reshape(n, -1), settings
     )
     ac_levels = ac_levels.view(n, m, 4, 15)
     if settings.decimate:

@@ -111,7 +111,7 @@ def _places() -> list[Path]:
         return [Path(chosen)]
     name = _NAMES.get(sys.platform, "libdiffcodec_native.so")
     package = sys.modules[__name__.partition(".")[0]]
-    return [Path(p) / name for p in package.__path__]
+    return [Path(p) / "lib" / name for p in package.__path__]
 
 
 @functools.cache
