@@ -41,8 +41,8 @@ class DiffJPEG(Codec):
             "identity" passes by the whole codec, quality included (bits have the default's gradient).
         tables: quantiser steps in place of those of ``quality``: ``[2, 8, 8]`` (luma, chroma) or ``[B, 2, 8, 8]``, 1..255;
             differentiable, rounded to whole numbers by the exact forward.
-        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`). The kernels have every named gradient and rounding but "noise";
-            :meth:`encode` counts levels and runs in torch.
+        backend: "auto", "reference", "native" or "triton" (:mod:`diffcodec.backend`). The kernels have every named gradient and rounding but
+            "noise", native code has every named gradient of the exact forward; :meth:`encode` counts levels and runs in torch.
 
     Shape:
         ``[B, 3, H, W]`` or ``[B, 1, H, W]`` (grey) or ``[B, T, 3, H, W]`` (each frame coded alone, one quality a clip), any H, W >= 1.

@@ -191,6 +191,16 @@ struct alignas(64) Steps {
     }
 };
 
+// One for each of `count` tables; those of a batch are often the same
+template <class T, class... A> DC_INLINE void set_all(T* to, const float* tables, int64_t count, A... more) {
+    for (int64_t i = 0; i < count; i++) {
+        if (i >= 2 && !memcmp(tables + 64 * i, tables + 64 * (i - 2), 64 * sizeof(float)))
+            memcpy((void*)(to + i), to + i - 2, sizeof(T));
+        else
+            to[i].set(tables + 64 * i, more...);
+    }
+}
+
 // Outputs larger than the cache are written past it: a line that is written in part would be read first. `past`: whether, as bits of an address
 // that have to be 0.
 constexpr uint64_t PAST = VB - 1, CACHED = ~(uint64_t)0;
@@ -454,7 +464,7 @@ void code_jpeg(int64_t threads, const float* x, const float* tables, int64_t sev
     const Picture p(n, c, h, w, v, u);
     const int64_t count = several ? n : 1, samples = c * h * w;
     Scratch<Steps> steps(2 * count);
-    for (int64_t i = 0; i < 2 * count; i++) steps[i].set(tables + 64 * i);
+    set_all((Steps*)steps, tables, 2 * count);
     // as many pictures at once as leave decoded planes in the cache
     const int64_t together = lowest(n, highest<int64_t>(1, (threads << 18) / p.size));
     Scratch<int8_t> decoded(together * p.size + 64);  // vectors reach beyond the last row
@@ -575,6 +585,13 @@ enum Mode { CUBIC, STRAIGHT, SOFT, LAPLACIAN, GAUSSIAN, UNIFORM };
 constexpr float LOG2E = 1.4426950408889634f, PI = 3.14159265358979323846f, NEAREST = 12582912.0f;  // 1.5 * 2^23: added and taken away, it rounds
 
 DC_INLINE vf nearest(vf x) { return (x + NEAREST) - NEAREST; }
+DC_INLINE vf from_nearest(vf x) {
+#if defined(__AVX512DQ__)
+    return (vf)_mm512_reduce_ps((__m512)x, 0);
+#else
+    return x - nearest(x);
+#endif
+}
 DC_INLINE vf vexp(vf x) { return vexp2(x * LOG2E); }
 DC_INLINE vf vtanh(vf x) {
     vf e = vexp(vabs(x) * -2.0f), t = (1.0f - e) / (1.0f + e);
@@ -610,16 +627,16 @@ struct alignas(64) Slopes {
     void set(const float* table, float noise) {
         width = noise, steep = false;
         for (int i = 0; i < 8; i++)
-            for (int j = 0; j < 16; j++) {
-                double s = table[8 * (j % 8) + i], wide = noise * 0.7071067811865476 / s, q = std::exp(-1 / wide);
-                step[i][j] = (float)s, scale[i][j] = (float)(1 / (8 * SCALE[i] * SCALE[j % 8])), inverse[i][j] = (float)(1 / (8 * s));
-                b[i][j] = (float)wide, rest[i][j] = (float)-std::expm1(-1 / wide), rate[i][j] = (float)(1.4426950408889634 / wide);
-                gain[i][j] = (float)(std::sqrt(q) / (2 * wide * -std::expm1(-1 / wide)) / 64);
-                steep |= rate[i][j] > 240;
+            for (int j = 0; j < 8; j++) {
+                double s = table[8 * j + i], wide = noise * 0.7071067811865476 / s, beyond = -std::expm1(-1 / wide);
+                put(step, i, j, s), put(scale, i, j, 1 / (8 * SCALE[i] * SCALE[j])), put(inverse, i, j, 1 / (8 * s));
+                put(b, i, j, wide), put(rest, i, j, beyond), put(rate, i, j, 1.4426950408889634 / wide);
+                put(gain, i, j, std::sqrt(1 - beyond) / (2 * wide * beyond) / 64);
+                steep |= 1 / wide > 160;
             }
     }
+    static void put(float (*to)[16], int i, int j, double x) { to[i][j] = to[i][j + 8] = (float)x; }
 };
-
 template <int M> DC_INLINE vf slope_at(vf y, vf step, float width, vf b, vf rest) {
     if (M == CUBIC) {
         vf r = y - nearest(y);
@@ -659,7 +676,7 @@ template <int M> DC_INLINE vf by_step(vf y, vf slope, vf step, float width, vf b
         vf narrow = near - 1.5f + below((r + 1.0f) / sigma) + below(r / sigma) + below((r - 1.0f) / sigma);
         narrow -= (near - 1.0f) * normal(r + 1.0f, sigma) + near * normal(r, sigma) + (near + 1.0f) * normal(r - 1.0f, sigma);
         s *= vexp(turn * turn * -2.0f) * (1 / PI);
-        return sigma > 0.45f ? y + s - (y * slope - 4.0f * turn * turn * s) : narrow;
+        return sigma > 0.45f ? s + 4.0f * turn * turn * s - y * (slope - 1.0f) : narrow;
     }
     if (M == UNIFORM) {
         vf half = width * 1.7320508075688772f / step, low = nearest(y - half), high = nearest(y + half);
@@ -670,8 +687,8 @@ template <int M> DC_INLINE vf by_step(vf y, vf slope, vf step, float width, vf b
 
 // The Laplacian's slope / 64, cosh(d / b) / (2 b sinh(1 / (2 b))) with the distance d to the nearest whole number: e^x and e^-x share their halves
 DC_INLINE vf laplacian(vf y, vf rate, vf gain) {
-    vf x = (y - nearest(y)) * rate, shift = x + NEAREST, f = x - (shift - NEAREST), z = f * f;
-    vf even = 1.0f + z * (2.402264791363012e-1f + z * (9.618437357674640e-3f + z * 1.535336188319500e-4f));
+    vf x = from_nearest(y) * rate, shift = x + NEAREST, f = from_nearest(x), z = f * f;
+    vf even = 1.000000073f + z * (0.240221145f + z * 9.675752413e-03f);
     vf odd = f * (6.931472028550421e-1f + z * (5.550332471162809e-2f + z * 1.339887440266574e-3f));
     vi n = (vi)((vw)(vi)shift << 23);  // the whole part lies in the last bits
     vf up = (vf)((vi)all(1.0f) + n), down = (vf)((vi)all(1.0f) - n);
@@ -724,19 +741,12 @@ void back_row_steep(float* g, int64_t wide, int64_t n, const int16_t* kept, int6
 // Gradient of Cb and Cr from that of RGB
 constexpr float CB_G = (float)(-22554 / 65536.0 / 255), CB_B = (float)(116130 / 65536.0 / 255), CR_R = (float)(91881 / 65536.0 / 255), CR_G = (float)(-46802 / 65536.0 / 255);
 
-// What two rows of chroma are, before columns are added up: rows of the gradient by their weights
-struct Mix {
-    const float* rows[4];
-    float weights[4];
-    int count;
-};
-DC_INLINE void chroma_row(const Mix& m, int64_t plane, int64_t w, float* __restrict cb, float* __restrict cr) {
+// A row of the gradient of RGB to those of Y' (null: not wanted), Cb and Cr
+DC_INLINE void ycc_gradient(const float* __restrict from, int64_t plane, int64_t w, float* __restrict y, float* __restrict cb, float* __restrict cr) {
     for (int64_t x = 0; x < w; x += LF) {
-        vf s[3];
-        for (int c = 0; c < 3; c++) s[c] = vf{};
-        for (int k = 0; k < m.count; k++)
-            for (int c = 0; c < 3; c++) s[c] += load_floats(m.rows[k] + c * plane + x, w - x) * m.weights[k];
-        store(cb + x, s[1] * CB_G + s[2] * CB_B), store(cr + x, s[0] * CR_R + s[1] * CR_G);
+        vf r = load_floats(from + x, w - x), g = load_floats(from + plane + x, w - x), b = load_floats(from + 2 * plane + x, w - x);
+        if (y) store(y + x, (r + g + b) * (1 / 255.0f));
+        store(cb + x, g * CB_G + b * CB_B), store(cr + x, r * CR_R + g * CR_G);
     }
 }
 // The adjoint of spreading columns: `from` has one more at each end
@@ -759,38 +769,27 @@ DC_INLINE void fold(float* p, int64_t n, int64_t to) {
     p[n - 1] = sum;
 }
 
-// The gradient of decoded chroma, a band of it: rows of `stride`, 0 where there is none
-DC_INLINE void chroma_gradient(const Picture& p, const float* grad, int64_t band, float* cb, float* cr, int64_t stride, float* more) {
-    const int64_t plane = p.h * p.w, full = 2 * p.wide[1] + 4 * LF;
+// The gradient of decoded chroma, a band of it, from rows of the gradient of full chroma: row y at `fine + (y - first) * full`, 0 at `zero`.
+DC_INLINE void chroma_gradient(const Picture& p, float* fine, int64_t first, int64_t full, const float* zero, int64_t band, float* to, float* mixed) {
     const float near = p.small ? 1.0f : 0.75f, far = p.small ? 0.0f : 0.25f;
-    for (int64_t j = 0; j < 8; j++) {
-        float *to[2] = {cb + j * stride, cr + j * stride};
-        const int64_t row = 8 * band + j;
+    for (int64_t j = 0; j < 8; j++, to += p.wide[1]) {
+        const int64_t row = 8 * band + j, y = p.v * row;
         if (row >= p.hc) {
-            for (float* t : to) memset(t, 0, sizeof(float) * p.wide[1]);
+            memset(to, 0, sizeof(float) * p.wide[1]);
             continue;
         }
-        Mix m = {{grad + row * p.v * p.w}, {1.0f}, 1};
+        float* t = fine + (y - first) * full;
         if (p.v == 2) {
-            const int64_t last = p.hc - 1, y = 2 * row, rows[4] = {y, y + 1, row ? y - 1 : y, row < last ? y + 2 : y + 1};
-            const float weights[4] = {near, near, far, far};
-            m.count = 0;
-            for (int k = 0; k < (p.small ? 2 : 4); k++)
-                if (rows[k] < p.h) m.rows[m.count] = grad + rows[k] * p.w, m.weights[m.count++] = weights[k];
+            auto at = [&](int64_t y) { return y < p.h ? (const float*)fine + (y - first) * full : zero; };
+            const float *a = t, *b = at(y + 1), *c = row ? at(y - 1) : a, *d = row < p.hc - 1 ? at(y + 2) : b;
+            for (int64_t x = 0; x < p.w; x += LF)
+                store(mixed + x, (load<vf>(a + x) + load<vf>(b + x)) * near + (load<vf>(c + x) + load<vf>(d + x)) * far);
+            t = mixed;
         }
-        if (p.u == 1) {
-            chroma_row(m, plane, p.w, to[0], to[1]);
-        } else {
-            float* mixed[2] = {more + LF, more + full + LF};
-            chroma_row(m, plane, p.w, mixed[0], mixed[1]);
-            for (int k = 0; k < 2; k++) {
-                float* t = mixed[k];
-                clear(t, p.w, full - LF);
-                t[-1] = t[0], t[2 * p.wc] = t[2 * p.wc - 1];
-                gather(t, to[k], p.wc, near, far);
-            }
-        }
-        for (float* t : to) clear(t, p.wc, p.wide[1]);
+        clear(t, p.w, full - LF);
+        t[-1] = t[0], t[2 * p.wc] = t[2 * p.wc - 1];
+        gather(t, to, p.wc, near, far);
+        clear(to, p.wc, p.wide[1]);
     }
 }
 
@@ -824,21 +823,30 @@ DC_INLINE void back_band(const Picture& p, const float* grad, const Slopes* slop
                          const float* next) {
     const int64_t y0 = band * p.rows, height = lowest(p.rows, p.h - y0), plane = p.h * p.w, blocks = (height + 7) / 8;
     const int64_t wide = p.full(), columns = round_up(p.w, LB), columns_c = round_up(p.wc, LB);
-    Scratch<float> luma(p.rows * wide), chroma(p.c == 3 ? 16 * p.wide[1] : 0), more(2 * (2 * p.wide[1] + 4 * LF));
+    // rows of chroma as fine as luma: with 4:2:0 one more above and below, a row of zeros, and one to mix them in
+    const int64_t full = 2 * p.wide[1] + 4 * LF, first = p.v == 2 && y0 ? y0 - 1 : y0, last = lowest(y0 + height + (p.v == 2), p.h), count = p.rows + 4;
+    Scratch<float> luma(p.rows * wide), chroma(p.c == 3 ? 16 * p.wide[1] : 0), fines(p.u == 2 ? 2 * count * full : 0);
+    float *of[2] = {chroma, chroma + 8 * p.wide[1]}, *fine[2] = {fines + LF, fines + count * full + LF};
     Ahead ahead(next, plane, p.rows * p.w, p.c, p.steps() * LS / LB);
-    for (int64_t y = 0; y < 8 * blocks; y++) {
-        float* to = luma + y * wide;
-        if (y >= height) {
-            memset(to, 0, sizeof(float) * wide);
+    for (int64_t y = first; y < last; y++) {
+        const float* g = grad + y * p.w;
+        float* to = y >= y0 && y < y0 + height ? luma + (y - y0) * wide : nullptr;
+        if (p.c == 1)
+            for (int64_t x = 0; x < p.w; x += LF) store(to + x, load_floats(g + x, p.w - x) * (1 / 255.0f));
+        else if (p.u == 2)
+            ycc_gradient(g, plane, p.w, to, fine[0] + (y - first) * full, fine[1] + (y - first) * full);
+        else
+            ycc_gradient(g, plane, p.w, to, of[0] + (y - y0) * p.wide[1], of[1] + (y - y0) * p.wide[1]);
+        if (to) clear(to, p.w, wide);
+    }
+    for (int64_t y = height; y < 8 * blocks; y++) memset(luma + y * wide, 0, sizeof(float) * wide);
+    for (int k = 0; k < 2 && p.c == 3; k++) {
+        if (p.u == 2) {
+            memset(fine[k] + (count - 2) * full, 0, sizeof(float) * wide);
+            chroma_gradient(p, fine[k], first, full, fine[k] + (count - 2) * full, band, of[k], fine[k] + (count - 1) * full);
             continue;
         }
-        const float* g = grad + (y0 + y) * p.w;
-        for (int64_t x = 0; x < p.w; x += LF) {
-            vf s = load_floats(g + x, p.w - x);
-            if (p.c == 3) s += load_floats(g + plane + x, p.w - x) + load_floats(g + 2 * plane + x, p.w - x);
-            store(to + x, s * (1 / 255.0f));
-        }
-        clear(to, p.w, wide);
+        for (int64_t y = 0; y < 8; y++) clear(of[k] + y * p.wide[1], y < height ? p.w : 0, p.wide[1]);
     }
     for (int64_t j = 0; j < blocks; j++)
         run(luma + 8 * j * wide, wide, columns, kept + p.at(0, band) + 8 * j * p.wide[0], p.wide[0], slopes[0], by_tables, ahead);
@@ -852,8 +860,6 @@ DC_INLINE void back_band(const Picture& p, const float* grad, const Slopes* slop
         }
         return;
     }
-    float* of[2] = {chroma, chroma + 8 * p.wide[1]};
-    chroma_gradient(p, grad, band, of[0], of[1], p.wide[1], more);
     const int64_t there = (height + p.v - 1) / p.v, whole_c = round_up(p.w, 8 * p.u);
     for (int k = 0; k < 2; k++) {
         run(of[k], p.wide[1], columns_c, kept + p.at(1 + k, band), p.wide[1], slopes[1], by_tables ? by_tables + 128 : nullptr, ahead);
@@ -885,7 +891,8 @@ void code_jpeg_backward(int64_t threads, const float* grad, const int16_t* kept,
     const int64_t count = several ? n : 1, samples = c * h * w;
     Scratch<Slopes> slopes(2 * count);
     bool steep = false;
-    for (int64_t i = 0; i < 2 * count; i++) slopes[i].set(tables + 64 * i, (float)width), steep |= slopes[i].steep;
+    set_all((Slopes*)slopes, tables, 2 * count, (float)width);
+    for (int64_t i = 0; i < 2 * count; i++) steep |= slopes[i].steep;
     const BackRow run = by_tables ? of_mode<true>(mode) : mode == LAPLACIAN && steep ? back_row_steep : of_mode<false>(mode);
     parallel(threads, n * p.bands, 5.0 * (double)(p.rows * w), [&](int64_t task) {
         const int64_t i = task / p.bands;
