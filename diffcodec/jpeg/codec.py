@@ -178,7 +178,8 @@ class DiffJPEG(Codec):
         """Pictures ``[N, C, H, W]``, N = B or B*T, in working precision, and their tables ``[N, 2, 8, 8]``."""
         x = video.flatten(0, -4)
         x = x if x.dtype == torch.float64 else x.float()
-        return x, self._tables(draw, x).repeat_interleave(x.shape[0] // video.shape[0], 0)
+        tables, frames = self._tables(draw, x), x.shape[0] // video.shape[0]
+        return x, tables if frames == 1 else tables.repeat_interleave(frames, 0)
 
     def _mode(self) -> tuple[str, float]:
         """The kernel's mode and the width of its slope; no mode where there is none."""
