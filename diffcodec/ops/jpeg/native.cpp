@@ -724,7 +724,12 @@ template <int M, bool TABLES> DC_INLINE void back_blocks(float* g, int64_t strid
 
 // A row of blocks
 template <int M, bool TABLES> void back_row(float* g, int64_t wide, int64_t n, const int16_t* kept, int64_t kept_wide, const Slopes& t, float* by_table, Ahead& ahead) {
-    for (int64_t x = 0; x < n; x += LB) ahead.step(), back_blocks<M, TABLES>(g + x, wide, kept + x, kept_wide, t, by_table, (int)(x / 8));
+    for (int64_t x = 0; x < n; x += LB) {
+        ahead.step();
+        if (x % 32 == 0)  // of the next row of blocks
+            for (int i = 8; i < 16; i++) __builtin_prefetch(kept + i * kept_wide + x, 0, 2);
+        back_blocks<M, TABLES>(g + x, wide, kept + x, kept_wide, t, by_table, (int)(x / 8));
+    }
 }
 typedef void (*BackRow)(float*, int64_t, int64_t, const int16_t*, int64_t, const Slopes&, float*, Ahead&);
 template <bool TABLES> BackRow of_mode(int64_t mode) {
