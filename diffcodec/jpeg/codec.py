@@ -41,8 +41,8 @@ class DiffJPEG(Codec):
             "identity" passes by the whole codec, quality included (bits have the default's gradient).
         tables: quantiser steps in place of those of ``quality``: ``[2, 8, 8]`` (luma, chroma) or ``[B, 2, 8, 8]``, 1..255;
             differentiable, rounded to whole numbers by the exact forward.
-        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`). The kernels have every named gradient and rounding but "noise";
-            :meth:`encode` counts levels and runs in torch.
+        backend: "auto", "reference", "native" or "triton" (:mod:`diffcodec.backend`). The kernels have every named gradient and rounding but
+            "noise", native code has every named gradient of the exact forward; :meth:`encode` counts levels and runs in torch.
 
     Shape:
         ``[B, 3, H, W]`` or ``[B, 1, H, W]`` (grey) or ``[B, T, 3, H, W]`` (each frame coded alone, one quality a clip), any H, W >= 1.
@@ -178,7 +178,8 @@ class DiffJPEG(Codec):
         """Pictures ``[N, C, H, W]``, N = B or B*T, in working precision, and their tables ``[N, 2, 8, 8]``."""
         x = video.flatten(0, -4)
         x = x if x.dtype == torch.float64 else x.float()
-        return x, self._tables(draw, x).repeat_interleave(x.shape[0] // video.shape[0], 0)
+        tables, frames = self._tables(draw, x), x.shape[0] // video.shape[0]
+        return x, tables if frames == 1 else tables.repeat_interleave(frames, 0)
 
     def _mode(self) -> tuple[str, float]:
         """The kernel's mode and the width of its slope; no mode where there is none."""

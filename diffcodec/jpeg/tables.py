@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
-from ..checks import floor_through
+from ..checks import floor_through, traced, transforms
 from ..constants import Constant
 
 # T.81 tables K.1 and K.2, row = vertical frequency
@@ -54,6 +56,20 @@ def scale_table(table: Tensor, quality: Tensor) -> Tensor:
     return entries + (entries.clamp(1, 255) - entries).detach()
 
 
+@functools.cache
+def _whole() -> Constant:
+    """Tables of all whole qualities ``[100, 2, 8, 8]``."""
+    with torch.inference_mode(False), torch.no_grad():
+        quality = torch.arange(1.0, 101.0, dtype=torch.float64)
+        return Constant(torch.stack([scale_table(t.value, quality) for t in (LUMA, CHROMA)], 1).numpy())
+
+
 def quality_tables(quality: Tensor, like: Tensor) -> Tensor:
     """Luma and chroma tables of each sample. Shape: ``[B] -> [B, 2, 8, 8]`` on the device and in the dtype of ``like``."""
+    if quality.device.type == like.device.type == "cpu" and not (
+        quality.requires_grad or traced(quality) or traced(like) or transforms(quality)
+    ):
+        values = [float(q) for q in quality.tolist()]
+        if all(q.is_integer() and 1 <= q <= 100 for q in values):  # looked up: computing them takes thirty small operations
+            return _whole().like(like).index_select(0, torch.tensor([int(q) - 1 for q in values]))
     return torch.stack([scale_table(t.like(like), quality) for t in (LUMA, CHROMA)], 1)

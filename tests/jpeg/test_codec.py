@@ -27,6 +27,16 @@ def test_tables_are_libjpegs(quality: int) -> None:
         assert ours[i].flatten().tolist() == theirs[i]
 
 
+def test_tables_of_a_quality_that_wants_a_gradient_are_the_same() -> None:
+    quality = torch.tensor([1.0, 30, 49, 50, 51.0, 100])
+    wanted = quality_tables(quality.clone().requires_grad_(), torch.zeros(1))
+    assert wanted.requires_grad
+    assert torch.equal(wanted, quality_tables(quality, torch.zeros(1)))
+    between = quality_tables(torch.tensor([50.0, 50.5]), torch.zeros(1))
+    assert torch.equal(between[0], wanted[3])
+    assert not torch.equal(between[1], between[0])
+
+
 def test_zigzag_is_the_standards() -> None:
     rank = _RANK.value.long()
     assert rank[0].tolist() == [0, 1, 5, 6, 14, 15, 27, 28]  # T.81 figure A.6

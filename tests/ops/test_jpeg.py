@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import diffcodec as dc
+from diffcodec.backend import native_obstacle
 from diffcodec.jpeg import Expected
 from diffcodec.ops.jpeg import exact
 from diffcodec.slopes import NOISES, SLOPES
@@ -50,6 +51,29 @@ def test_share_of_identical_samples() -> None:
             total, different = total + apart.numel(), different + int((apart > 0).sum())
             assert apart.max() <= 1
     assert different / total < 1e-4
+
+
+@pytest.mark.skipif(native_obstacle() is not None, reason="there is no native code here")
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_native_code_is_libjpeg_to_the_bit_on_any_number_of_threads(subsampling: str) -> None:
+    layer = dc.DiffJPEG((5, 100), subsampling, backend="native")
+    for shape in ((3, 3, 150, 187), (2, 1, 33, 70), (16, 3, 96, 128)):  # the last one is large enough to be written past the cache
+        x = natural(shape[0], 1, *shape[2:], seed=shape[2])[:, 0, : shape[1]].mul(255).round() / 255
+        found = []
+        before = torch.get_num_threads()
+        try:
+            for threads in (1, 3):
+                torch.set_num_threads(threads)
+                leaves = x.clone().requires_grad_(), torch.linspace(7, 98, shape[0]).round().requires_grad_()
+                out = layer(leaves[0], {"quality": leaves[1]})
+                found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+        finally:
+            torch.set_num_threads(before)
+        for a, b in zip(*found):
+            assert torch.equal(a, b)
+        for i, quality in enumerate(torch.linspace(7, 98, shape[0]).round().tolist()):
+            real = dc.RealJPEG(int(quality), subsampling)(x[i : i + 1])
+            assert torch.equal((found[0][0][i : i + 1] * 255).round(), (real * 255).round())
 
 
 def test_quality_per_sample_videos_and_input_that_is_not_8_bit() -> None:
