@@ -86,7 +86,9 @@ def pillow(images: list[Image.Image]) -> None:
         np.asarray(Image.open(buffer))
 
 
-def in_turn(jobs: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float] = time.process_time) -> dict[str, dict[str, float]]:
+def in_turn(
+    jobs: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, dict[str, float]]:
     """Times in milliseconds, and ratios to the first job of the same round: medians and quartiles."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for job in jobs.values():
@@ -139,7 +141,9 @@ def of_pictures(x: Tensor, rounds: int, backends: list[str]) -> dict[str, dict[s
         import kornia.enhance
 
         quality = torch.full((len(x),), float(QUALITY))
-        jobs["kornia, forward + backward"] = lambda: forward_backward(lambda v: kornia.enhance.jpeg_codec_differentiable(v, quality), x, grad)
+        jobs["kornia, forward + backward"] = lambda: forward_backward(
+            lambda v: kornia.enhance.jpeg_codec_differentiable(v, quality), x, grad
+        )
     except ImportError:
         print("kornia is not installed: its row is left out")
     return in_turn(jobs, rounds)

@@ -85,13 +85,17 @@ def obstacle(backend: str, x: Tensor) -> str | None:
     return None
 
 
-@functools.cache
 def native_obstacle() -> str | None:
     """Why no native code runs in this process; None where it does."""
-    from .ops.common import native
+    global _native
+    if _native is None:
+        from .ops.common import native
 
-    found = native.library()
-    return found if isinstance(found, str) else None
+        _native = native.library()
+    return _native if isinstance(_native, str) else None
+
+
+_native: Any = None  # the library or why there is none, once it has been looked for
 
 
 def _say_once() -> None:
@@ -134,7 +138,9 @@ def backends() -> dict[str, Availability]:
         why = obstacle("triton", torch.empty(0, device="cuda"))
         out["triton"] = Availability(why is None, why or f"on {torch.cuda.get_device_name()}")
     else:
-        out["triton"] = Availability(_INTERPRETED and _INSTALLED, "in Triton's interpreter, for tests" if _INTERPRETED else "there is no CUDA device")
+        out["triton"] = Availability(
+            _INTERPRETED and _INSTALLED, "in Triton's interpreter, for tests" if _INTERPRETED else "there is no CUDA device"
+        )
     return out
 
 
@@ -246,7 +252,7 @@ class Operation(Generic[P, R]):
         first = first[0] if isinstance(first, (list, tuple)) else first
         name = resolve_backend(backend, first)
         if name != "reference" and not _loaded(self.name, name):
-            name = "reference"
+            name = resolve_backend(backend, first, f"{self.name} has no {name} implementation")
         if name != "reference" and (lacks := self._implementations[name].lacks) is not None:
             name = resolve_backend(backend, first, lacks(*args))
         if name != "reference":

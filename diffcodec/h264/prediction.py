@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .. import backend
 from ..checks import replace_value
 from ..ops.deblock.reference import motion_info
 from ..ops.intra.reference import BITS_16X16, cheapest_mode, choose_mb_type, choose_modes, merge_intra, predict_intra
@@ -152,4 +153,4 @@ def predict_inter_frames(
 
 def _worth_looking(some: Tensor) -> bool:
     """Whether any is set, on a CPU; on a GPU to look would mean to wait for it."""
-    return some.device.type == "cuda" or bool(some.any())
+    return backend.active(some) == "triton" or some.device.type == "cuda" or bool(some.any())

@@ -33,7 +33,8 @@ def test_lookahead(use_satd: bool) -> None:
             cost, vectors = estimator.p_costs.get(pairs)
             b_cost, share = estimator.b_costs.get([(1, 0, 2)])
         costs = ((16 * c).round() for c in (estimator.intra, cost, b_cost))
-        found.append([estimator.half, estimator.phases, vectors, share, *costs])
+        phases = estimator.phases if use_satd or name == "reference" else estimator.phases[:, [0, 2, 8, 10]]  # kernels have all sixteen
+        found.append([estimator.half, phases, vectors, share, *costs])
     for a, b in zip(*found):
         assert (a != b).float().mean() <= (0 if DEVICE == "cpu" else 5e-3)
 

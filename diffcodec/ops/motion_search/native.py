@@ -15,9 +15,7 @@ _PARTITION_BITS, _DIRECTION_BITS = Constant(reference.PARTITION_BITS), Constant(
 _MOST = 16  # vectors that a search begins with
 
 
-def _lacking(
-    phases: Tensor, slot: Tensor, source: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, *_: object
-) -> str | None:
+def _lacking(phases: Tensor, slot: Tensor, source: Tensor, start: Tensor, predictor: Tensor, lam: Tensor, k: int, *_: object) -> str | None:
     if k not in (8, 16):
         return f"native code searches for blocks of 8 x 8 and 16 x 16, not {k} x {k}"
     return f"native code begins with {_MOST} vectors at most, got {len(start)}" if len(start) > _MOST else None
@@ -108,9 +106,7 @@ def estimate_bipred(
 
 
 @implements(reference.choose_bipred)
-def choose_bipred(
-    source: Tensor, phases: Tensor, slots: list[Tensor], vectors: list[Tensor], lam: Tensor, use_satd: bool
-) -> Tensor:
+def choose_bipred(source: Tensor, phases: Tensor, slots: list[Tensor], vectors: list[Tensor], lam: Tensor, use_satd: bool) -> Tensor:
     out = reference.choose_bipred.allocate(source, phases, slots, vectors, lam, use_satd)
     call(
         "choose_bipred", source, phases, *phases.shape[1:], *slots, *vectors, lam, out, *lam.shape, use_satd, *_MVD, _DIRECTION_BITS.like(source),

@@ -295,7 +295,9 @@ def estimate_bipred(
     return bipred_cost(half, blocks, frames, cost0, cost1, use_satd)
 
 
-def bipred_cost(half: Tensor, blocks: Sequence[Tensor], frames: Tensor, cost0: Tensor, cost1: Tensor, use_satd: bool) -> tuple[Tensor, Tensor]:
+def bipred_cost(
+    half: Tensor, blocks: Sequence[Tensor], frames: Tensor, cost0: Tensor, cost1: Tensor, use_satd: bool
+) -> tuple[Tensor, Tensor]:
     """:func:`estimate_bipred` by what past and future predict, ``[P, H/8, W/8, 64]`` each."""
     frame, past, future = frames.unbind(1)
     target = flat_blocks(half, 8)
@@ -322,9 +324,7 @@ def _(
 
 @operation
 @torch.no_grad()
-def choose_bipred(
-    source: Tensor, phases: Tensor, slots: list[Tensor], vectors: list[Tensor], lam: Tensor, use_satd: bool
-) -> Tensor:
+def choose_bipred(source: Tensor, phases: Tensor, slots: list[Tensor], vectors: list[Tensor], lam: Tensor, use_satd: bool) -> Tensor:
     """Which of past, future and their mean each 8x8 block of a B frame takes: 0, 1, 2; one choice for a macroblock or one for each block.
 
     Args:
@@ -375,6 +375,11 @@ def choose_reference(source: Tensor, phases: Tensor, slots: Tensor, vectors: Ten
     """
     of_blocks = repeat_blocks(slots.flatten(0, 1), 2).unflatten(0, slots.shape[:2])
     blocks = fetch_luma.reference(phases, of_blocks, vectors.expand(len(slots), *vectors.shape), 8)
+    return best_reference(source, blocks)
+
+
+def best_reference(source: Tensor, blocks: Tensor) -> Tensor:
+    """:func:`choose_reference` by what each predicts, ``[C, N, H/8, W/8, 64]``."""
     return sum_macroblocks(satd(flat_blocks(source, 8) - blocks, 8)).argmin(0)
 
 

@@ -459,12 +459,17 @@ def estimate_bipred(
 
 
 @implements(_reference.choose_bipred)
-def choose_bipred(
-    source: Tensor, phases: Tensor, slots: list[Tensor], vectors: list[Tensor], lam: Tensor, use_satd: bool
-) -> Tensor:
+def choose_bipred(source: Tensor, phases: Tensor, slots: list[Tensor], vectors: list[Tensor], lam: Tensor, use_satd: bool) -> Tensor:
     out = _reference.choose_bipred.allocate(source, phases, slots, vectors, lam, use_satd)
     predictions = [fetch_luma(phases, slot, v, 8) for slot, v in zip(slots, vectors)]
     given = [x.contiguous() for x in (source, *predictions, *vectors, lam)]
     n, p = lam.numel(), SEARCH_ROWS // 4
     _choose_bipred[(-(-n // p),)](*given, HADAMARD4_OF_8.like(source), out, n, *lam.shape[1:], use_satd, p, num_warps=SEARCH_WARPS)
     return out
+
+
+@implements(_reference.choose_reference)
+def choose_reference(source: Tensor, phases: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
+    of_blocks = repeat_blocks(slots.flatten(0, 1), 2).unflatten(0, slots.shape[:2])
+    blocks = fetch_luma(phases, of_blocks, vectors.expand(len(slots), *vectors.shape), 8)
+    return _reference.best_reference(source, blocks)

@@ -343,15 +343,16 @@ template <int N> DC_INLINE void decimation_scores(const Lanes* levels, int first
 
 // d/dy of the mean of a quantiser under noise (reference.py: mean_slope)
 DC_INLINE vf mean_slope(vf magnitude, vf threshold, vf rate, vf power, vf weight) {
-    if (!any_lane(magnitude >= threshold)) {  // in the dead zone two thresholds of either sign are near: the sum below is symmetrical there
-        vf e = vexp2(rate * magnitude);
-        return vexp2(rate * threshold) * (e + 1.0f / e) * weight;
-    }
+    // In the dead zone two thresholds of either sign are near: the sum below is symmetrical there. Each lane takes its own formula, whatever its
+    // neighbours are, so that the width of vectors changes nothing.
+    vf e = vexp2(rate * magnitude), dead = vexp2(rate * threshold) * (e + 1.0f / e) * weight;
+    vi passed = magnitude >= threshold;
+    if (!any_lane(passed)) return dead;
     vf over = magnitude - threshold, m = vmax(vfloor(over), all(-1.0f));
     vf near = vmax(vexp2(rate * (over - m)), all(1e-30f));
     vf below = near * (1.0f - vexp2(rate * (m + 1.0f)));
     vf other_side = vexp2(rate * (over + threshold * 2.0f));
-    return (power / near + below + other_side) * weight;
+    return passed ? (power / near + below + other_side) * weight : dead;
 }
 
 }  // namespace DC_ISA

@@ -14,9 +14,7 @@ from ..common.native import call
 from ..common.tables import STEPS
 from . import reference, trellis
 
-TRELLIS = Constant(
-    [trellis.LONGER_BITS, trellis.P_SIGNIFICANT, trellis.P_LAST, trellis.P_MORE, trellis.TWO_BITS, trellis.FURTHER_LAMBDA]
-)
+TRELLIS = Constant([trellis.LONGER_BITS, trellis.P_SIGNIFICANT, trellis.P_LAST, trellis.P_MORE, trellis.TWO_BITS, trellis.FURTHER_LAMBDA])
 CONTEXTS = torch.tensor([row + [0] * (64 - len(row)) for n in (4, 15, 16, 64) for row in trellis.contexts_of_places(n)])
 
 

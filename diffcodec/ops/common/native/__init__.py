@@ -54,14 +54,11 @@ class Library:
         found: dict[str, dict[str, Callable[..., int]]] = {}
         there, signature, address = ctypes.c_char_p(), ctypes.c_char_p(), ctypes.c_void_p()
         for i in range(2**20):
-            name = loaded.dc_function(
-                ctypes.c_int64(i), *(ctypes.byref(x) for x in (there, signature, address))
-            )
+            name = loaded.dc_function(ctypes.c_int64(i), *(ctypes.byref(x) for x in (there, signature, address)))
             if name is None:
                 break
-            assert there.value and signature.value
-            of_isa = found.setdefault(there.value.decode(), {})
-            of_isa[name.decode()] = _function(name.decode(), signature.value.decode(), address.value, map_pages)
+            of_isa = found.setdefault((there.value or b"").decode(), {})
+            of_isa[name.decode()] = _function(name.decode(), (signature.value or b"").decode(), address.value, map_pages)
         runs = [i for i in ISAS if i in found and runs_here(i.encode())]
         if isa is not None and isa not in runs:
             raise RuntimeError(f"{VARIABLE}={isa!r}: expected one of {', '.join(map(repr, [*runs, 'off']))} on this processor")
