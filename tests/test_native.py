@@ -183,7 +183,10 @@ def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}, check=False)
 
 
-CODE = "import torch, diffcodec as dc; print(dc.backends()['native']); dc.DiffH264(30)(torch.rand(1, 2, 3, 32, 32)); dc.DiffJPEG(30)(torch.rand(1, 3, 8, 8))"
+CODE = (
+    "import torch, diffcodec as dc; print(dc.backends()['native']);"
+    "dc.DiffH264(30)(torch.rand(1, 2, 3, 32, 32)); dc.DiffJPEG(30)(torch.rand(1, 3, 8, 8))"
+)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,13 @@ from ..residual.trellis import Trellis
 from . import reference
 
 _CONSTANTS = Constant(
-    [reference.BITS_UNKNOWN, reference.BITS_PREDICTED, reference.BITS_OTHER, reference.MB_BITS_16X16, reference.MB_BITS_SMALL, *reference.MB_COST_SMALL,
-     reference.NOT_PREDICTED]
-)  # fmt: skip
+    [
+        *(reference.BITS_UNKNOWN, reference.BITS_PREDICTED, reference.BITS_OTHER),
+        *(reference.MB_BITS_16X16, reference.MB_BITS_SMALL),
+        *reference.MB_COST_SMALL,
+        reference.NOT_PREDICTED,
+    ]
+)
 
 
 @implements(reference.cheapest_mode)
@@ -43,6 +47,10 @@ def cheapest_mode(
     return best, mode
 
 
+def _known(known: list[Tensor]) -> list[Any]:
+    return [*known] or [None] * 3
+
+
 @implements(reference.choose_modes)
 def choose_modes(
     source: Tensor, constructed: Tensor, lam: Tensor, known: list[Tensor], use_satd: bool, transform_8x8: bool, small: bool
@@ -50,7 +58,7 @@ def choose_modes(
     out = reference.choose_modes.allocate(source, constructed, lam, known, use_satd, transform_8x8, small)
     mode16, mode8, mode4 = out[4:]
     call(
-        "choose_modes", source, constructed, lam, *(known or [None] * 3), *out[:4], mode16, *((mode8, mode4) if small else (None, None)),
+        "choose_modes", source, constructed, lam, *_known(known), *out[:4], mode16, *((mode8, mode4) if small else (None, None)),
         *lam.shape, use_satd, transform_8x8, small, reference.BITS_16X16.like(lam), reference.BITS_SMALL.like(lam), _CONSTANTS.like(lam),
     )  # fmt: skip
     return out

@@ -51,14 +51,14 @@ class Library:
         if (version := loaded.dc_version().decode()) != __version__:
             raise RuntimeError(f"{path} is of version {version}, this is diffcodec {__version__}: install it again")
         self.path, self.isa = path, ""
-        found: dict[str, dict[str, Callable[..., int]]] = {}
+        found: dict[str, dict[str, Callable[..., None]]] = {}
         there, signature, address = ctypes.c_char_p(), ctypes.c_char_p(), ctypes.c_void_p()
         for i in range(2**20):
             name = loaded.dc_function(ctypes.c_int64(i), *(ctypes.byref(x) for x in (there, signature, address)))
             if name is None:
                 break
             of_isa = found.setdefault((there.value or b"").decode(), {})
-            of_isa[name.decode()] = _function(name.decode(), (signature.value or b"").decode(), address.value, map_pages)
+            of_isa[name.decode()] = _function(name.decode(), (signature.value or b"").decode(), address.value or 0, map_pages)
         runs = [i for i in ISAS if i in found and runs_here(i.encode())]
         if isa is not None and isa not in runs:
             raise RuntimeError(f"{VARIABLE}={isa!r}: expected one of {', '.join(map(repr, [*runs, 'off']))} on this processor")
@@ -68,7 +68,7 @@ class Library:
         self.functions = found[self.isa]
 
 
-def _function(name: str, signature: str, address: int | None, map_pages: Callable[[int, int], None]) -> Callable[..., None]:
+def _function(name: str, signature: str, address: int, map_pages: Callable[[int, int], None]) -> Callable[..., None]:
     """A function that takes tensors and numbers, and checks that they are what the C function expects."""
     kinds = [ctypes.c_int64 if s == "I" else ctypes.c_double if s == "D" else ctypes.c_void_p for s in signature]
     foreign = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
