@@ -47,14 +47,15 @@ public:
         }
         {
             std::lock_guard<std::mutex> lock(mutex_);
-            f_ = f, p_ = p, n_ = n, next_ = 0, wanted_ = helpers, left_ = helpers;
+            f_ = f, p_ = p, n_ = n, next_ = 0, wanted_ = helpers, open_ = true;
             failed_ = false;
             round_++;
         }
         wake_.notify_all();
         take(f, p, n);
         std::unique_lock<std::mutex> lock(mutex_);
-        done_.wait(lock, [this] { return left_ == 0; });
+        open_ = false;  // nobody waits for a thread that has not even woken up
+        done_.wait(lock, [this] { return active_ == 0; });
         if (failed_) throw dc::OutOfMemory();
     }
 
@@ -73,14 +74,15 @@ private:
             std::unique_lock<std::mutex> lock(mutex_);
             wake_.wait(lock, [&] { return round_ != seen; });
             seen = round_;
-            if (number >= wanted_) continue;
+            if (number >= wanted_ || !open_) continue;
+            active_++;
             auto f = f_;
             auto p = p_;
             auto n = n_;
             lock.unlock();
             take(f, p, n);
             lock.lock();
-            if (--left_ == 0) done_.notify_one();
+            if (--active_ == 0) done_.notify_one();
         }
     }
 
@@ -89,7 +91,8 @@ private:
     std::vector<std::thread> workers_;
     void (*f_)(const void*, int64_t) = nullptr;
     const void* p_ = nullptr;
-    int64_t n_ = 0, wanted_ = 0, left_ = 0;
+    int64_t n_ = 0, wanted_ = 0, active_ = 0;
+    bool open_ = false;
     uint64_t round_ = 0;
     std::atomic<int64_t> next_{0};
     std::atomic<bool> failed_{false};
