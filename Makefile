@@ -3,11 +3,11 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test sanitize fuzz lint format types docs wheel bench clean
+.PHONY: help demo test test-torch sanitize fuzz lint format types docs wheel bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 	@echo "All of them make .venv first; a second run reuses it. PYTHON= and TORCH= say which to use."
 
 demo: $(VENV)/.demo ## fidelity report on real clips, into out/
@@ -15,6 +15,9 @@ demo: $(VENV)/.demo ## fidelity report on real clips, into out/
 
 test: $(VENV)/.dev ## all tests
 	$(BIN)/python -m pytest
+
+test-torch: $(VENV)/.dev ## codecs and contract without native code
+	DIFFCODEC_NATIVE=off $(BIN)/python -m pytest tests/test_contract.py tests/h264 tests/jpeg
 
 # The operations' tests on native code that checks its memory and its arithmetic
 SANITIZED := build/sanitize/libdiffcodec_native.so

@@ -29,6 +29,35 @@ from diffcodec.report import number
 README = Path(__file__).parent.parent / "README.md"
 
 
+def cost() -> Table:
+    """CPU time on one thread against the real codec's."""
+    data = load("cost")
+    head = ["one thread, CPU time", "real codec, ms", "forward", "forward + backward", "in torch: forward", "forward + backward"]
+    rows = []
+    tables = [(f"DiffH264 {p}, 8 clips of 8 x 128 x 128", t, "DiffH264") for p, t in data["small"].items()]
+    tables += [(f"DiffH264 {p}, 8 frames of 720 x 1280", t, "DiffH264") for p, t in data["large"].items()]
+    tables += [("DiffJPEG 4:2:0, 16 pictures of 256 x 256", data["stills"], "DiffJPEG 4:2:0")]
+    for title, table, layer in tables:
+        first = next(iter(table.values()))
+        times = [table[f"{layer}, {b}, {w}"] for b in ("native", "reference") for w in ("forward", "forward + backward")]
+        rows.append([title, number(first["median_ms"], 1), *(f"{number(t['ratio'], 2)} x" for t in times)])
+        if (guided := table.get("guided DiffH264, native, forward + backward")) is not None:
+            slow = table["guided DiffH264, reference, forward + backward"]
+            rows.append(
+                [
+                    "stand-in gradient of `RealCodec`, the same clips",
+                    "",
+                    "",
+                    f"{number(guided['ratio'], 2)} x",
+                    "",
+                    f"{number(slow['ratio'], 2)} x",
+                ]
+            )
+    if (kornia := data["stills"].get("kornia, forward + backward")) is not None:
+        rows.append(["kornia's JPEG, the same pictures", "", "", "", "", f"{number(kornia['ratio'], 2)} x"])
+    return head, rows
+
+
 def speed() -> Table:
     head = ["layer", "input", "threads", "forward", "forward + backward", "median ms", "alone", "median ms", "peak memory x input"]
     rows = []
@@ -49,13 +78,6 @@ def speed() -> Table:
                 ]
             )
     return head, rows
-
-
-def speed_short() -> Table:
-    """Two threads, forward + backward and memory only."""
-    head, rows = speed()
-    kept = (0, 1, 4, 6, 8)
-    return [head[i] for i in kept], [[r[i] for i in kept] for r in rows if r[2] == "2"]
 
 
 def binaries() -> Table:
@@ -216,8 +238,8 @@ TABLES = {
     "h264-steering": h264_steering,
     "h264-ablation": h264_ablation,
     "motion": motion,
+    "cost": cost,
     "speed": speed,
-    "speed-short": speed_short,
     "full-hd": full_hd,
     "scaling": scaling,
     "calls": calls,
