@@ -252,7 +252,7 @@ class Operation(Generic[P, R]):
         first = first[0] if isinstance(first, (list, tuple)) else first
         name = resolve_backend(backend, first)
         if name != "reference" and not _loaded(self.name, name):
-            name = resolve_backend(backend, first, f"{self.name} has no {name} implementation")
+            name = "reference"
         if name != "reference" and (lacks := self._implementations[name].lacks) is not None:
             name = resolve_backend(backend, first, lacks(*args))
         if name != "reference":

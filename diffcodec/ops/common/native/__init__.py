@@ -1,8 +1,8 @@
 """Native code: the library that a build puts beside the package, and how the modules ``ops/<family>/native.py`` call it.
 
 The library is plain C seen from outside, loaded with ctypes: one file for every Python and every torch. It holds each function once for each
-instruction set; the best that the processor has is taken, or the one that the environment variable ``DIFFCODEC_NATIVE`` names ("base", "avx2", "avx512";
-"off" for none). ``DIFFCODEC_NATIVE_LIBRARY`` names another file to load.
+instruction set; the best that the processor has is taken, or the one that the environment variable ``DIFFCODEC_NATIVE`` names ("base",
+"avx2", "avx512"; "off" for none). ``DIFFCODEC_NATIVE_LIBRARY`` names another file to load.
 """
 
 from __future__ import annotations
