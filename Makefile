@@ -22,8 +22,8 @@ test-torch: $(VENV)/.dev ## codecs and contract without native code
 # The operations' tests on native code that checks its memory and its arithmetic
 SANITIZED := build/sanitize/libdiffcodec_native.so
 sanitize: $(VENV)/.dev ## native code under AddressSanitizer and UndefinedBehaviorSanitizer
-	cmake -S . -B build/sanitize -DDIFFCODEC_SANITIZE=ON > /dev/null
-	cmake --build build/sanitize --parallel
+	$(BIN)/cmake -S . -B build/sanitize -DDIFFCODEC_SANITIZE=ON > /dev/null
+	$(BIN)/cmake --build build/sanitize --parallel
 	for isa in base $(shell grep -qs avx2 /proc/cpuinfo && echo avx2); do \
 		LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 DIFFCODEC_NATIVE_LIBRARY=$(SANITIZED) DIFFCODEC_NATIVE=$$isa \
 		OMP_NUM_THREADS=2 $(BIN)/python -m pytest -p no:cacheprovider tests/ops/test_ops.py -k "like_the_reference and native" || exit 1; \
