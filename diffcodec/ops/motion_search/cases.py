@@ -67,9 +67,9 @@ def _estimate(scene: Scene, subpel: int, use_satd: bool, fractions: int = 16) ->
     return half[current], half[reference], phases, reference[:, None, None], 8, subpel, use_satd
 
 
-case(estimate_motion, "half_pels", close=1e-2, **TIES)(lambda scene: _estimate(scene, 2, False, 4))
 case(estimate_motion, "satd", close=1e-2, **TIES)(lambda scene: _estimate(scene, 4, True))
 case(estimate_motion, "sad", close=1e-2, **TIES)(lambda scene: _estimate(scene, 2, False))
+case(estimate_motion, "half_pels", close=1e-2, **TIES)(lambda scene: _estimate(scene, 2, False, 4))
 
 
 def _estimate_b(scene: Scene, use_satd: bool) -> tuple[Any, ...]:
