@@ -25,7 +25,7 @@ class Implementation:
     """
 
     def __init__(self, op: Operation[..., Any], backend: str, run: Callable[..., Any], kept: Callable[..., Tensor] | None) -> None:
-        self.op, self.backend, self.run = op, backend, _placed(run, backend)
+        self.op, self.backend, self.run = op, backend, _placed(run, backend, [op.parameters.index(n) for n in op.writes])
         self.returned = op.number_of_outputs
         self.further = int(kept is not None)
         self.lacks: Callable[..., str | None] | None = None
@@ -51,8 +51,13 @@ class Implementation:
         return out[0] if self.returned == 1 else tuple(out[: self.returned])
 
 
-def _placed(run: F, backend: str) -> F:
-    """On the GPU that the first tensor is on, which need not be torch's current one; native code on the CPU, copying there and back."""
+def _placed(run: F, backend: str, writes: Sequence[int] = ()) -> F:
+    """On the GPU that the first tensor is on, which need not be torch's current one; native code on the CPU, copying there and back.
+
+    Args:
+        run: the implementation. backend: its name.
+        writes: places of the arguments that it writes to.
+    """
 
     @functools.wraps(run)
     def wrapped(*args: Any) -> Any:
@@ -60,7 +65,11 @@ def _placed(run: F, backend: str) -> F:
         if device.type == "cpu":
             return run(*args)
         if backend == "native":
-            return _moved(run(*_moved(args, torch.device("cpu"))), device)
+            on_cpu = _moved(args, torch.device("cpu"))
+            out = run(*on_cpu)
+            for i in writes:
+                args[i].copy_(on_cpu[i])
+            return _moved(out, device)
         with torch.cuda.device(device):
             return run(*args)
 
