@@ -137,18 +137,21 @@ DC_INLINE Masks chroma_edge(int16_t* s, int64_t pitch, vh alpha, vh beta, vh tc0
     return {normal & (raw == delta), vh{}, vh{}, hard, vh{}, vh{}};
 }
 
+// A mask of the lanes from l on as 0 and 1
+DC_INLINE vf marked(vh mask, int l) {
+    typedef int16_t part __attribute__((vector_size(VB / 2)));
+    alignas(64) int16_t t[LH < LF ? LF : LH];
+    store(t, mask);
+    return -__builtin_convertvector(load<part>(t + l), vf);
+}
+
 // Adjoint of luma_edge on gradients g of LH lanes, rows of LH; the floors of the standard's arithmetic pass the gradient
 DC_INLINE void luma_back(float* g, const Masks& m) {
     bool strong = !none(m.hard);
 #pragma GCC unroll 4
     for (int l = 0; l < LH; l += LF) {
         auto at = [&](int k) { return g + k * LH + l; };
-        auto share = [&](vh mask) {  // of the lanes from l on as 0 and 1
-            typedef int16_t part __attribute__((vector_size(VB / 2)));
-            alignas(64) int16_t t[LH < LF ? LF : LH];
-            store(t, mask);
-            return -__builtin_convertvector(load<part>(t + l), vf);
-        };
+        auto share = [&](vh mask) { return marked(mask, l); };
         vf p3 = load<vf>(at(-4)), p2 = load<vf>(at(-3)), p1 = load<vf>(at(-2)), p0 = load<vf>(at(-1)), q0 = load<vf>(at(0)), q1 = load<vf>(at(1)),
            q2 = load<vf>(at(2)), q3 = load<vf>(at(3));
         vf d = share(m.free) * (p0 - q0), dp = share(m.free_p) * p1, dq = share(m.free_q) * q1;
@@ -178,12 +181,7 @@ DC_INLINE void chroma_back(float* g, const Masks& m) {
 #pragma GCC unroll 4
     for (int l = 0; l < LH; l += LF) {
         auto at = [&](int k) { return g + k * LH + l; };
-        auto share = [&](vh mask) {
-            typedef int16_t part __attribute__((vector_size(VB / 2)));
-            alignas(64) int16_t t[LH < LF ? LF : LH];
-            store(t, mask);
-            return -__builtin_convertvector(load<part>(t + l), vf);
-        };
+        auto share = [&](vh mask) { return marked(mask, l); };
         vf p1 = load<vf>(at(-2)), p0 = load<vf>(at(-1)), q0 = load<vf>(at(0)), q1 = load<vf>(at(1));
         vf d = share(m.free) * (p0 - q0), hp = share(m.hard) * p0, hq = share(m.hard) * q0;
         store(at(-2), p1 + hp * 0.5f + hq * 0.25f + d * 0.125f), store(at(1), q1 + hq * 0.5f + hp * 0.25f - d * 0.125f);
@@ -227,7 +225,6 @@ struct Strip {
 };
 
 // Copies of strips: of rows y0.. turned over, or of columns x0..
-typedef float v4 __attribute__((vector_size(16)));
 typedef int16_t h4 __attribute__((vector_size(8)));
 template <class T> struct Four;
 template <> struct Four<float> { typedef v4 type; };
@@ -236,11 +233,9 @@ template <> struct Four<int16_t> { typedef h4 type; };
 template <class A, class B> DC_INLINE void turn_tile(const A* from, int64_t stride, B* to, int64_t pitch) {
     auto row = [&](int k) { return __builtin_convertvector(load<typename Four<A>::type>(from + k * stride), v4); };
     v4 a = row(0), b = row(1), c = row(2), d = row(3);
-    v4 p = __builtin_shufflevector(a, b, 0, 4, 1, 5), q = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    v4 r = __builtin_shufflevector(c, d, 0, 4, 1, 5), s = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    turn4(a, b, c, d);
     auto put = [&](int k, v4 v) { store(to + k * pitch, __builtin_convertvector(v, typename Four<B>::type)); };
-    put(0, __builtin_shufflevector(p, r, 0, 1, 4, 5)), put(1, __builtin_shufflevector(p, r, 2, 3, 6, 7));
-    put(2, __builtin_shufflevector(q, s, 0, 1, 4, 5)), put(3, __builtin_shufflevector(q, s, 2, 3, 6, 7));
+    put(0, a), put(1, b), put(2, c), put(3, d);
 }
 // `rows` and `length` are multiples of 4
 template <class A, class B> DC_INLINE void turn(const A* from, int64_t stride, int rows, int64_t length, B* to) {

@@ -72,15 +72,7 @@ private:
     }
 };
 
-// Four samples side by side in memory, and tiles of four such rows turned over: how samples get into lanes and back
-typedef float v4 __attribute__((vector_size(16)));
-typedef int32_t i4 __attribute__((vector_size(16)));
-DC_INLINE void turn4(v4& a, v4& b, v4& c, v4& d) {
-    v4 p = __builtin_shufflevector(a, b, 0, 4, 1, 5), q = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    v4 r = __builtin_shufflevector(c, d, 0, 4, 1, 5), s = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    a = __builtin_shufflevector(p, r, 0, 1, 4, 5), b = __builtin_shufflevector(p, r, 2, 3, 6, 7);
-    c = __builtin_shufflevector(q, s, 0, 1, 4, 5), d = __builtin_shufflevector(q, s, 2, 3, 6, 7);
-}
+// How samples get into lanes and back: tiles of four by four, turned over
 DC_INLINE v4 floor4(v4 x) {
     v4 t = __builtin_convertvector(__builtin_convertvector(x, i4), v4);
     return t - (v4)((t > x) & (i4)(v4{} + 1.0f));

@@ -91,6 +91,16 @@ template <class V> DC_INLINE auto sum(V v) {  // of all lanes, pairwise: the ord
     return a[0];
 }
 
+// Four numbers side by side in memory, and four such rows turned over
+typedef float v4 __attribute__((vector_size(16)));
+typedef int32_t i4 __attribute__((vector_size(16)));
+DC_INLINE void turn4(v4& a, v4& b, v4& c, v4& d) {
+    v4 p = __builtin_shufflevector(a, b, 0, 4, 1, 5), q = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    v4 r = __builtin_shufflevector(c, d, 0, 4, 1, 5), s = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    a = __builtin_shufflevector(p, r, 0, 1, 4, 5), b = __builtin_shufflevector(p, r, 2, 3, 6, 7);
+    c = __builtin_shufflevector(q, s, 0, 1, 4, 5), d = __builtin_shufflevector(q, s, 2, 3, 6, 7);
+}
+
 // Numbers of C's float functions that must be the same everywhere
 DC_INLINE float half_up(float x) { return std::floor(x + 0.5f); }
 template <class T> DC_INLINE T lowest(T a, T b) { return a < b ? a : b; }
