@@ -26,9 +26,6 @@ from diffcodec import fidelity, report
 from diffcodec.files import video_files
 from diffcodec.h264 import PRESETS, Constants, presets
 from diffcodec.h264.bits import Weights
-from diffcodec.h264.presets import constants_of
-from diffcodec.ops.residual.reference import QuantSettings
-from diffcodec.ops.residual.trellis import Trellis
 
 PSNR_WEIGHT = 0.03  # one dB counts as much as 0.03 of survival
 
@@ -133,9 +130,8 @@ def main() -> None:
             print(f"left out: {error}")
     clips = clips[: args.count]
     tasks = [(c, i, crf) for crf in args.crf for i, c in enumerate(clips)]
-    trellis = constants_of(PRESETS[args.preset]).quant.trellis is not None
-    start = Constants(quant=QuantSettings(trellis=Trellis() if trellis else None))  # x264's own formulas
-    plan = WITH_TRELLIS if trellis else WITHOUT
+    start = Constants()  # x264's own formulas
+    plan = WITH_TRELLIS if PRESETS[args.preset].trellis else WITHOUT
     names = [n for n, _, _ in plan]
     origin = torch.tensor([get(start, n) for n in names], dtype=torch.float64)
     scale = torch.tensor([s for _, s, _ in plan], dtype=torch.float64)

@@ -31,7 +31,6 @@ from diffcodec.checks import replace_value
 from diffcodec.fidelity import Measured
 from diffcodec.files import video_files
 from diffcodec.h264 import PRESETS, Constants, Preset
-from diffcodec.h264.presets import constants_of
 from diffcodec.transform import dct2, idct2
 
 FAMILIES = ("ultrafast", "veryfast", "medium", "slow")
@@ -280,14 +279,14 @@ def real_only(task: Task) -> Measured:
 def ablations() -> dict[str, dict[str, Any]]:
     """Options of the real encoder, and the same habit of the simulator."""
     medium = PRESETS["medium"]
-    stored = constants_of(medium)
-    plain = dataclasses.replace(stored, quant=dataclasses.replace(stored.quant, trellis=None))
     no = partial(dataclasses.replace, medium)
     return {
         "as it is": {},
-        "trellis=0": {"constants": plain},
-        "subme=5": {"habits": no(rate_distortion=False, chroma_offset=0)},
-        "psy=0": {"habits": no(chroma_offset=0)},
+        "trellis=0": {"habits": no(trellis=0)},
+        "trellis=2": {"habits": no(trellis=2)},
+        "direct=none": {"habits": no(direct=False)},
+        "subme=5": {"habits": no(subme=5)},
+        "psy=0": {"habits": no(psy=0.0)},
         "no-deblock=1": {"habits": no(deblock=False)},
         "aq-mode=0": {"habits": no(adaptive=False, tree=False)},  # x264 has no tree without it
         "mbtree=0": {"habits": no(tree=False)},

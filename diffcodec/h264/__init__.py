@@ -13,9 +13,12 @@ room                   what                                            clause   
 ``rate_control``       CRF to QP: frames, AQ, macroblock tree                                      encoder/ratecontrol.c
 ``prediction``         intra and inter prediction of a group           8.3, 8.4                    encoder/analyse.c
 ``motion``             vectors searched for or given                   8.4.1                       encoder/me.c
+``inter``              direct, skipped, transform of inter blocks      8.4.1                       encoder/analyse.c
+``direct``             vectors that no bit names                       8.4.1.1, 8.4.1.2            common/mvpred.c
 ``dpb``                decoded picture buffer, quarter-pel planes      C.4, 8.4.2.2                common/frame.c
 ``bits``               size of frames                                  9.3                         encoder/cabac.c
 ``presets``            habits of presets, constants fitted to x264                                 common/base.c
+``options``            tunes, profiles, options as habits                                          common/base.c
 ``guide``              decisions of a real encode
 ``ops/color``          RGB to 4:2:0 and back, as swscale               E.2.1
 ``ops/interpolate``    quarter-pel samples, blocks, bipred             8.4.2.2                     common/mc.c
@@ -35,12 +38,16 @@ in the past and in the future (``past``, ``future``); ``ref_idx``, a reference's
 from .codec import DiffH264
 from .gop import Gop, middle, pattern
 from .guide import Guide
+from .options import OPTIONS, PROFILES, TUNES
 from .presets import PRESETS, Constants, Preset, calibration
 from .revmark import REVMarkH264
 from .x264 import X264H264
 
 __all__ = [
+    "OPTIONS",
     "PRESETS",
+    "PROFILES",
+    "TUNES",
     "X264H264",
     "Constants",
     "DiffH264",

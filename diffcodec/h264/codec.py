@@ -32,8 +32,15 @@ class DiffH264(Codec):
         gop: "start" (the clip begins with an I frame), "middle" (a window from inside a stream: no I frame) or "random" (either, drawn per
             clip), frame types following the clip's content as libx264's do; or a :class:`~diffcodec.h264.Gop`, for example
             ``Gop(pattern(8, bframes=3))``.
+        tune: libx264's: "film", "animation", "grain", "stillimage", "psnr", "fastdecode", "zerolatency", several separated by commas.
+        profile: "baseline", "main" or "high".
+        bframes: most B frames in a row. keyint: most frames from one I frame to the next.
+        options: further options by x264's or ffmpeg's names, also inside ``x264-params``, as :class:`~diffcodec.RealCodec` takes them, as far as
+            the model knows them (:data:`diffcodec.h264.OPTIONS`).
+        bitrate: average bits per second in place of a CRF, 1e3..1e9, as what ``crf`` may be: each clip gets the CRF at which it is estimated to take
+            them. Differentiable. It costs five encodes more.
         model: "x264" (:class:`~diffcodec.h264.X264H264`), or "revmark", the simulator of the REVMark paper
-            (:class:`~diffcodec.h264.REVMarkH264`), which has one fixed strength: crf, preset, fps and gop are errors.
+            (:class:`~diffcodec.h264.REVMarkH264`), which has one fixed strength: crf, preset, fps, gop and the like are errors.
         **options: what else the model takes. "x264": ``constants=`` (:class:`~diffcodec.h264.Constants`) of a calibration of your own,
             ``backend=`` (see :mod:`diffcodec.backend`).
 
@@ -48,8 +55,8 @@ class DiffH264(Codec):
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
 
     Raises:
-        ValueError: unknown model, preset or gop, values out of range, a guide of another clip, size or length. TypeError: an option that the
-            model does not have.
+        ValueError: unknown model, preset, gop, tune, profile or option, values out of range, both a CRF and a bitrate, a guide
+            of another clip, size or length. TypeError: an argument that the model does not have.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -75,12 +82,18 @@ class DiffH264(Codec):
     @overload
     def __new__(
         cls,
-        crf: StrengthLike = ...,
+        crf: StrengthLike | None = ...,
         preset: str | Preset = ...,
         fps: float | Fraction | str = ...,
         gop: str | Gop = ...,
         model: Literal["x264"] = ...,
         *,
+        tune: str | None = ...,
+        profile: str | None = ...,
+        bframes: int | None = ...,
+        keyint: int | None = ...,
+        options: Mapping[str, object] | None = ...,
+        bitrate: StrengthLike | None = ...,
         constants: Constants | None = ...,
         backend: str = ...,
     ) -> X264H264: ...

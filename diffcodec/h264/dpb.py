@@ -12,6 +12,7 @@ from .. import backend
 from ..blocks import repeat_blocks, stacked
 from ..constants import listed
 from ..ops.interpolate.reference import allocate_phases, compensate_motion, interpolate_planes
+from .direct import still_blocks
 from .plan import CodingPlan
 
 
@@ -21,12 +22,14 @@ class BlockReferences(NamedTuple):
     Attributes:
         frames: the references, numbers of frames of the plan.
         slot: where the quarter-pel planes of each block's lie. ref_idx: its number among ``frames``. ref_id: the frame. ``[N, H/8, W/8]``.
+        first: whether that is the first of its list, bool, same shape.
     """
 
     frames: list[int]
     slot: Tensor
     ref_idx: Tensor
     ref_id: Tensor
+    first: Tensor
 
 
 class DecodedPictureBuffer:
@@ -45,22 +48,45 @@ class DecodedPictureBuffer:
     def __init__(self, plan: CodingPlan, like: Tensor, whole: bool = False) -> None:
         self.luma: list[Any] = [None] * len(plan.types)
         self.chroma: list[Any] = [None] * len(plan.types)
-        self._shown = plan.shown
+        self._plan, self._shown = plan, plan.shown
+        self._still: list[Any] = [None] * len(plan.types)
         self._slots = {r: k for k, r in enumerate(plan.references())}
         whole = whole and backend.active(like) != "triton"  # kernels read sixteen
         self.phases = allocate_phases(like[:1].expand(len(self._slots), -1, -1), 1 if whole else 16)
         self._interpolated: set[int] = set()
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether anything that has been coded carries a gradient."""
+        return any(x is not None and x.requires_grad for planes in (self.luma, self.chroma) for x in planes)
 
     def store(self, frames: Sequence[int], luma: Tensor, chroma: Tensor) -> None:
         """Keep decoded frames ``[N, H, W]``, ``[N, 2, H/2, W/2]``."""
         for i, y, c in zip(frames, luma.unbind(), chroma.unbind()):
             self.luma[i], self.chroma[i] = y, c
 
-    def references(self, candidates: Sequence[int], choice: Tensor) -> tuple[Tensor, BlockReferences]:
+    def store_motion(self, frames: Sequence[int], motion: Tensor, intra: Tensor) -> None:
+        """Keep which blocks do not move, for direct macroblocks of B frames.
+
+        Args:
+            frames: their numbers.
+            motion: :func:`~diffcodec.ops.deblock.reference.motion_info` ``[N, H/8, W/8, 6]``. intra: macroblocks ``[N, H/16, W/16]``.
+        """
+        inter = ~repeat_blocks(intra, 2)
+        for k, i in enumerate(frames):
+            first = [refs[i][0] if refs[i] else -1 for refs in (self._plan.past, self._plan.future)]
+            self._still[i] = still_blocks(motion[k], (first[0], first[1])) & inter[k]
+
+    def still(self, frames: Sequence[int]) -> Tensor:
+        """Blocks of B frames whose counterpart in their first future reference does not move, bool ``[N, H/8, W/8]``."""
+        return torch.stack([self._still[self._plan.future[i][0]] for i in frames])
+
+    def references(self, candidates: Sequence[int], most: int, choice: Tensor) -> tuple[Tensor, BlockReferences]:
         """Have references at hand.
 
         Args:
-            candidates: frames.
+            candidates: frames, so many for each that is coded.
+            most: how many that is.
             choice: which of them each macroblock uses ``[N, H/16, W/16]``.
 
         Returns:
@@ -72,10 +98,12 @@ class DecodedPictureBuffer:
             with torch.no_grad():
                 interpolate_planes(self.phases, listed([self._slots[i] for i in new], choice.device), stacked([self.luma[i] for i in new]))
             self._interpolated.update(new)
-        table = listed([[self._slots[i] for i in candidates], [own.index(i) for i in candidates], list(candidates)], choice.device)
-        of_macroblocks = table[:, choice]  # [3, N, H/16, W/16]
+        firsts = [k % most == 0 for k in range(len(candidates))]
+        table = listed([[self._slots[i] for i in candidates], [own.index(i) for i in candidates], list(candidates), firsts], choice.device)
+        of_macroblocks = table[:, choice]  # [4, N, H/16, W/16]
         of_blocks = repeat_blocks(of_macroblocks.flatten(0, 1), 2).unflatten(0, of_macroblocks.shape[:2])
-        return of_macroblocks[0], BlockReferences(own, *of_blocks)
+        slot, ref_idx, ref_id, first = of_blocks
+        return of_macroblocks[0], BlockReferences(own, slot, ref_idx, ref_id, first > 0)
 
     def compensate(self, lists: Sequence[BlockReferences], vectors: list[Tensor], direction: Tensor | None) -> tuple[Tensor, Tensor]:
         """Prediction by motion from one list of references or from both, luma ``[N, H, W]`` and chroma ``[N, 2, H/2, W/2]``.

@@ -15,11 +15,12 @@ from . import bits
 from .dpb import DecodedPictureBuffer
 from .gop import Gop
 from .guide import Guide
+from .inter import without_residual
 from .lookahead import look_ahead
 from .motion import GuideMotion, SearchedMotion
 from .plan import CodingPlan, FrameGroup, SourceFrames
 from .prediction import Prediction, predict_inter_frames, predict_intra_frames
-from .presets import Constants, Preset
+from .presets import Constants, Preset, quantiser
 from .rate_control import macroblock_qp
 
 QP_SPAN = 2  # how much finer and coarser a residual is coded for the gradient of its bits by QP
@@ -61,8 +62,10 @@ def encode_video(
         luma, chroma, coded, counted = code_residual(group, p, settings)
         if preset.deblock:
             strengths = boundary_strengths(p.intra, coded, p.motion, p.transform_8x8)
-            luma, chroma = deblock(luma, chroma, *strengths, group.qp.detach(), group.qpc.detach())
+            stronger = 2 * preset.deblock_offset  # indexes of tables 8-16 and 8-17 are QPs and offsets
+            luma, chroma = deblock(luma, chroma, *strengths, group.qp.detach() + stronger, group.qpc.detach() + stronger)
         dpb.store(group.frames, luma, chroma)
+        dpb.store_motion(group.frames, p.motion, p.intra)
         features |= dict(zip(group.frames, () if counted is None else counted.unbind()))
     out = yuv420_to_rgb(*dpb.output())[..., :h, :w].reshape(b, t, 3, h, w)  # colour
     types = ["".join(plan.types[i] for i in plan.shown[k * t : k * t + t]).upper() for k in range(b)]
@@ -92,6 +95,8 @@ def guided(crf: Tensor, guides: Sequence[Guide], frames: int, settings: Settings
 
 def code_residual(group: FrameGroup, p: Prediction, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Luma and chroma with their residuals coded, 4x4 blocks that have coefficients, and if wanted what bits are counted from ``[N, 6]``."""
+    luma, chroma = without_residual(group, p.luma, p.chroma, p.skipped) if group.type != "I" else (group.luma, group.chroma)
+    group = group._replace(luma=luma, chroma=chroma)
     out = _code(group, p, group.qp, group.qpc, settings)
     if settings.rate and group.qp.requires_grad:
         out = (*out[:3], _features_by_qp(group, p, settings))
@@ -99,7 +104,7 @@ def code_residual(group: FrameGroup, p: Prediction, settings: Settings) -> tuple
 
 
 def _code(group: FrameGroup, p: Prediction, qp: Tensor, qpc: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    quant, rate = settings.constants.quant.numbers(), settings.rate
+    quant, rate = quantiser(settings.preset, settings.constants).numbers(), settings.rate
     luma, levels4, levels8, coded = code_luma(group.luma, p.luma, qp, p.intra, p.transform_8x8, p.intra16x16, quant, rate)
     chroma, levels_c = code_chroma(group.chroma, p.chroma, qpc, p.intra, quant, rate)
     return luma, chroma, coded, bits.features([levels4, levels8, levels_c], coded, p.side_bits, p.not_skipped) if rate else None

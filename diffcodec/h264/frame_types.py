@@ -10,8 +10,7 @@ from torch import Tensor
 from .gop import Gop, group
 
 B_SHARE = 100 / 120  # what the cost of a B frame counts against that of a P frame
-SCENECUT = 0.4  # x264's --scenecut 40: how much cheaper than intra a P frame must be in the end
-MIN_KEYINT, KEYINT = 25, 250  # frames since the last I frame between which that grows from a quarter of it
+MIN_KEYINT = 25  # x264's default where frames come 25 a second or faster
 
 
 def decide_frame_types(
@@ -20,6 +19,9 @@ def decide_frame_types(
     p_cost: Mapping[tuple[int, int], float],
     b_cost: Mapping[tuple[int, int, int], float],
     intra: Sequence[float],
+    keyint: int = 250,
+    min_keyint: int = 0,
+    scenecut: int = 40,
 ) -> str:
     """A letter a frame.
 
@@ -27,8 +29,10 @@ def decide_frame_types(
         frames: source frames of a clip in display order; they may repeat.
         bframes: most B frames in a row.
         p_cost: by (frame, reference). b_cost: by (frame, past, future). intra: by frame.
+        keyint: most frames from one I frame to the next. min_keyint: fewest, 0 for x264's own. scenecut: x264's ``--scenecut``.
     """
-    return _MiniGops(frames, p_cost, b_cost, intra).types(bframes)
+    least = min_keyint or min(keyint // 10, MIN_KEYINT)
+    return _MiniGops(frames, p_cost, b_cost, intra, keyint, least, scenecut / 100).types(bframes)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class _MiniGops:
     p_cost: Mapping[tuple[int, int], float]
     b_cost: Mapping[tuple[int, int, int], float]
     intra: Sequence[float]
+    keyint: int
+    min_keyint: int
+    threshold: float
 
     def span_cost(self, first: int, last: int) -> float:
         """Cost of a mini-GOP: the P frame at its end and the B frames between."""
@@ -58,20 +65,26 @@ class _MiniGops:
     def scenecut(self, j: int, since: int) -> bool:
         """Whether a scene begins with frame j, ``since`` frames after the last I frame."""
         c = self.frames
-        return self.p_cost[c[j], c[j - 1]] >= (1 - scenecut_bias(since)) * self.intra[c[j]]
+        if not self.threshold:
+            return False
+        return self.p_cost[c[j], c[j - 1]] >= (1 - scenecut_bias(since, self.threshold, self.min_keyint, self.keyint)) * self.intra[c[j]]
+
+    def intra_begins(self, j: int, since: int) -> bool:
+        """Whether frame j, ``since`` frames after the last I frame, is one: by a scene that begins, or because it is time."""
+        return since >= self.keyint or self.scenecut(j, since)
 
     def types(self, bframes: int) -> str:
         letters = "I"
         anchor = last_intra = 0
         for j in range(1, len(self.frames)):
             between = j - anchor - 1
-            if self.scenecut(j, j - last_intra):
+            if self.intra_begins(j, j - last_intra):
                 letters += "I"
                 anchor = last_intra = j
             elif (
                 j == len(self.frames) - 1
                 or between == bframes
-                or self.scenecut(j + 1, j + 1 - last_intra)
+                or self.intra_begins(j + 1, j + 1 - last_intra)
                 or self.span_cost(anchor, j) + self.span_cost(j, j + 1) <= self.span_cost(anchor, j + 1)
             ):
                 letters += "P"
@@ -93,14 +106,16 @@ def _with_pyramid(letters: str) -> str:
     return out
 
 
-def scenecut_bias(since: int) -> float:
-    """How much cheaper than intra a P frame must be, by the distance to the last I frame."""
-    low = SCENECUT / 4
-    if since <= MIN_KEYINT // 4:
+def scenecut_bias(since: int, threshold: float = 0.4, min_keyint: int = MIN_KEYINT, keyint: int = 250) -> float:
+    """How much cheaper than intra a P frame must be, by the distance to the last I frame: it grows from a sixteenth of the threshold to all of it."""
+    low = threshold / 4
+    if keyint == min_keyint:
+        low = threshold
+    if since <= min_keyint // 4:
         return low / 4
-    if since <= MIN_KEYINT:
-        return low / 4 + (low - low / 4) * (since - MIN_KEYINT // 4) / (MIN_KEYINT - MIN_KEYINT // 4)
-    return low + (SCENECUT - low) * min(1.0, (since - MIN_KEYINT) / (KEYINT - MIN_KEYINT))
+    if since <= min_keyint:
+        return low / 4 + (low - low / 4) * (since - min_keyint // 4) / max(1, min_keyint - min_keyint // 4)
+    return low + (threshold - low) * min(1.0, (since - min_keyint) / max(1, keyint - min_keyint))
 
 
 def interior(cost: Tensor) -> Tensor:

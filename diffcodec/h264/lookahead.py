@@ -114,12 +114,13 @@ class CostEstimator:
             cost, share = estimate_bipred(self.half, self.phases, frames, mv0 >> 1, mv1 >> 1, cost0, cost1, self.use_satd)
             self.b_costs.add(some, cost, share)
 
-    def frame_types(self, clips: Sequence[Sequence[int]], bframes: int) -> list[str]:
+    def frame_types(self, clips: Sequence[Sequence[int]], bframes: int, *limits: int) -> list[str]:
         """Types of the frames of each clip, by cost.
 
         Args:
             clips: source frames in display order; they may repeat.
             bframes: most B frames in a row.
+            *limits: keyint, min_keyint, scenecut, as for :func:`decide_frame_types`.
         """
         if not clips:  # nothing to wait for
             return []
@@ -137,7 +138,7 @@ class CostEstimator:
             p_cost = dict(zip(pairs, _total(torch.minimum(self.p_costs.get(pairs)[0], own))))
         if triples:
             b_cost = dict(zip(triples, _total(self.b_costs.get(triples)[0], B_SHARE)))
-        return [decide_frame_types(c, bframes, p_cost, b_cost, intra) for c in clips]
+        return [decide_frame_types(c, bframes, p_cost, b_cost, intra, *limits) for c in clips]
 
 
 def _total(cost: Tensor, factor: float = 1.0) -> list[float]:
@@ -226,7 +227,10 @@ def look_ahead(luma: Tensor, gops: Sequence[Gop], frames: int, preset: Preset) -
     estimator, gops = CostEstimator(luma, preset.satd), list(gops)
     undecided = [i for i, g in enumerate(gops) if "?" in g.types]
     clips = [[i * frames + reflected(j - gops[i].before, frames) for j in range(len(gops[i].types))] for i in undecided]
-    types = estimator.frame_types(clips, preset.bframes) if preset.bframes else ["I" + "P" * (len(c) - 1) for c in clips]
+    if preset.bframes or preset.scenecut:
+        types = estimator.frame_types(clips, preset.bframes, preset.keyint, preset.min_keyint, preset.scenecut)
+    else:
+        types = ["".join("P" if i % preset.keyint else "I" for i in range(len(c))) for c in clips]
     for i, letters in zip(undecided, types):
         gops[i] = dataclasses.replace(gops[i], types=letters)
     plan = CodingPlan.of(gops, frames)

@@ -1,4 +1,4 @@
-"""Motion of P and B frames, searched for or given by a guide, and the blocks that it predicts (x264's me.c and mvpred.c)."""
+"""Motion of P and B frames, searched for or given by a guide (x264's me.c and mvpred.c)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..constants import listed
 from ..ops.motion_search.reference import choose_bipred, choose_reference, median_predictor, mvd_bits, search_partitions
-from .dpb import DecodedPictureBuffer
+from .dpb import BlockReferences, DecodedPictureBuffer
 from .lookahead import LookaheadCosts
 from .plan import CodingPlan, FrameGroup
 from .presets import Preset
@@ -19,21 +19,26 @@ from .presets import Preset
 SPLIT_BITS = 4  # of an 8x8 block whose vector is not its macroblock's
 
 
-class InterPrediction(NamedTuple):
-    """What references predict.
+class Motion(NamedTuple):
+    """Where the blocks of a group of frames come from.
 
     Attributes:
-        luma, chroma: predictions ``[N, H, W]``, ``[N, 2, H/2, W/2]``.
-        vectors, uses_list, ref_id: of each list in use: vectors ``[N, H/8, W/8, 2]``, which blocks use it, and the reference ``[N, H/8, W/8]``.
+        lists: references of list 0 and, in B frames, list 1. vectors: from each ``[N, H/8, W/8, 2]``.
+        direction: which list each 8x8 block takes, 0, 1 or 2 for both, ``[N, H/8, W/8]``; None where there is one list.
         intra: macroblocks that nothing predicts ``[N, H/16, W/16]``.
     """
 
-    luma: Tensor
-    chroma: Tensor
+    lists: list[BlockReferences]
     vectors: list[Tensor]
-    uses_list: list[Tensor]
-    ref_id: list[Tensor]
+    direction: Tensor | None
     intra: Tensor
+
+    @property
+    def uses_list(self) -> list[Tensor]:
+        """Of each list, the blocks that use it, bool ``[N, H/8, W/8]``."""
+        if self.direction is None:
+            return [torch.ones_like(self.lists[0].ref_id, dtype=torch.bool)]
+        return [self.direction != 1, self.direction != 0]
 
 
 @dataclass(frozen=True)
@@ -48,24 +53,22 @@ class SearchedMotion:
     costs: LookaheadCosts
     preset: Preset
 
-    def predict(self, group: FrameGroup, dpb: DecodedPictureBuffer) -> InterPrediction:
-        """Search, and predict."""
+    def find(self, group: FrameGroup, dpb: DecodedPictureBuffer) -> Motion:
+        """Search."""
         n, luma, lam = len(group.frames), group.luma.detach(), group.lam
         lists, vectors = [], []
         for future in (False, True)[: 1 + (group.type == "B")]:
             candidates, most = _candidates(self.plan, group.frames, future)
             best, coarse = self.costs.cheapest(group.frames, candidates)
-            slot, refs = dpb.references(candidates, most * torch.arange(n, device=luma.device)[:, None, None] + best)
+            slot, refs = dpb.references(candidates, most, most * torch.arange(n, device=luma.device)[:, None, None] + best)
             lists.append(refs)
             vectors.append(
                 search_partitions(luma, dpb.phases, slot, coarse, lam, self.preset.subpel, self.preset.satd, self.preset.partitions)
             )
-        direction, uses_list = None, [torch.ones_like(lists[0].ref_id, dtype=torch.bool)]
+        direction = None
         if group.type == "B":
             direction = choose_bipred(luma, dpb.phases, [r.slot for r in lists], vectors, lam, self.preset.satd)
-            uses_list = [direction != 1, direction != 0]
-        predicted = dpb.compensate(lists, vectors, direction)
-        return InterPrediction(*predicted, vectors, uses_list, [r.ref_id for r in lists], torch.zeros_like(lam, dtype=torch.bool))
+        return Motion(lists, vectors, direction, torch.zeros_like(lam, dtype=torch.bool))
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,12 @@ class GuideMotion:
     vectors: Tensor
     used: Tensor
 
-    def predict(self, group: FrameGroup, dpb: DecodedPictureBuffer) -> InterPrediction:
-        """Predict. Streams do not export which reference is meant: the best one is taken."""
+    def find(self, group: FrameGroup, dpb: DecodedPictureBuffer) -> Motion:
+        """Streams do not export which reference is meant: the best one is taken."""
         n, device = len(group.frames), group.luma.device
         index = listed(group.frames, device)
         given, used = self.vectors[index], self.used[index]
-        lists, vectors, uses_list = [], [], []
+        lists, vectors = [], []
         for j in range(2):
             candidates, most = _candidates(self.plan, group.frames, bool(j))
             if not most:
@@ -94,15 +97,13 @@ class GuideMotion:
             first = most * torch.arange(n, device=device)[:, None, None]
             choice = first.expand_as(group.qp)
             if most > 1:
-                slots, _ = dpb.references(candidates, torch.cat([choice + k for k in range(most)]))
+                slots, _ = dpb.references(candidates, most, torch.cat([choice + k for k in range(most)]))
                 choice = first + choose_reference(group.luma.detach(), dpb.phases, slots.unflatten(0, (most, n)), given[:, j].contiguous())
-            lists.append(dpb.references(candidates, choice)[1])
+            lists.append(dpb.references(candidates, most, choice)[1])
             vectors.append(given[:, j].contiguous())
-            uses_list.append(used[:, j])
-        direction = uses_list[1].long() * (1 + uses_list[0].long()) if len(lists) == 2 else None
-        predicted = dpb.compensate(lists, vectors, direction)
+        direction = used[:, 1].long() * (1 + used[:, 0].long()) if len(lists) == 2 else None
         intra = ~used.any(1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).any(4).any(2)
-        return InterPrediction(*predicted, vectors, uses_list, [r.ref_id for r in lists], intra)
+        return Motion(lists, vectors, direction, intra)
 
 
 def _candidates(plan: CodingPlan, frames: Sequence[int], future: bool) -> tuple[list[int], int]:

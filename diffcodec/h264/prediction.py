@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,12 +10,13 @@ from torch import Tensor
 from .. import backend
 from ..checks import replace_value
 from ..ops.deblock.reference import motion_info
-from ..ops.intra.reference import BITS_16X16, cheapest_mode, choose_mb_type, choose_modes, merge_intra, predict_intra
-from ..ops.residual.reference import QuantSettings, choose_transform_8x8, code_chroma, code_luma
+from ..ops.intra.reference import BITS_16X16, cheapest_mode, choose_mb_type, choose_modes, merge_intra, predict_intra, refine_modes
+from ..ops.residual.reference import choose_transform_8x8, code_chroma, code_luma
 from .dpb import DecodedPictureBuffer
+from .inter import decide_inter
 from .motion import GuideMotion, SearchedMotion, motion_bits
 from .plan import FrameGroup
-from .presets import Constants, Preset
+from .presets import Constants, Preset, quantiser
 
 PASSES = 3  # of coding an intra frame: each predicts from the samples of the one before
 
@@ -28,7 +29,7 @@ class Prediction:
         luma, chroma: predictions ``[N, H, W]``, ``[N, 2, H/2, W/2]``.
         intra, transform_8x8, intra16x16: macroblocks that are intra, take the 8x8 transform, are intra 16x16; bool ``[N, H/16, W/16]``.
         motion: of 8x8 blocks, vectors and references of both lists ``[N, H/8, W/8, 6]``.
-        side_bits: of modes and vectors ``[N, H/16, W/16]``. not_skipped: macroblocks that cannot be skipped, bool.
+        side_bits: of modes and vectors ``[N, H/16, W/16]``. not_skipped: macroblocks that cannot be skipped, bool. skipped: those that are.
     """
 
     luma: Tensor
@@ -39,6 +40,7 @@ class Prediction:
     motion: Tensor
     side_bits: Tensor
     not_skipped: Tensor
+    skipped: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def choose_intra(
     lam: Tensor,
     preset: Preset,
     before: IntraModes | None = None,
-    quant: QuantSettings | None = None,
+    constants: Constants | None = None,
     qp: Tensor | None = None,
 ) -> IntraModes:
     """Modes by distortion + lambda bits, and the type of each macroblock by the same, or by rate and distortion where ``qp`` is given.
@@ -79,18 +81,21 @@ def choose_intra(
         lam: ``[N, H/16, W/16]``.
         preset: what is compared, and which types there are.
         before: what this returned the last time: the modes that neighbours predict come from it.
-        quant, qp: how residuals are coded.
+        constants, qp: how residuals are coded.
     """
     small = preset.small_intra
     known = [] if before is None or not small else [before.mb_type, *before.modes[1:]]
     mb_type, cost, bits, type_bits, *modes = choose_modes(source, constructed, lam, known, preset.satd, preset.transform8, small)
     chosen = IntraModes(mb_type, cost, bits, modes if small else modes[:1])
-    if qp is None or not (preset.rate_distortion and small):
+    by_cost = preset.rate_distortion("I")
+    if qp is None or not (by_cost and small):
         return chosen
-    assert quant is not None
-    without_trellis = replace(quant, trellis=None).numbers()  # as x264 decides
-    mb_type, bits = choose_mb_type(source, constructed, modes, qp, lam, type_bits, without_trellis)
-    return replace(chosen, mb_type=mb_type, bits=bits)
+    assert constants is not None
+    quant = quantiser(preset, constants, decisions=True).numbers()
+    mb_type, bits = choose_mb_type(source, constructed, modes, qp, lam, type_bits, quant, preset.psy_rd)
+    if by_cost > 1:
+        modes[1:] = refine_modes(source, constructed, modes, mb_type, known, qp, lam, quant, preset.psy_rd)
+    return IntraModes(mb_type, cost, bits, modes)
 
 
 @torch.no_grad()
@@ -103,7 +108,7 @@ def predict_intra_frames(group: FrameGroup, preset: Preset, constants: Constants
     """Intra frames: the standard predicts block after block from what it has just decoded; here all blocks from the frame of a pass before."""
     _, _, luma, chroma, qp, qpc, lam = group
     every = torch.ones_like(qp, dtype=torch.bool)
-    quant = constants.quant.numbers()
+    quant = quantiser(preset, constants).numbers()
     with torch.no_grad():
         constructed, constructed_chroma = luma, chroma
         modes = None
@@ -114,14 +119,14 @@ def predict_intra_frames(group: FrameGroup, preset: Preset, constants: Constants
             predicted_chroma = predict_intra(constructed_chroma, [chroma_mode], None)
             constructed = code_luma(luma, predicted, qp, every, modes.mb_type == 1, modes.mb_type == 0, quant, False)[0]
             constructed_chroma = code_chroma(chroma, predicted_chroma, qpc, every, quant, False)[0]
-        modes = choose_intra(luma, constructed, lam, preset, modes, constants.quant, qp)
+        modes = choose_intra(luma, constructed, lam, preset, modes, constants, qp)
         chroma_mode = choose_chroma(chroma, constructed_chroma, lam, preset)
     return Prediction(
         modes.predict(replace_value(luma, constructed)),
         predict_intra(replace_value(chroma, constructed_chroma), [chroma_mode], None),
         every, modes.mb_type == 1, modes.mb_type == 0,
         torch.zeros(*luma.shape[:1], luma.shape[1] // 8, luma.shape[2] // 8, 6, device=luma.device),
-        modes.bits, every,
+        modes.bits, every, torch.zeros_like(every),
     )  # fmt: skip
 
 
@@ -130,15 +135,18 @@ def predict_inter_frames(
 ) -> Prediction:
     """P and B frames: from references and, in P frames and where a guide says so, from neighbours in the source where that is cheaper."""
     _, _, luma, chroma, _, _, lam = group
-    inter = motion.predict(group, dpb)
-    predicted, predicted_chroma = inter.luma, inter.chroma
-    side_bits, not_skipped = motion_bits(inter.vectors, inter.uses_list, lam) if rate else (torch.zeros_like(lam), inter.intra)
-    cost, transform_8x8 = choose_transform_8x8(luma.detach(), predicted.detach(), preset.satd, preset.transform8)
-    is_intra, intra16x16 = inter.intra, torch.zeros_like(inter.intra)
     guided = isinstance(motion, GuideMotion)
+    predicted, predicted_chroma, found, transform_8x8, skipped = decide_inter(
+        group, dpb, motion.find(group, dpb), preset, constants, guided
+    )
+    side_bits, not_skipped = motion_bits(found.vectors, found.uses_list, lam) if rate else (torch.zeros_like(lam), found.intra)
+    if rate:
+        side_bits, not_skipped = torch.where(skipped, 0.0, side_bits), not_skipped & ~skipped
+    is_intra, intra16x16 = found.intra, torch.zeros_like(found.intra)
     if group.type == "P" or (guided and _worth_looking(is_intra)):
         modes = choose_intra(luma.detach(), luma.detach(), lam, preset)
         if not guided:
+            cost, _ = choose_transform_8x8(luma.detach(), predicted.detach(), preset.satd, False)
             is_intra = modes.cost * constants.intra_bias < cost
         if _worth_looking(is_intra):
             chroma_mode = choose_chroma(chroma.detach(), chroma.detach(), lam, preset)
@@ -147,8 +155,8 @@ def predict_inter_frames(
             transform_8x8 = torch.where(is_intra, modes.mb_type == 1, transform_8x8)
             intra16x16 = is_intra & (modes.mb_type == 0)
             side_bits, not_skipped = torch.where(is_intra, modes.bits, side_bits), not_skipped | is_intra
-    info = motion_info(inter.vectors, inter.uses_list, inter.ref_id)
-    return Prediction(predicted, predicted_chroma, is_intra, transform_8x8, intra16x16, info, side_bits, not_skipped)
+    info = motion_info(found.vectors, found.uses_list, [r.ref_id for r in found.lists])
+    return Prediction(predicted, predicted_chroma, is_intra, transform_8x8, intra16x16, info, side_bits, not_skipped, skipped & ~is_intra)
 
 
 def _worth_looking(some: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from os import PathLike
@@ -18,48 +18,86 @@ from .bits import Weights
 
 @dataclass(frozen=True)
 class Preset:
-    """The habits of a preset that change the picture (x264's ``--preset``).
+    """The habits of a preset that change the picture (x264's ``--preset``), in x264's words where it has one.
 
     Attributes:
         bframes: most B frames in a row.
-        references: past anchors of a P frame.
-        adaptive: adaptive quantisation. tree: macroblock tree.
+        references: past anchors of a P frame (``--ref``).
+        adaptive: adaptive quantisation (``--aq-mode 1``). aq_strength: its ``--aq-strength``. tree: macroblock tree (``--mbtree``).
         subpel: finest vectors, as a fraction of a pixel.
-        satd: whether costs are SATD rather than SAD.
+        subme: ``--subme``: costs are SATD from 2, kinds of macroblocks are chosen by rate and distortion from 6 (B frames: 7), intra modes from 8,
+            psy-RD acts from 6.
+        trellis: 0: dead zones; 1: levels by rate and distortion in the end; 2: in mode decisions as well.
+        psy: strength of psy-RD. psy_trellis: of psy-trellis, of which the model knows the chroma QP alone.
+        direct: whether B macroblocks may take the vectors of their neighbours (``--direct spatial``) and be skipped.
         partitions: whether inter macroblocks are divided. small_intra: intra 8x8 and 4x4.
-        transform8: the 8x8 transform. deblock: the loop filter.
-        rate_distortion: whether kinds of macroblocks are chosen by rate and distortion.
-        chroma_offset: of the chroma QP.
+        transform8: the 8x8 transform (``--8x8dct``). deblock: the loop filter. deblock_offset: of its strength, both offsets (``--deblock o:o``).
+        decimate: whether blocks with few levels are dropped (``--no-dct-decimate``).
+        deadzone: of inter and intra luma, 64ths of a step (``--deadzone-inter``, ``--deadzone-intra``).
+        qcomp, ip_ratio, pb_ratio: rate control (``--qcomp``, ``--ipratio``, ``--pbratio``).
+        keyint: most frames from one I frame to the next; min_keyint: fewest, 0 for x264's own. scenecut: ``--scenecut``.
         family: preset whose calibration serves.
     """
 
     bframes: int = 3
     references: int = 1
     adaptive: bool = True
+    aq_strength: float = 1.0
     tree: bool = True
     subpel: int = 4
-    satd: bool = True
+    subme: int = 2
+    trellis: int = 0
+    psy: float = 1.0
+    psy_trellis: float = 0.0
+    direct: bool = True
     partitions: bool = True
     small_intra: bool = True
     transform8: bool = True
     deblock: bool = True
-    rate_distortion: bool = False
-    chroma_offset: int = 0
+    deblock_offset: int = 0
+    decimate: bool = True
+    deadzone: tuple[int, int] = (21, 11)
+    qcomp: float = 0.6
+    ip_ratio: float = 1.4
+    pb_ratio: float = 1.3
+    keyint: int = 250
+    min_keyint: int = 0
+    scenecut: int = 40
     family: str = "veryfast"
+
+    @property
+    def satd(self) -> bool:
+        """Whether costs are SATD rather than SAD."""
+        return self.subme > 1
+
+    @property
+    def psy_rd(self) -> float:
+        """Strength of psy-RD where it acts, else 0."""
+        return self.psy if self.subme >= 6 else 0.0
+
+    @property
+    def chroma_offset(self) -> int:
+        """Of the chroma QP: finer with psy-RD, which makes luma coarser."""
+        return -sum(bool(v) + (v >= 0.25) for v in (self.psy_rd, self.psy_trellis if self.trellis else 0.0))
+
+    def rate_distortion(self, frame_type: str) -> int:
+        """How far decisions in frames of a type (I, P, B) go by rate and distortion: 0: not at all; 1: kinds of macroblocks; 2: intra modes, too."""
+        subme = self.subme - (frame_type == "B")
+        return (subme >= 6) + (subme >= 8)
 
 
 PRESETS = {
     "ultrafast": Preset(
-        bframes=0, adaptive=False, tree=False, subpel=1, satd=False, partitions=False, small_intra=False, transform8=False, deblock=False,
+        bframes=0, adaptive=False, tree=False, subpel=1, subme=0, partitions=False, small_intra=False, transform8=False, deblock=False, scenecut=0,
         family="ultrafast",
     ),
-    "superfast": Preset(tree=False, satd=False, partitions=False),
+    "superfast": Preset(tree=False, subme=1, partitions=False),
     "veryfast": Preset(),
-    "faster": Preset(references=2, family="medium"),
-    "fast": Preset(references=2, rate_distortion=True, chroma_offset=-2, family="medium"),
-    "medium": Preset(references=3, rate_distortion=True, chroma_offset=-2, family="medium"),
-    "slow": Preset(references=5, rate_distortion=True, chroma_offset=-2, family="slow"),
-    "slower": Preset(references=8, rate_distortion=True, chroma_offset=-2, family="slow"),
+    "faster": Preset(references=2, subme=4, trellis=1, family="medium"),
+    "fast": Preset(references=2, subme=6, trellis=1, family="medium"),
+    "medium": Preset(references=3, subme=7, trellis=1, family="medium"),
+    "slow": Preset(references=5, subme=8, trellis=2, family="slow"),
+    "slower": Preset(references=8, subme=9, trellis=2, family="slow"),
 }  # fmt: skip
 
 
@@ -68,13 +106,13 @@ class Constants:
     """What is fitted to a real encoder, per preset family: see ``benchmarks/calibrate.py``.
 
     Attributes:
-        quant: dead zones, or weights of the trellis.
+        quant: dead zones, and weights of the trellis.
         intra_bias: factor on the intra cost in P frames.
         qp: added to every QP.
         rate: what features weigh in bits.
     """
 
-    quant: QuantSettings = field(default_factory=QuantSettings)
+    quant: QuantSettings = field(default_factory=lambda: QuantSettings(trellis=Trellis()))
     intra_bias: float = 1.1
     qp: float = 0.0
     rate: Weights = field(default_factory=Weights)
@@ -115,3 +153,11 @@ def calibration(family: str) -> dict[str, Any]:
 def constants_of(preset: Preset) -> Constants:
     """Constants of a preset's family."""
     return Constants.from_dict(calibration(preset.family)["constants"])
+
+
+def quantiser(preset: Preset, constants: Constants, decisions: bool = False) -> QuantSettings:
+    """How residuals are coded, in the end or while mode decisions compare."""
+    quant = constants.quant
+    inter, intra = (q + (d - own) / 64 for q, d, own in ((quant.inter, 21, preset.deadzone[0]), (quant.intra, 11, preset.deadzone[1])))
+    trellis = (quant.trellis or Trellis()) if preset.trellis > decisions else None
+    return replace(quant, inter=inter, intra=intra, trellis=trellis, decimate=quant.decimate and preset.decimate)

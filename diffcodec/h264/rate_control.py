@@ -16,12 +16,8 @@ from .lookahead import LookaheadCosts
 from .plan import CodingPlan, SourceFrames
 from .presets import Preset
 
-QCOMP = 0.6  # x264's --qcomp
-IP_FACTOR, PB_FACTOR = 1.4, 1.3  # --ipratio and --pbratio: between the quantiser steps of I, P and B frames
-I_OFFSET, B_OFFSET = 6 * math.log2(IP_FACTOR), 6 * math.log2(PB_FACTOR)  # in QP
-B_REF_OFFSET = B_OFFSET / 2
 AQ_STRENGTH, AQ_NEUTRAL = 1.0397, 14.427  # of adaptive quantisation: QP an octave of energy, and the octaves that change nothing
-MBTREE_STRENGTH = 5 * (1 - QCOMP)
+MBTREE_STRENGTH = 5.0  # times (1 - qcomp)
 CPLX_BASE = 80, 120  # of the complexity of a macroblock at which the QP is the CRF: without B frames, with them (ratecontrol.c)
 
 
@@ -46,13 +42,14 @@ def _energy(plane: Tensor, k: int) -> Tensor:
     return ((F.avg_pool2d(x.square(), k) - mean.square()) * (k * k))[:, 0].clamp(min=0)
 
 
-def mbtree_offset(costs: LookaheadCosts, aq_offset: Tensor, plan: CodingPlan) -> Tensor:
+def mbtree_offset(costs: LookaheadCosts, aq_offset: Tensor, plan: CodingPlan, qcomp: float = 0.6) -> Tensor:
     """QP offset of macroblocks by how much of later frames refers to them (x264's macroblock_tree).
 
     Args:
         costs: of the plan's frames.
         aq_offset: of adaptive quantisation ``[F, bh, bw]``.
         plan: frames of different clips never refer to each other.
+        qcomp: x264's --qcomp.
 
     Returns:
         ``[F, bh, bw]``, 0 or below.
@@ -80,7 +77,7 @@ def mbtree_offset(costs: LookaheadCosts, aq_offset: Tensor, plan: CodingPlan) ->
             amount = torch.addcmul(at_once[some], further[some], received[frame[some], None])
             flat.index_add_(0, positions[some].flatten(), amount.flatten())
             first += n
-    return -MBTREE_STRENGTH * torch.log2(1 + received / own.clamp(min=1e-6))
+    return -MBTREE_STRENGTH * (1 - qcomp) * torch.log2(1 + received / own.clamp(min=1e-6))
 
 
 _CORNERS = Constant([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]])  # (y, x) of the macroblocks below and to the right
@@ -107,19 +104,19 @@ def _covered(frame: Tensor, vectors: Tensor, size: torch.Size) -> tuple[Tensor, 
     return position.long(), share
 
 
-def _duration_offset(fps: float) -> float:
+def _duration_offset(fps: float, qcomp: float) -> float:
     """What a frame rate adds to QPs: CRF is defined at 25 frames a second."""
     duration = min(max(1 / fps, 0.01), 1.0)
-    return 6 * (1 - QCOMP) * math.log2(1 / (25 * duration))
+    return 6 * (1 - qcomp) * math.log2(1 / (25 * duration))
 
 
-def frame_qp_mbtree(crf: Tensor, fps: float) -> Tensor:
+def frame_qp_mbtree(crf: Tensor, fps: float, qcomp: float = 0.6) -> Tensor:
     """Frame QP before the tree's offsets, for every frame type."""
-    return crf + 13.5 * (1 - QCOMP) + _duration_offset(fps)
+    return crf + 13.5 * (1 - qcomp) + _duration_offset(fps, qcomp)
 
 
 def frame_qp_complexity(
-    crf: Tensor, fps: float, complexity: Tensor, types: str, aq_offset: Tensor | None, goes_on: bool = False
+    crf: Tensor, fps: float, complexity: Tensor, types: str, aq_offset: Tensor | None, goes_on: bool = False, preset: Preset | None = None
 ) -> list[Tensor]:
     """Frame QPs where complexity decides (ultrafast, superfast).
 
@@ -129,10 +126,14 @@ def frame_qp_complexity(
         types: letters in display order.
         aq_offset: of adaptive quantisation, or None where it is off.
         goes_on: the first frame stands for an anchor in the middle of a stream: it gets the QP of a P frame like the next one.
+        preset: for its ratios; None for x264's defaults.
 
     Returns:
         A scalar for each frame.
     """
+    preset = preset or Preset()
+    i_offset, b_offset = (6 * math.log2(ratio) for ratio in (preset.ip_ratio, preset.pb_ratio))  # in QP
+    b_ref_offset = b_offset / 2
     bframes = any(c in "Bb" for c in types)
     t, bh, bw = complexity.shape
     cost = complexity if aq_offset is None else complexity * torch.exp2(-aq_offset / 6)
@@ -147,14 +148,16 @@ def frame_qp_complexity(
         blurred = total[i] if blurred is None else blurred / 2 + total[i]
         weight = 1.0 if weight is None else weight / 2 + 1
         if types[i] == "I" and not (goes_on and i == 0):
-            out[i] = crf - I_OFFSET
+            out[i] = crf - i_offset
         else:
-            out[i] = crf + 6 * (1 - QCOMP) * torch.log2((blurred / weight / scale).clamp(min=1e-3)) + _duration_offset(fps)
-    for kinds, extra in (("B", B_REF_OFFSET), ("b", B_OFFSET)):
+            out[i] = (
+                crf + 6 * (1 - preset.qcomp) * torch.log2((blurred / weight / scale).clamp(min=1e-3)) + _duration_offset(fps, preset.qcomp)
+            )
+    for kinds, extra in (("B", b_ref_offset), ("b", b_offset)):
         for i in [i for i, c in enumerate(types) if c in kinds]:
             before = max(j for j, c in enumerate(types) if j < i and (c in "IP" or (kinds == "b" and c == "B")))
             after = min(j for j, c in enumerate(types) if j > i and (c in "IP" or (kinds == "b" and c == "B")))
-            qs = [out[j] - (B_REF_OFFSET if types[j] == "B" else 0) for j in (before, after)]
+            qs = [out[j] - (b_ref_offset if types[j] == "B" else 0) for j in (before, after)]
             if types[before] == "I" != types[after]:
                 q = qs[1]
             elif types[after] == "I" != types[before]:
@@ -184,17 +187,17 @@ def macroblock_qp(
     with torch.no_grad():
         of_macroblocks = torch.zeros_like(costs.intra)
         if preset.adaptive:
-            of_macroblocks = adaptive = aq_offset(source.luma, source.chroma)[listed(plan.source, crf.device)]
+            of_macroblocks = adaptive = preset.aq_strength * aq_offset(source.luma, source.chroma)[listed(plan.source, crf.device)]
             if preset.tree:
-                of_macroblocks = of_macroblocks + mbtree_offset(costs, adaptive, plan)
+                of_macroblocks = of_macroblocks + mbtree_offset(costs, adaptive, plan, preset.qcomp)
     if preset.tree:
-        frame_qp = frame_qp_mbtree(crf, fps)[listed(plan.clip, crf.device)]
+        frame_qp = frame_qp_mbtree(crf, fps, preset.qcomp)[listed(plan.clip, crf.device)]
     else:
         parts = []
         for i, (first, last) in enumerate(plan.spans):
             types = "".join(plan.types[first:last])
             aq = None if adaptive is None else adaptive[first:last]
-            parts += frame_qp_complexity(crf[i], fps, costs.inter[first:last], types, aq, plan.display[first] < 0)
+            parts += frame_qp_complexity(crf[i], fps, costs.inter[first:last], types, aq, plan.display[first] < 0, preset)
         frame_qp = torch.stack(parts)
     real = frame_qp[:, None, None] + of_macroblocks + offset
     whole = (real.detach() + 0.5).floor().clamp(0, 51)

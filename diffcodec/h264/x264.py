@@ -21,8 +21,11 @@ from .encoder import Settings, encode_video
 from .frame_types import undecided
 from .gop import Gop
 from .guide import Guide
-from .presets import PRESETS, Constants, Preset, constants_of
+from .options import habits
+from .presets import Constants, Preset, constants_of
 
+BITRATE_STEPS = 3  # of finding the CRF of a bitrate
+LEAST_SLOPE = -0.03  # of the logarithm of the size by CRF; it is about -1/6
 START = -1  # in place of a phase: the clip begins with an I frame
 
 
@@ -39,6 +42,7 @@ class X264H264(DiffH264):
         fps: frame rate that the encoder is told; CRF depends on it.
         gop: "start", "middle", "random" or a :class:`~diffcodec.h264.Gop`, see :class:`~diffcodec.DiffH264`.
         model: "x264".
+        tune, profile, bframes, keyint, options, bitrate: see :class:`~diffcodec.DiffH264`.
         constants: of a calibration of your own (:class:`~diffcodec.h264.Constants`); None for the stored one of the preset's family.
         backend: see :mod:`diffcodec.backend`.
 
@@ -53,25 +57,36 @@ class X264H264(DiffH264):
 
     def __init__(
         self,
-        crf: StrengthLike = 23,
+        crf: StrengthLike | None = None,
         preset: str | Preset = "medium",
         fps: float | Fraction | str = 25,
         gop: str | Gop = "start",
         model: str = "x264",
         *,
+        tune: str | None = None,
+        profile: str | None = None,
+        bframes: int | None = None,
+        keyint: int | None = None,
+        options: Mapping[str, object] | None = None,
+        bitrate: StrengthLike | None = None,
         constants: Constants | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
         require("model", model, [self.model])
         self.backend = backends.validate_backend(backend)
-        self.crf = Strength(crf, "crf", 0, 51)
-        if not isinstance(preset, Preset):
-            require("preset", preset, list(PRESETS))
+        if bitrate is None:
+            self.crf = Strength(23 if crf is None else crf, "crf", 0, 51)
+        elif crf is not None:
+            raise ValueError(f"DiffH264 got both crf={crf!r} and bitrate={bitrate!r}: one of them sets the rate")
+        else:
+            self.bitrate = Strength(bitrate, "bitrate", 1e3, 1e9)
         if not isinstance(gop, Gop):
             require("gop", gop, ["start", "middle", "random"])
         self.preset, self.fps, self.gop = preset, float(frame_rate(fps)), gop
-        self.settings = preset if isinstance(preset, Preset) else PRESETS[preset]
+        self.settings = habits(preset, tune, profile, bframes, keyint, options)
+        asked = {"tune": tune, "profile": profile, "bframes": bframes, "keyint": keyint, "options": options or None}
+        self._asked = {k: v for k, v in asked.items() if v is not None}  # for repr()
         self.constants = constants or constants_of(self.settings)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
@@ -128,8 +143,39 @@ class X264H264(DiffH264):
         guides = draw.get("guide")
         gops = [] if guides is not None else self.gops(draw["phase"], video.shape[1])
         with backends.using(self.backend):
-            out, counted, types = encode_video(x, draw["crf"].to(x), gops, guides, Settings(self.fps, self.settings, self.constants, rate))
+            crf = draw["crf"].to(x) if "crf" in draw else self.crf_of_bitrate(x, draw["bitrate"], gops, guides)
+            out, counted, types = encode_video(x, crf, gops, guides, Settings(self.fps, self.settings, self.constants, rate))
         return out.to(video.dtype), counted, types
+
+    def crf_of_bitrate(self, video: Tensor, bitrate: Tensor, gops: Sequence[Gop], guides: Sequence[Guide] | None) -> Tensor:
+        """CRF at which each clip is estimated to take so many bits a second ``[B]``; differentiable in them.
+
+        By a few encodes: the logarithm of the size falls with the CRF nearly in a line.
+        """
+        settings = Settings(self.fps, self.settings, self.constants, True)
+        wanted = torch.log2(bitrate.double() * video.shape[1] / self.fps)
+        x = video.detach()
+
+        @torch.no_grad()
+        def size(crf: Tensor) -> Tensor:
+            _, counted, _ = encode_video(x, crf.to(x), gops, guides, settings)
+            assert counted is not None
+            return torch.log2(bits.count(counted, self.constants.rate).sum(1).double())
+
+        low, high = (torch.full_like(wanted, v) for v in (18.0, 34.0))
+        at_low, at_high = size(low), size(high)
+        for _ in range(BITRATE_STEPS):
+            slope = ((at_high - at_low) / (high - low)).clamp(max=LEAST_SLOPE)
+            crf = (low + (wanted.detach() - at_low) / slope).clamp(0, 51)
+            found = size(crf)
+            # the nearer of the two ends is replaced, and both stay apart
+            nearer_low = (crf - low).abs() < (crf - high).abs()
+            apart = torch.where(nearer_low, (crf - high).abs(), (crf - low).abs()) > 0.5
+            low, at_low = torch.where(nearer_low & apart, crf, low), torch.where(nearer_low & apart, found, at_low)
+            high, at_high = torch.where(~nearer_low & apart, crf, high), torch.where(~nearer_low & apart, found, at_high)
+        slope = ((at_high - at_low) / (high - low)).clamp(max=LEAST_SLOPE)
+        crf = (crf + (wanted.detach() - found) / slope).clamp(0, 51)
+        return (crf + (wanted - wanted.detach()) / slope).to(video)
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         return self.features(video, draw, False)[0]
@@ -142,4 +188,6 @@ class X264H264(DiffH264):
 
     def extra_repr(self) -> str:
         more = "" if self.backend == "auto" else f", backend={self.backend!r}"
-        return f"crf={self.crf!r}, preset={self.preset!r}, fps={self.fps:g}, gop={self.gop!r}{more}"
+        more = "".join(f", {k}={v!r}" for k, v in self._asked.items()) + more
+        rate = f"crf={self.crf!r}" if "crf" in self.__dict__ else f"bitrate={self.bitrate!r}"
+        return f"{rate}, preset={self.preset!r}, fps={self.fps:g}, gop={self.gop!r}{more}"

@@ -20,6 +20,8 @@ from ..checks import frame_rate, require
 from ..h264 import DiffH264
 from ..h264 import guide as guides
 from ..h264.guide import Guide
+from ..h264.options import habits
+from ..h264.x264 import X264H264
 from ..media import Converter, captured_log, x264_options
 from ..strength import Strength, StrengthLike
 from ..video import X264_PRESETS
@@ -157,6 +159,7 @@ class RealCodec(Real):
         options: further encoder options by ffmpeg's name, for example ``{"bf": "0", "x264-params": "mbtree=0"}``.
         gradient: "best" (libx264: that of :class:`~diffcodec.DiffH264` guided by this very encode; the others: "identity"), "identity", None or
             a simulator: see :class:`~diffcodec.real.base.Real`.
+        tune, profile, bframes, keyint: the encoder's, as its options ``tune``, ``profile``, ``bf`` and ``g``.
         bitrate: average bits per second in place of a CRF, 1e3..1e9, as platforms ask for it; what ``crf`` may be. Encoders find to it within a
             second or two: clips of few frames get what the encoder begins with.
         maxrate, bufsize: limits of the rate: bits per second and bits of the decoder's buffer, or text such as "1.5x", a multiple of each
@@ -192,6 +195,11 @@ class RealCodec(Real):
         bitrate: StrengthLike | None = None,
         maxrate: float | str | None = None,
         bufsize: float | str | None = None,
+        *,
+        tune: str | None = None,
+        profile: str | None = None,
+        bframes: int | None = None,
+        keyint: int | None = None,
     ) -> None:
         super().__init__(gradient)
         require("encoder", encoder, list(ENCODERS))
@@ -212,6 +220,16 @@ class RealCodec(Real):
         if options is not None and not isinstance(options, Mapping):
             raise ValueError(f"options expected a mapping of names to values, got {options!r}")
         self.options = {str(k): str(v) for k, v in (options or {}).items()}
+        for name, option, value in (
+            ("tune", "tune", tune),
+            ("profile", "profile", profile),
+            ("bframes", "bf", bframes),
+            ("keyint", "g", keyint),
+        ):
+            if value is None:
+                continue
+            if self.options.setdefault(option, str(value)) != str(value):
+                raise ValueError(f"{name}={value!r} and options hold {option}={self.options[option]!r}: one of them sets it")
         inner = [p.partition("=")[::2] for key in _PARAMS for p in self.options.get(key, "").split(":")]
         for name, value in [*self.options.items(), *inner]:
             if name in _OURS:
@@ -227,7 +245,7 @@ class RealCodec(Real):
         if self.encoder != "libx264":
             return None
         preset = {"placebo": "slower", "veryslow": "slower"}.get(self.preset, self.preset)
-        return DiffH264(preset=preset, fps=self.fps)
+        return X264H264(preset=habits(preset, options=self.options, strict=False), fps=self.fps)
 
     def _context(self, height: int, width: int, strengths: Mapping[str, float]) -> Any:
         import av

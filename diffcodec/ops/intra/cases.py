@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..common.cases import Scene, case
 from ..residual.reference import QuantSettings
+from ..residual.trellis import Trellis
 from .reference import (
     BITS_16X16,
     BITS_SMALL,
@@ -21,6 +22,7 @@ from .reference import (
     predict_chroma_modes,
     predict_intra,
     predict_small_modes,
+    refine_modes,
 )
 
 HOW = {"satd": (True, True), "sad": (False, True), "no_8x8_transform": (True, False)}
@@ -58,11 +60,25 @@ for _name, _how in HOW.items():
 case(choose_modes, "16x16_only", close=1e-2)(lambda scene: _choose(scene, (False, False), False, False))
 
 
-@case(choose_mb_type, close=1e-2, differ_cuda=2e-2)  # bits are logarithms
-def by_rate_and_distortion(scene: Scene) -> tuple[Any, ...]:
+QUANT = {"": QuantSettings(), "_trellis": QuantSettings(trellis=Trellis())}
+
+
+def _types(scene: Scene, quant: QuantSettings) -> tuple[Any, ...]:
     (source, constructed), lam = _planes(scene), scene.lam()
     *_, type_bits, m16, m8, m4 = choose_modes.reference(source, constructed, lam, [], True, True, True)
-    return source, constructed, [m16, m8, m4], scene.qp(18, 34), lam, type_bits, QuantSettings().numbers()
+    return source, constructed, [m16, m8, m4], scene.qp(18, 34), lam, type_bits, quant.numbers(), 1.0
+
+
+def _refined(scene: Scene, quant: QuantSettings, known: bool) -> tuple[Any, ...]:
+    source, constructed, modes, qp, lam, _, numbers, psy = _types(scene, quant)
+    mb_type = scene.whole(0, 3, *qp.shape)
+    return source, constructed, modes, mb_type, [mb_type, modes[1], modes[2]] if known else [], qp, lam, numbers, psy
+
+
+for _name, _quant in QUANT.items():  # bits are logarithms: costs that nearly tie fall either way
+    case(choose_mb_type, "by_rate_and_distortion" + _name, close=1e-2, differ=2e-2, differ_cuda=5e-2)(partial(_types, quant=_quant))
+    case(refine_modes, "known" + _name, differ=2e-2, differ_cuda=5e-2)(partial(_refined, quant=_quant, known=True))
+case(refine_modes, "unknown", differ=2e-2, differ_cuda=5e-2)(partial(_refined, quant=QUANT[""], known=False))
 
 
 def _allowed(scene: Scene, allowed: Tensor, n: int, otherwise: int) -> Tensor:

@@ -1,5 +1,5 @@
 // Intra prediction and its decisions: see reference.py, whose names these are.
-#include "../residual/luma.h"
+#include "../residual/rate.h"
 
 namespace DC_ISA {
 namespace {
@@ -745,126 +745,96 @@ void predict_intra_chroma_backward(int64_t threads, const float* grad, const uin
     });
 }
 
-// Texture: sums of absolute Hadamard coefficients without DCs, of 4x4 and of 8x8 blocks, of a macroblock
-void texture(const uint8_t* p, float& fours, float& eights) {
-    static const uint8_t NOTHING[256] = {};
-    int32_t dc[16] = {}, sum4 = 0, sum8 = 0;
-    for (int y = 0; y < 16; y++)
-        for (int x = 0; x < 16; x++) dc[y / 4 * 4 + x / 4] += p[16 * y + x];
-    for (int b = 0; b < 16; b++) sum4 += dc[b];
-    for (int y = 0; y < 4; y += 2)
-        for (int x = 0; x < 4; x += 2) sum8 += dc[4 * y + x] + dc[4 * y + x + 1] + dc[4 * y + x + 4] + dc[4 * y + x + 5];
-    fours = 0.5f * (float)(satd2<16>(p, 16, NOTHING, 16) - sum4), eights = 0.25f * (float)(sa8d4<16>(p, 16, NOTHING, 16) - sum8);
-}
-
-// Bits of the levels of 16 blocks, magnitudes [N][16] (trellis.py: cabac_bits)
-template <int N> DC_INLINE void cabac_bits(const Lanes* levels, const ContextBits<N>& bits, float longer, float* out) {
-    DC_EACH_VECTOR(l) {
-        vf total = {};
-        vi after = {}, large = {};
-        for (int i = N - 1; i >= 0; i--) {
-            vf v = load<vf>(levels[i] + l);
-            vf one = large ? all(bits.one[2]) : after ? all(bits.one[1]) : all(bits.one[0]);
-            vf two = large ? all(bits.two[2]) : after ? all(bits.two[1]) : all(bits.two[0]);
-            vf size = v > 1.5f ? two + vmax(v - 2.0f, vf{}) * longer : one;
-            vf coded = (after ? all(bits.l0[i]) : all(bits.l1[i])) + (bits.s1[i] + 1.0f) + size;
-            total += v > 0.5f ? coded : after ? all(bits.s0[i]) : vf{};
-            after |= v > 0.5f, large |= v > 1.5f;
-        }
-        store(out + l, total);
-    }
-}
-
 void choose_mb_type(int64_t threads, const float* source, const float* constructed, const int64_t* mode16, const int64_t* mode8, const int64_t* mode4,
                     const float* qp, const float* lam, const float* type_bits, int64_t* mb_type, float* bits, int64_t n, int64_t bh, int64_t bw,
-                    double texture_weight, double rate_weight, double memory, const float* quant, const float* trellis, const float* steps4,
-                    const float* steps8, const int64_t* contexts) {
-    Call call(quant, trellis, steps4, steps8, contexts, qp, n * bh * bw, false);
+                    double psy, const float* weights, const float* quant, const float* steps4, const float* steps8, const int64_t* places,
+                    const float* cabac) {
+    Call call(quant, steps4, steps8, places, cabac, qp, n * bh * bw, false);
     int64_t m = bh * bw, w = 16 * bw, samples = 256 * m;
-    call.quant.memory = (float)memory;  // of the contexts that bits are counted by
     for (int64_t i = 0; i < n; i++) {
         Scratch<uint8_t> memory(Bordered::size(16 * bh, w));
         Bordered plane(constructed + i * samples, 16 * bh, w, memory);
-        Scratch<float> predicted(samples), decoded(samples), levels4(samples), levels8(samples), least(m);
-        Scratch<uint8_t> coded(16 * m), flags(2 * m);
+        Deciding frame(threads, call, bh, bw, source + i * samples, qp + i * m, lam + i * m, true, (float)psy, weights);
+        Way ways[3] = {{m, 0}, {m, 1}, {m, 2}};
+        Scratch<float> predicted(samples);
         Scratch<int64_t> type(m);
-        LumaBits none;
-        memset((void*)&none, 0, sizeof none);
-        for (int t = 0; t < 3; t++) {
-            for (int64_t b = 0; b < m; b++) type[b] = t;
-            memset(flags, 1, m), memset(flags + m, 0, m);
-            const uint8_t *yes = flags, *no = flags + m;
-            Luma luma(call, i, bh, bw, source, predicted - i * samples, qp, yes - i * m, (t == 1 ? yes : no) - i * m, (t == 0 ? yes : no) - i * m);
-            Scratch<Counts<64>> counts(bh, true);
-            parallel(threads, bh, 1e4 * (double)bw, [&](int64_t row) {
-                predict_rows(plane, bw, row, row + 1, type, mode16 + i * m, mode8 + 4 * i * m, mode4 + 16 * i * m, predicted);
-                luma.code_row(row, none, decoded, levels4, levels8, coded);
-                Scratch<Lanes> v(64);
-                if (t == 1) {
-                    Scratch<Tally<64>> tally(1);
-                    tally->clear();
-                    for (int64_t b = row * bw; b < (row + 1) * bw; b++) {
-                        for (int k = 0; k < 64; k++)
-                            for (int l = 0; l < 16; l++) v[k][l] = l < 4 ? std::fabs(levels8[256 * b + 64 * l + k]) : 0.0f;
-                        tally->count(v);
-                    }
-                    tally->total(counts[row]);
-                } else {
-                    Scratch<Tally<16>> tally(1);
-                    tally->clear();
-                    for (int64_t b = row * bw; b < (row + 1) * bw; b++) {
-                        for (int k = 0; k < 16; k++)
-                            for (int l = 0; l < 16; l++) v[k][l] = std::fabs(levels4[256 * b + 16 * l + k]);
-                        tally->count(v);
-                    }
-                    Counts<16> c;
-                    tally->total(c);
-                    for (int k = 0; k < 16; k++) counts[row].seen[k] = c.seen[k], counts[row].nonzero[k] = c.nonzero[k], counts[row].last[k] = c.last[k];
-                    for (int k = 0; k < 3; k++) counts[row].kind[k] = c.kind[k], counts[row].more[k] = c.more[k];
-                }
-            });
-            for (int64_t row = 1; row < bh; row++) counts[0].add(counts[row]);
-            ContextBits<16> four;
-            ContextBits<64> eight;
-            if (t == 1)
-                call.finish(counts[0], eight);
-            else {
-                Counts<16> c;
-                for (int k = 0; k < 16; k++) c.seen[k] = counts[0].seen[k], c.nonzero[k] = counts[0].nonzero[k], c.last[k] = counts[0].last[k];
-                for (int k = 0; k < 3; k++) c.kind[k] = counts[0].kind[k], c.more[k] = counts[0].more[k];
-                call.finish(c, four);
-            }
+        for (Way& way : ways) {
+            for (int64_t b = 0; b < m; b++) type[b] = way.type;
             parallel(threads, bh, 2e3 * (double)bw, [&](int64_t row) {
-                Scratch<Lanes> v(64);
-                alignas(64) float of_blocks[LANES];
-                alignas(64) uint8_t own[256], other[256];
-                for (int64_t b = row * bw; b < (row + 1) * bw; b++) {
-                    if (t == 1) {
-                        for (int k = 0; k < 64; k++)
-                            for (int l = 0; l < 16; l++) v[k][l] = l < 4 ? std::fabs(levels8[256 * b + 64 * l + k]) : 0.0f;
-                        cabac_bits<64>(v, eight, call.trellis.longer_bits, of_blocks);
-                    } else {
-                        for (int k = 0; k < 16; k++)
-                            for (int l = 0; l < 16; l++) v[k][l] = std::fabs(levels4[256 * b + 16 * l + k]);
-                        cabac_bits<16>(v, four, call.trellis.longer_bits, of_blocks);
-                    }
-                    float side = type_bits[(t * n + i) * m + b], total = side;
-                    float of_levels = 0;
-                    for (int l = 0; l < (t == 1 ? 4 : 16); l++) of_levels += of_blocks[l];
-                    total += of_levels;
-                    int64_t at = i * samples + luma.offset(b);
-                    block_bytes(source + at, w, own, 16, 16);
-                    block_bytes(decoded + luma.offset(b), w, other, 16, 16);
-                    int32_t error = 0;
-                    for (int k = 0; k < 256; k++) error += (own[k] - other[k]) * (own[k] - other[k]);
-                    float t4[2], t8[2];
-                    texture(own, t4[0], t8[0]), texture(other, t4[1], t8[1]);
-                    float l = lam[i * m + b], lost = std::fabs(t4[0] - t4[1]) + std::fabs(t8[0] - t8[1]);
-                    float cost = (float)error + (float)texture_weight * l * lost + (float)rate_weight * (l * l) * total;
-                    if (t == 0 || cost < least[b]) least[b] = cost, mb_type[i * m + b] = t, bits[i * m + b] = side;
-                }
+                predict_rows(plane, bw, row, row + 1, type, mode16 + i * m, mode8 + 4 * i * m, mode4 + 16 * i * m, predicted);
             });
+            frame.code(way, predicted);
         }
+        int64_t* to = mb_type + i * m;
+        for (int64_t b = 0; b < m; b++) to[b] = 1;
+        for (int round = 0; round < (int)weights[3]; round++) {
+            WayStates states(frame, ways, 3, to);
+            for (Way& way : ways) frame.add_bits(way, states, [&](int64_t b) { return type_bits[(way.type * n + i) * m + b]; });
+            for (int64_t b = 0; b < m; b++) {
+                to[b] = 0;
+                for (int t = 1; t < 3; t++)
+                    if (ways[t].cost[b] < ways[to[b]].cost[b]) to[b] = t;
+            }
+        }
+        for (int64_t b = 0; b < m; b++) bits[i * m + b] = type_bits[(to[b] * n + i) * m + b];
+    }
+}
+
+// Modes of K x K blocks of a frame by rate and distortion
+template <int K>
+void refine(const Deciding& frame, const Bordered& plane, const int64_t* before, const int64_t* mb_type, const int64_t* predicted_mode, int64_t* out,
+            const float* weights) {
+    constexpr int M = 16 / K, N = K * K, KIND = K == 8 ? EIGHT : LUMA, TYPE = K == 8 ? 1 : 2;
+    int64_t bw = frame.bw, m = frame.m, blocks = M * M * m, across = M * bw;
+    Way guess(m, TYPE), way(m, TYPE);
+    Scratch<float> predicted(256 * m), least(blocks), cost(blocks), states(m * CONTEXTS);
+    Scratch<int64_t> type(m), modes(blocks);
+    for (int64_t b = 0; b < m; b++) type[b] = TYPE;
+    auto code = [&](const int64_t* of_blocks, Way& to) {
+        parallel(frame.threads, frame.bh, 2e3 * (double)bw, [&](int64_t row) {
+            predict_rows(plane, bw, row, row + 1, type, of_blocks, of_blocks, of_blocks, predicted);
+        });
+        frame.code_blocks<K>(to, predicted, cost);
+    };
+    code(before, guess);
+    {
+        Scratch<Seen<CONTEXTS>> seen(m, true);
+        parallel(frame.threads, m, 500, [&](int64_t b) { if (mb_type[b] == TYPE) guess.count(frame.call.cabac, b, seen[b]); });
+        adapt<CONTEXTS>(frame.call.cabac, seen, frame.call.cabac.first_of(KIND, frame.slice), m, states);
+    }
+    for (int mode = 0; mode < 9; mode++) {
+        for (int64_t b = 0; b < blocks; b++) modes[b] = mode;
+        code(modes, way);
+        parallel(frame.threads, m, 1e3, [&](int64_t mb) {
+            Scratch<Lanes> v(N);
+            Scratch<LaneBits> bits(1);
+            alignas(64) float of_blocks[LANES];
+            way.lanes<N>(mb, v);
+            bits->set(frame.call.cabac, states + CONTEXTS * mb, 0, LANES);
+            level_bits<N>(frame.call.cabac, KIND, v, *bits, of_blocks);
+            for (int l = 0; l < M * M; l++) {
+                int64_t y = mb / bw * M + l / M, x = mb % bw * M + l % M, at = y * across + x;
+                float more = predicted_mode ? (predicted_mode[at] == mode ? weights[5] : weights[6]) : weights[4];
+                float lambda = frame.lam[mb], total = cost[at] + frame.rate_weight * (lambda * lambda) * more + frame.rate_weight * (lambda * lambda) * of_blocks[l];
+                if (!may_use(mode, y > 0, x > 0)) total += FORBIDDEN;
+                if (mode == 0 || total < least[at]) least[at] = total, out[at] = mode;
+            }
+        });
+    }
+}
+
+void refine_modes(int64_t threads, const float* source, const float* constructed, const int64_t* mode8, const int64_t* mode4, const int64_t* mb_type,
+                  const int64_t* predicted8, const int64_t* predicted4, const float* qp, const float* lam, int64_t* out8, int64_t* out4, int64_t n,
+                  int64_t bh, int64_t bw, double psy, const float* weights, const float* quant, const float* steps4, const float* steps8,
+                  const int64_t* places, const float* cabac) {
+    Call call(quant, steps4, steps8, places, cabac, qp, n * bh * bw, false);
+    int64_t m = bh * bw, samples = 256 * m;
+    for (int64_t i = 0; i < n; i++) {
+        Scratch<uint8_t> memory(Bordered::size(16 * bh, 16 * bw));
+        Bordered plane(constructed + i * samples, 16 * bh, 16 * bw, memory);
+        Deciding frame(threads, call, bh, bw, source + i * samples, qp + i * m, lam + i * m, true, (float)psy, weights);
+        refine<8>(frame, plane, mode8 + 4 * i * m, mb_type + i * m, predicted8 ? predicted8 + 4 * i * m : nullptr, out8 + 4 * i * m, weights);
+        refine<4>(frame, plane, mode4 + 16 * i * m, mb_type + i * m, predicted4 ? predicted4 + 16 * i * m : nullptr, out4 + 16 * i * m, weights);
     }
 }
 
@@ -874,6 +844,7 @@ DC_EXPORT(cheapest_mode)
 DC_EXPORT(cheapest_chroma_mode)
 DC_EXPORT(choose_modes)
 DC_EXPORT(choose_mb_type)
+DC_EXPORT(refine_modes)
 DC_EXPORT(predict_intra)
 DC_EXPORT(predict_intra_chroma)
 DC_EXPORT(predict_intra_backward)

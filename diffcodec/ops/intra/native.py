@@ -9,9 +9,8 @@ from torch import Tensor
 from ...constants import Constant
 from ...implement import backward_of, implements
 from ..common.native import call
+from ..residual import rate
 from ..residual.native import constants
-from ..residual.reference import QuantSettings
-from ..residual.trellis import Trellis
 from . import reference
 
 _CONSTANTS = Constant(
@@ -64,19 +63,44 @@ def choose_modes(
     return out
 
 
-@implements(
-    reference.choose_mb_type,
-    lacks=lambda *args: "native code compares types without a trellis" if QuantSettings.of(args[-1]).trellis is not None else None,
-)
+_WEIGHTS = Constant(
+    [
+        rate.TEXTURE_WEIGHT, rate.RATE_WEIGHT, 0.0, reference.TYPE_ROUNDS, reference.BITS_UNKNOWN, reference.BITS_PREDICTED, reference.BITS_OTHER,
+    ]
+)  # fmt: skip
+
+
+@implements(reference.choose_mb_type)
 def choose_mb_type(
-    source: Tensor, constructed: Tensor, modes: list[Tensor], qp: Tensor, lam: Tensor, type_bits: Tensor, quant: list[float]
+    source: Tensor, constructed: Tensor, modes: list[Tensor], qp: Tensor, lam: Tensor, type_bits: Tensor, quant: list[float], psy: float
 ) -> tuple[Tensor, Tensor]:
-    mb_type, bits = reference.choose_mb_type.allocate(source, constructed, modes, qp, lam, type_bits, quant)
+    mb_type, bits = reference.choose_mb_type.allocate(source, constructed, modes, qp, lam, type_bits, quant, psy)
     call(
-        "choose_mb_type", source, constructed, *modes, qp, lam, type_bits, mb_type, bits, *lam.shape, reference.TEXTURE_WEIGHT,
-        reference.RATE_WEIGHT, Trellis.memory, *constants(quant, source),
+        "choose_mb_type", source, constructed, *modes, qp, lam, type_bits, mb_type, bits, *lam.shape, psy, _WEIGHTS.like(lam),
+        *constants(quant, source),
     )  # fmt: skip
     return mb_type, bits
+
+
+@implements(reference.refine_modes)
+def refine_modes(
+    source: Tensor,
+    constructed: Tensor,
+    modes: list[Tensor],
+    mb_type: Tensor,
+    known: list[Tensor],
+    qp: Tensor,
+    lam: Tensor,
+    quant: list[float],
+    psy: float,
+) -> tuple[Tensor, Tensor]:
+    out = reference.refine_modes.allocate(source, constructed, modes, mb_type, known, qp, lam, quant, psy)
+    predicted = reference.predicted_modes(known[0], known[1], known[2]) if known else (None, None)
+    call(
+        "refine_modes", source, constructed, modes[1], modes[2], mb_type, *predicted, qp, lam, *out, *lam.shape, psy, _WEIGHTS.like(lam),
+        *constants(quant, source),
+    )  # fmt: skip
+    return out
 
 
 def _three(modes: list[Tensor]) -> list[Any]:

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...backend import operation
-from ...blocks import flat_blocks, from_flat_blocks, repeat_blocks, sum_macroblocks
+from ...blocks import flat_blocks, from_flat_blocks, repeat_blocks
 from ...checks import half_up
 from ...constants import Constant
 from ..common.distortion import distortion, sa8d, satd
-from ..residual.reference import QuantSettings, code_luma
-from ..residual.trellis import cabac_bits
+from ..residual import cabac, rate
+from ..residual.cabac import EIGHT, LUMA
+from ..residual.reference import code_luma
 
 # Neighbours of a k x k block as one vector: corner M, top row (2k samples, the second half above and to the right), left column (k)
 
@@ -121,7 +122,7 @@ MB_COST_SMALL = 4.0, 40.0  # what the choice adds to macroblocks of 8x8 and of 4
 BITS_SMALL = Constant([BITS_UNKNOWN] * 9)
 NOT_PREDICTED = 3  # lambdas that the choice adds to a mode that is not the predicted one
 FORBIDDEN = 1e9  # cost of a mode whose neighbours do not exist
-TEXTURE_WEIGHT, RATE_WEIGHT = 0.5, 0.9  # of lost texture by lambda (psy-RD), and of bits by its square
+TYPE_ROUNDS = 2  # of choosing types, each with the contexts that the one before leaves
 
 MODES = {k: Constant(_directional(k)) for k in (4, 8)}
 SMOOTH = Constant(np.stack([_smooth()[bool(i & 1), bool(i & 2), bool(i & 4)] for i in range(8)]))  # [8, 25, 25]
@@ -361,7 +362,7 @@ def _(
 @operation
 @torch.no_grad()
 def choose_mb_type(
-    source: Tensor, constructed: Tensor, modes: list[Tensor], qp: Tensor, lam: Tensor, type_bits: Tensor, quant: list[float]
+    source: Tensor, constructed: Tensor, modes: list[Tensor], qp: Tensor, lam: Tensor, type_bits: Tensor, quant: list[float], psy: float
 ) -> tuple[Tensor, Tensor]:
     """Types of intra macroblocks by rate and distortion: squared error, lost texture (psy-RD) and bits.
 
@@ -371,52 +372,113 @@ def choose_mb_type(
         qp, lam: ``[N, H/16, W/16]``.
         type_bits: bits beside the levels, of each type ``[3, N, H/16, W/16]``.
         quant: how residuals are coded: :meth:`~diffcodec.ops.residual.reference.QuantSettings.numbers`.
+        psy: strength of psy-RD.
 
     Returns:
         Type, as for :func:`choose_modes`, and its bits ``[N, H/16, W/16]``.
     """
-    costs = []
+    every = torch.ones_like(qp, dtype=torch.bool)
+    of_source, ways, costs = rate.texture(source), [], []
     for i in range(3):
-        every = torch.full(qp.shape, i, device=qp.device)
-        costs.append(
-            rd_cost(source, predict_intra.reference(constructed, modes, every), qp, lam, every, type_bits[i], QuantSettings.of(quant))
-        )
-    mb_type = torch.stack(costs).argmin(0)
+        predicted = predict_intra.reference(constructed, modes, torch.full(qp.shape, i, device=qp.device))
+        of_type = (every & (i == 1), every & (i == 0))
+        decoded, four, eight, flags = code_luma.reference(source, predicted, qp, every, *of_type, quant, True)
+        levels = (eight if i == 1 else four).abs().unflatten(-1, (-1, 64 if i == 1 else 16)).flatten(1, 2)
+        ways.append(rate.Coded(levels, flags, i))
+        costs.append(rate.distortion(source, decoded, lam, psy, of_source) + rate.RATE_WEIGHT * lam.square() * type_bits[i])
+    mb_type = torch.ones_like(modes[0]).view(qp.shape)
+    for _ in range(TYPE_ROUNDS):
+        states = rate.States(ways, mb_type, qp, every)
+        mb_type = torch.stack([c + rate.RATE_WEIGHT * lam.square() * states.bits(w) for c, w in zip(costs, ways)]).argmin(0)
     return mb_type, type_bits.gather(0, mb_type[None])[0]
 
 
 @choose_mb_type.outputs
 def _(
-    source: Tensor, constructed: Tensor, modes: list[Tensor], qp: Tensor, lam: Tensor, type_bits: Tensor, quant: list[float]
+    source: Tensor, constructed: Tensor, modes: list[Tensor], qp: Tensor, lam: Tensor, type_bits: Tensor, quant: list[float], psy: float
 ) -> tuple[Tensor, Tensor]:
     return modes[0].new_empty(lam.shape), lam.new_empty(lam.shape)
 
 
-def rd_cost(source: Tensor, predicted: Tensor, qp: Tensor, lam: Tensor, mb_type: Tensor, side_bits: Tensor, quant: QuantSettings) -> Tensor:
-    """Rate-distortion cost of intra macroblocks.
+@operation
+@torch.no_grad()
+def refine_modes(
+    source: Tensor,
+    constructed: Tensor,
+    modes: list[Tensor],
+    mb_type: Tensor,
+    known: list[Tensor],
+    qp: Tensor,
+    lam: Tensor,
+    quant: list[float],
+    psy: float,
+) -> tuple[Tensor, Tensor]:
+    """Modes of 8x8 and 4x4 blocks by rate and distortion in place of SATD (x264's intra_rd_refine).
 
     Args:
-        source, predicted: ``[N, H, W]``.
-        qp, lam, mb_type: ``[N, H/16, W/16]``. side_bits: bits beside the levels, same shape.
+        source, constructed, modes, qp, lam, quant, psy: as for :func:`choose_mb_type`.
+        mb_type: of macroblocks, as it returned them.
+        known: as for :func:`choose_modes`.
+
+    Returns:
+        Modes of 8x8 and of 4x4 blocks as if all macroblocks were of that type, ``[N, H/k * W/k]``.
     """
-    n, bh, bw = qp.shape
-    every = torch.ones_like(mb_type, dtype=torch.bool)
-    decoded, levels4, levels8, _ = code_luma.reference(source, predicted, qp, every, mb_type == 1, mb_type == 0, quant.numbers(), True)
-    bits = side_bits
-    for levels, k, used in ((levels4, 16, mb_type != 1), (levels8, 64, mb_type == 1)):
-        if used.any():
-            bits = bits + cabac_bits(levels.reshape(n, -1, k)).view(n, bh, bw, -1).sum(-1)
-    error = flat_blocks((source - decoded).square(), 16).sum(-1)
-    lost = [(a - b).abs() for a, b in zip(_texture(source), _texture(decoded))]
-    return error + TEXTURE_WEIGHT * lam * (lost[0] + lost[1]) + RATE_WEIGHT * lam.square() * bits
+    n, h, w = source.shape
+    every = torch.ones_like(qp, dtype=torch.bool)
+    expected = predicted_modes(known[0], known[1], known[2]) if known else (None, None)
+    out = []
+    for i, k, predicted in ((1, 8, expected[0]), (2, 4, expected[1])):
+        p, allowed = predict_small_modes(constructed, k)  # [N, blocks, 9, k*k], [blocks, 9]
+        m, kind = 16 // k, EIGHT if k == 8 else LUMA
+
+        def of_blocks(x: Tensor, m: int = m) -> Tensor:
+            """Of macroblocks' blocks in one line: [N, MB, m*m] -> [N, H/k, W/k]."""
+            return x.view(n, h // 16, w // 16, m, m).transpose(2, 3).reshape(n, h // 16 * m, w // 16 * m)
+
+        own = flat_blocks(source, k)
+        of_source, lam_k = _block_texture(own, k), repeat_blocks(lam, m)
+        levels, costs = [], []
+        for mode in range(9):
+            plane = from_flat_blocks(p[:, :, mode].unflatten(1, (h // k, w // k)), k)
+            decoded, four, eight, _ = code_luma.reference(source, plane, qp, every, every & (k == 8), ~every, quant, True)
+            levels.append((eight if k == 8 else four).abs().unflatten(-1, (-1, k * k)).flatten(1, 2))
+            blocks = flat_blocks(decoded, k)
+            cost = (own - blocks).square().sum(-1) + psy * rate.TEXTURE_WEIGHT * lam_k * (of_source - _block_texture(blocks, k)).abs().sum(
+                0
+            )
+            mode_bits = BITS_UNKNOWN if predicted is None else torch.where(predicted.view(cost.shape) == mode, BITS_PREDICTED, BITS_OTHER)
+            costs.append(cost + rate.RATE_WEIGHT * lam_k.square() * mode_bits)
+        before = modes[i].view(n, h // 16, m, w // 16, m).transpose(2, 3).reshape(n, -1, m * m)
+        of_before = torch.stack(levels, 3).gather(3, before[..., None, None].expand(*before.shape, 1, k * k))[..., 0, :]
+        counts = cabac.count(of_before, kind, (mb_type == i).flatten(1).to(lam))
+        bits = cabac.bits_of(cabac.adapt(*counts, cabac.slice_states(kind.first, qp, every)))
+        costs = [c + rate.RATE_WEIGHT * lam_k.square() * of_blocks(cabac.level_bits(v, kind, bits)) for c, v in zip(costs, levels)]
+        out.append((torch.stack(costs, -1).flatten(1, 2) + FORBIDDEN * ~allowed).argmin(-1))
+    return out[0], out[1]
 
 
-def _texture(planes: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of absolute Hadamard coefficients without the DCs, 4x4 and 8x8, of each macroblock. Shape: ``[N, H, W] -> 2 x [N, H/16, W/16]``."""
-    x = flat_blocks(planes, 8)
-    dc4 = x.unflatten(-1, (2, 4, 2, 4)).sum((-3, -1)).abs().sum((-2, -1)) / 2
-    dc8 = x.sum(-1).abs() / 4
-    return sum_macroblocks(satd(x, 8) - dc4), sum_macroblocks(sa8d(x) - dc8)
+def _block_texture(blocks: Tensor, k: int) -> Tensor:
+    """As :func:`~diffcodec.ops.residual.rate.texture` for single blocks; 4x4 blocks have no 8x8 transform. Shape: ``[..., k*k] -> [2, ...]``."""
+    if k == 4:
+        four = satd(blocks, 4) - blocks.sum(-1).abs() / 2
+        return torch.stack([four, torch.zeros_like(four)])
+    dc4 = blocks.unflatten(-1, (2, 4, 2, 4)).sum((-3, -1)).abs().sum((-2, -1)) / 2
+    return torch.stack([satd(blocks, 8) - dc4, sa8d(blocks) - blocks.sum(-1).abs() / 4])
+
+
+@refine_modes.outputs
+def _(
+    source: Tensor,
+    constructed: Tensor,
+    modes: list[Tensor],
+    mb_type: Tensor,
+    known: list[Tensor],
+    qp: Tensor,
+    lam: Tensor,
+    quant: list[float],
+    psy: float,
+) -> tuple[Tensor, Tensor]:
+    return modes[1].new_empty(modes[1].shape), modes[2].new_empty(modes[2].shape)
 
 
 @operation

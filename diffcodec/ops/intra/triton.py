@@ -19,14 +19,13 @@ from ...blocks import repeat_blocks
 from ...constants import Constant
 from ...implement import backward_of, implements
 from ..common.distortion import transform_of
-from ..common.tables import HADAMARD4_OF_8, HADAMARD8
-from ..common.triton import block_rows, half_up, samples, sum_rows
-from ..residual import triton as residual
+from ..common.triton import half_up
+from ..residual import rate
+from ..residual.triton import code_luma
 from . import reference
 
 _R = 16  # blocks in a program
 _SIZE = 128  # blocks in a program that adds up
-_PRICED = 4  # macroblocks in a program that prices them
 _BITS_UNKNOWN, _BITS_PREDICTED, _BITS_OTHER, _MB_BITS_16X16, _MB_BITS_SMALL, _MB_COST_8X8, _MB_COST_4X4 = (
     tl.constexpr(v)
     for v in (
@@ -38,7 +37,6 @@ _BITS_UNKNOWN, _BITS_PREDICTED, _BITS_OTHER, _MB_BITS_16X16, _MB_BITS_SMALL, _MB
         *reference.MB_COST_SMALL,
     )
 )
-_TEXTURE_WEIGHT, _RATE_WEIGHT = tl.constexpr(reference.TEXTURE_WEIGHT), tl.constexpr(reference.RATE_WEIGHT)
 _NOT_PREDICTED, _FORBIDDEN = tl.constexpr(reference.NOT_PREDICTED), tl.constexpr(reference.FORBIDDEN)
 
 
@@ -135,8 +133,6 @@ _KINDS = {
     _LUMA: _Kind.of(16, [*_flat(16), _widened(reference.PLANE[16].value.numpy(), 16)], 2, 3, [1, 2, 0, 7], _dc(16)),
     _CHROMA: _Kind.of(8, [*_flat(8)[::-1], _widened(reference.PLANE[8].value.numpy(), 8)], 0, 3, [0, 2, 1, 7], _dc_chroma()),
 }
-# Hadamard transforms without DCs, the columns without a sign: [2, 64, 64]
-_TEXTURES = Constant(np.stack([m * (m < 0).any(0) for m in (HADAMARD4_OF_8.value.numpy(), HADAMARD8.value.numpy())]))
 _SMOOTH = Constant(
     np.stack([np.pad(reference.SMOOTH.value.numpy()[i], (0, 7)) + np.diag([0.0] * 25 + [1.0] + [0.0] * 6) for i in (0, 1, 2, 7)])
 )
@@ -394,26 +390,6 @@ def _choose_type(
     tl.store(bits + mb, type_bits, mask)
 
 
-@triton.jit
-def _lost(x, y, matrix):
-    """How much texture two sets of 8 x 8 samples differ by, of four a macroblock. Shape: ``[4 P, 64] -> [4 P]``."""
-    m = _matrix(matrix, 64, 64, False)
-    a = tl.sum(tl.abs(tl.dot(x, m, input_precision="tf32")), 1)
-    return a - tl.sum(tl.abs(tl.dot(y, m, input_precision="tf32")), 1)
-
-
-@triton.jit
-def _rd_cost(source, done, lam, bits, textures, out, BLOCKS, BH, BW, P: tl.constexpr):
-    """Rate-distortion cost of P macroblocks, whose bits are known."""
-    b, mask, rb, top, left, i, k = block_rows(tl.program_id(0) * P, BLOCKS, BH, BW, 16, P)
-    mine, other = samples(source, rb, top, left, i, k, BH, BW, 16), samples(done, rb, top, left, i, k, BH, BW, 16)
-    error = sum_rows(tl.sum((mine - other) * (mine - other), 1), P)
-    lost = tl.abs(sum_rows(_lost(mine, other, textures), P)) + tl.abs(sum_rows(_lost(mine, other, textures + 4096), P))
-    weight = tl.load(lam + b)
-    cost = error + _TEXTURE_WEIGHT * weight * lost + _RATE_WEIGHT * weight * weight * tl.load(bits + b)
-    tl.store(out + b, cost, mask)
-
-
 def warps(kind: int) -> int:
     """Of a program: matrices of 64 x 64 take many registers."""
     return 8 if kind == _LUMA else 4
@@ -493,23 +469,24 @@ def choose_modes(
 
 
 @implements(reference.choose_mb_type)
+@torch.no_grad()
 def choose_mb_type(
-    source: Tensor, constructed: Tensor, modes: list[Tensor], qp: Tensor, lam: Tensor, type_bits: Tensor, quant: list[float]
+    source: Tensor, constructed: Tensor, modes: list[Tensor], qp: Tensor, lam: Tensor, type_bits: Tensor, quant: list[float], psy: float
 ) -> tuple[Tensor, Tensor]:
-    source, constructed, qp, lam = source.contiguous(), constructed.contiguous(), qp.contiguous(), lam.contiguous()
-    bits, costs = type_bits.clone(memory_format=torch.contiguous_format), type_bits.new_empty(type_bits.shape)
-    yes, no = (torch.full(qp.shape, v, dtype=torch.uint8, device=qp.device) for v in (1, 0))
-    levels, coded = source.new_empty(*qp.shape, 256), yes.new_empty(source.shape[0], source.shape[1] // 4, source.shape[2] // 4)
-    sizes = (lam.numel(), *lam.shape[1:])
-    for i, ((k, _, mode), transform) in enumerate(zip(_order(modes, constructed), (residual.FOUR, residual.EIGHT, residual.FOUR))):
-        predicted, decoded = torch.empty_like(constructed), torch.empty_like(source)
-        _predict_kind(k, -1, constructed, mode, mode, predicted)
-        masks = [yes, yes if k == 8 else no, yes if k == _LUMA else no]
-        context_bits = residual.context_bits_of(qp, quant, 1 if k == 8 else 2)
-        residual.code_kind(transform.value, source, predicted, qp, masks, decoded, levels, coded, context_bits, quant, True)
-        residual.add_bits(levels, transform.value, bits[i])
-        _rd_cost[(-(-lam.numel() // _PRICED),)](source, decoded, lam, bits[i], _TEXTURES.like(source), costs[i], *sizes, _PRICED)
-    mb_type = costs.argmin(0)
+    constructed = constructed.contiguous()
+    every = torch.ones_like(qp, dtype=torch.bool)
+    of_source, ways, costs = rate.texture(source), [], []
+    for i, (kind, _, mode) in enumerate(_order(modes, constructed)):
+        predicted = torch.empty_like(constructed)
+        _predict_kind(kind, -1, constructed, mode, mode, predicted)
+        decoded, four, eight, flags, _ = code_luma(source, predicted, qp, every, every & (i == 1), every & (i == 0), quant, True)
+        levels = (eight if i == 1 else four).abs().unflatten(-1, (-1, 64 if i == 1 else 16)).flatten(1, 2)
+        ways.append(rate.Coded(levels, flags, i))
+        costs.append(rate.distortion(source, decoded, lam, psy, of_source) + rate.RATE_WEIGHT * lam.square() * type_bits[i])
+    mb_type = torch.ones_like(modes[0]).view(qp.shape)
+    for _ in range(reference.TYPE_ROUNDS):
+        states = rate.States(ways, mb_type, qp, every)
+        mb_type = torch.stack([c + rate.RATE_WEIGHT * lam.square() * states.bits(w) for c, w in zip(costs, ways)]).argmin(0)
     return mb_type, type_bits.gather(0, mb_type[None])[0]
 
 

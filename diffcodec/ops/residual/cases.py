@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from ..common.cases import Scene, case
-from .reference import QuantSettings, choose_transform_8x8, code_chroma, code_luma, merge_qp_delta
+from .reference import QuantSettings, choose_coding, choose_transform_8x8, code_chroma, code_luma, merge_qp_delta
 from .trellis import Trellis
 
 QUANT = {"dead_zone": QuantSettings(), "trellis": QuantSettings(trellis=Trellis(0.95, 0.92)), "keep_all": QuantSettings(decimate=False)}
@@ -52,3 +52,21 @@ case(choose_transform_8x8, "sad_4x4_only")(lambda scene: _transform(scene, False
 @case(merge_qp_delta)
 def nearly_alike(scene: Scene) -> tuple[Any, ...]:
     return scene.qp(22, 26), scene.whole(22, 26, scene.n).float()
+
+
+def _coding(
+    scene: Scene, quant: QuantSettings, candidates: int, may_skip: bool, psy: float = 1.0, transform_8x8: bool = True
+) -> tuple[Any, ...]:
+    source, chroma, qp, lam = scene.luma(), scene.chroma(), scene.qp(20, 36), scene.lam()
+    predicted = [scene.near(source, 0.03 * (i + 1)) for i in range(candidates)]
+    predicted_chroma = [scene.near(chroma, 0.03 * (i + 1)) for i in range(candidates)]
+    side_bits = [10 * scene.uniform(*qp.shape) for _ in range(candidates)]
+    flags = scene.macroblocks(0.7) if may_skip else None
+    return source, chroma, predicted, predicted_chroma, side_bits, flags, qp, qp - 2, lam, quant.numbers(), psy, transform_8x8
+
+
+DECIDED: dict[str, Any] = {"differ": 2e-2, "differ_cuda": 5e-2}  # bits are logarithms: costs that nearly tie fall either way
+case(choose_coding, "b_frame", **DECIDED)(lambda scene: _coding(scene, QUANT["dead_zone"], 2, True))
+case(choose_coding, "b_frame_trellis", **DECIDED)(lambda scene: _coding(scene, QUANT["trellis"], 2, True))
+case(choose_coding, "p_frame", **DECIDED)(lambda scene: _coding(scene, QUANT["dead_zone"], 1, False))
+case(choose_coding, "4x4_without_psy", **DECIDED)(lambda scene: _coding(scene, QUANT["dead_zone"], 2, True, 0.0, False))

@@ -17,36 +17,29 @@ DC_INLINE v4 clipped(v4 predicted) { return vmin(vmax(predicted, v4{}), v4{} + 2
 // What is the same for all blocks of a call
 struct Call {
     Quant quant;
-    TrellisConstants trellis;
     StepTables tables;
-    const int64_t* contexts;  // significant and last for 4, 15, 16 and 64 coefficients, 64 numbers each
-    Call(const float* quant, const float* trellis, const float* steps4, const float* steps8, const int64_t* contexts, const float* qp, int64_t n,
-         bool slopes)
-        : quant(quant), trellis(trellis), tables(steps4, steps8, this->quant.noise_width, qp, n, slopes), contexts(contexts) {}
+    Cabac cabac;
+    Call(const float* quant, const float* steps4, const float* steps8, const int64_t* places, const float* cabac, const float* qp, int64_t n, bool slopes)
+        : quant(quant), tables(steps4, steps8, this->quant.noise_width, qp, n, slopes), cabac(places, cabac) {}
 
-    template <int N> void finish(const Counts<N>& counts, ContextBits<N>& bits) const {
-        constexpr int row = N == 4 ? 0 : N == 15 ? 2 : N == 16 ? 4 : 6;
-        bits.set(counts, contexts + 64 * row, contexts + 64 * (row + 1), quant.memory, trellis);
-    }
     float lambda(bool intra, int n) const {
         float own = intra ? quant.of_intra : quant.of_inter;
         return n < 64 ? quant.small * own : own;
     }
     float dead_zone(bool intra) const { return intra ? quant.intra : quant.inter; }
     template <int N>
-    DC_INLINE void choose(const Lanes* y, const ContextBits<N>& bits, const float* lam, const float* dead, Lanes* levels, Lanes* threshold) const {
+    DC_INLINE void choose(int kind, const Lanes* y, const LaneBits& bits, const float* lam, const float* dead, Lanes* levels, Lanes* threshold) const {
         if (quant.trellis)
-            choose_levels<N>(y, bits, lam, quant, trellis, levels, threshold);
+            choose_levels<N>(cabac, kind, y, bits, lam, quant, levels, threshold);
         else
             round_levels<N>(y, dead, levels, threshold);
     }
+    // The levels that contexts are taken from, of coefficients in steps, and their places
+    template <int N> DC_INLINE void guess(const Lanes* y, Lanes* levels, uint64_t* places) const {
+        DC_EACH_VECTOR(l) for (int i = 0; i < N; i++) store(levels[i] + l, vfloor(vabs(load<vf>(y[i] + l)) + quant.guess));
+        nonzero<N>(levels, places);
+    }
 };
-
-template <int N> DC_INLINE void count(const Lanes* y, Tally<N>& tally) {
-    alignas(64) Lanes v[N];
-    DC_EACH_VECTOR(l) for (int i = 0; i < N; i++) store(v[i] + l, vfloor(vabs(load<vf>(y[i] + l)) + 0.25f));
-    tally.count(v);
-}
 
 // Sixteen blocks of K x K, four of each of four groups with a quantiser and a kind of their own
 template <int K> struct Batch {
@@ -103,9 +96,9 @@ template <int K> struct Batch {
     }
 };
 
-struct LumaBits {
-    ContextBits<16> four, dc;
-    ContextBits<64> eight;
+// States before each macroblock of a frame [m][CONTEXTS]; null where no trellis asks for them
+struct LumaStates {
+    const float *four, *eight, *dc;
 };
 
 // Sixteen macroblocks' second transform of DCs (8.5.10), one a lane
@@ -135,10 +128,13 @@ struct DcBatch {
         walsh(x);
         DC_EACH_VECTOR(l) for (int i = 0; i < 16; i++) store(y[i] + l, load<vf>(x[ZIGZAG4[i]] + l) * load<vf>(inverse + l));
     }
-    void choose(const Call& call, const ContextBits<16>& bits, bool thresholds) {
+    void choose(const Call& call, const float* states, bool thresholds) {
         alignas(64) Lanes m[16];
+        Scratch<LaneBits> bits(1);
+        if (states)
+            for (int l = 0; l < LANES; l++) bits->set(call.cabac, states + CONTEXTS * mb[l < count ? l : 0], l, 1);
         DC_EACH_VECTOR(l) for (int i = 0; i < 16; i++) store(m[i] + l, vabs(load<vf>(y[i] + l)));
-        call.choose<16>(m, bits, lam, dead, levels, thresholds ? threshold : nullptr);
+        call.choose<16>(DC, m, *bits, lam, dead, levels, thresholds ? threshold : nullptr);
         DC_EACH_VECTOR(l) for (int i = 0; i < 16; i++) {
             vf v = load<vf>(levels[i] + l);
             store(levels[i] + l, load<vf>(y[i] + l) < 0.0f ? -v : v);
@@ -182,43 +178,43 @@ struct Luma {
         }
     }
 
-    struct RowCounts {
-        Counts<16> four, dc;
-        Counts<64> eight;
-    };
-    // What contexts are counted from in a row of macroblocks: all of them, as if they were of each kind that the frame has
-    void count_row(int64_t row, bool fours, bool eights, bool dcs, RowCounts& out) const {
+    // What contexts see in each macroblock of a row, of the kinds of blocks that it has
+    void count_row(int64_t row, Seen<CONTEXTS>* four, Seen<CONTEXTS>* eight, Seen<CONTEXTS>* dc) const {
         Scratch<Batch<4>> b4(1);
         Scratch<Batch<8>> b8(1);
-        Scratch<Tally<16>> t4(2);
-        Scratch<Tally<64>> t8(1);
-        t4[0].clear(), t4[1].clear(), t8->clear();
-        if (fours)
-            for (int64_t i = row * bw; i < (row + 1) * bw; i++) {
+        Scratch<DcBatch> dcs(1);
+        dcs->count = 0;
+        uint64_t places[LANES];
+        int64_t eights[4];
+        int count = 0;
+        for (int64_t i = row * bw; i < (row + 1) * bw; i++) {
+            if (is8[i])
+                eights[count++] = i;
+            else {
                 load_mb(*b4, 0, i);
                 b4->grouped();
                 b4->scale();
-                count<16>(b4->y, t4[0]);
+                call.guess<16>(b4->y, b4->levels, places);
+                for (int l = 0; l < LANES; l++) count_block<16>(call.cabac, LUMA, b4->levels, l, places[l], four[i]);
             }
-        if (eights)
-            for (int64_t x = 0; x < bw; x += 4) {
-                int groups = (int)lowest<int64_t>(4, bw - x);
-                for (int g = 0; g < groups; g++) load_mb(*b8, g, row * bw + x + g);
-                fill(*b8, groups);
+            if (is16[i]) dcs->add(call, i, source + offset(i), predicted + offset(i), w, qp[i], intra[i] != 0);
+            bool end = i + 1 == (row + 1) * bw;
+            if (count && (count == 4 || end)) {
+                for (int g = 0; g < count; g++) load_mb(*b8, g, eights[g]);
+                fill(*b8, count);
                 b8->grouped();
                 b8->scale();
-                count<64>(b8->y, *t8);
+                call.guess<64>(b8->y, b8->levels, places);
+                for (int l = 0; l < 4 * count; l++) count_block<64>(call.cabac, EIGHT, b8->levels, l, places[l], eight[eights[l / 4]]);
+                count = 0;
             }
-        if (dcs)
-            for (int64_t x = 0; x < bw; x += LANES) {
-                Scratch<DcBatch> dc(1);
-                dc->count = 0;
-                for (int64_t i = row * bw + x; i < row * bw + lowest<int64_t>(bw, x + LANES); i++)
-                    dc->add(call, i, source + offset(i), predicted + offset(i), w, qp[i], intra[i] != 0);
-                dc->scale();
-                count<16>(dc->y, t4[1]);
+            if (dcs->count && (dcs->count == LANES || end)) {
+                dcs->scale();
+                call.guess<16>(dcs->y, dcs->levels, places);
+                for (int l = 0; l < dcs->count; l++) count_block<16>(call.cabac, DC, dcs->levels, l, places[l], dc[dcs->mb[l]]);
+                dcs->count = 0;
             }
-        t4[0].total(out.four), t4[1].total(out.dc), t8->total(out.eight);
+        }
     }
 
     // Which 4x4 blocks of an inter macroblock are kept: those of a region with enough score, if the macroblock has enough
@@ -243,33 +239,36 @@ struct Luma {
             for (int l = 4 * g; l < 4 * g + 4; l++) b.keep[l] = s[l] >= MIN_SCORE_REGION && total >= MIN_SCORE_LUMA;
         }
     }
-    void decide4(Batch<4>& b, int64_t i, const LumaBits& bits, bool thresholds) const {
+    void decide4(Batch<4>& b, LaneBits& bits, int64_t i, const LumaStates& states, bool thresholds) const {
         load_mb(b, 0, i);
         b.grouped();
         b.scale();
         b.magnitudes();
-        call.choose<16>(b.y, bits.four, b.lam, b.dead, b.levels, thresholds ? b.threshold : nullptr);
+        if (states.four) bits.set(call.cabac, states.four + CONTEXTS * i, 0, LANES);
+        call.choose<16>(LUMA, b.y, bits, b.lam, b.dead, b.levels, thresholds ? b.threshold : nullptr);
         decimate4(b, i);
     }
-    void decide8(Batch<8>& b, const int64_t* mb, int count, const LumaBits& bits, bool thresholds) const {
+    void decide8(Batch<8>& b, LaneBits& bits, const int64_t* mb, int count, const LumaStates& states, bool thresholds) const {
         for (int g = 0; g < count; g++) load_mb(b, g, mb[g]);
         fill(b, count);
         b.grouped();
         b.scale();
         b.magnitudes();
-        call.choose<64>(b.y, bits.eight, b.lam, b.dead, b.levels, thresholds ? b.threshold : nullptr);
+        if (states.eight)
+            for (int g = 0; g < 4; g++) bits.set(call.cabac, states.eight + CONTEXTS * mb[g < count ? g : 0], 4 * g, 4);
+        call.choose<64>(EIGHT, b.y, bits, b.lam, b.dead, b.levels, thresholds ? b.threshold : nullptr);
         decimate8(b, mb, count);
     }
 
     // f(batch of DCs) for the intra 16x16 macroblocks of a row
-    template <class F> void each_dc(int64_t row, const LumaBits& bits, bool thresholds, const F& f) const {
+    template <class F> void each_dc(int64_t row, const LumaStates& states, bool thresholds, const F& f) const {
         Scratch<DcBatch> dc(1);
         dc->count = 0;
         for (int64_t i = row * bw; i < (row + 1) * bw; i++) {
             if (is16[i] && !is8[i]) dc->add(call, i, source + offset(i), predicted + offset(i), w, qp[i], intra[i] != 0);
             if (dc->count && (dc->count == LANES || i + 1 == (row + 1) * bw)) {
                 dc->scale();
-                dc->choose(call, bits.dc, thresholds);
+                dc->choose(call, states.dc, thresholds);
                 f(*dc);
                 dc->count = 0;
             }
@@ -282,11 +281,12 @@ struct Luma {
     }
 
     // levels4, levels8, coded, out: of the frame; levels may be missing
-    void code_row(int64_t row, const LumaBits& bits, float* out, float* levels4, float* levels8, uint8_t* coded) const {
+    void code_row(int64_t row, const LumaStates& states, float* out, float* levels4, float* levels8, uint8_t* coded) const {
         Scratch<Batch<4>> b4(1);
         Scratch<Batch<8>> b8(1);
+        Scratch<LaneBits> bits(1);
         Scratch<Lanes> dc_levels(bw), dc_back(bw);
-        each_dc(row, bits, false, [&](DcBatch& d) {
+        each_dc(row, states, false, [&](DcBatch& d) {
             alignas(64) Lanes back[16];
             for (int i = 0; i < 16; i++)
                 for (int l = 0; l < LANES; l++) back[ZIGZAG4[i]][l] = d.levels[i][l] * d.step[l] / 16;  // / 4 of each transform
@@ -302,7 +302,7 @@ struct Luma {
                 eights[count++] = i;
             else {
                 Batch<4>& b = *b4;
-                decide4(b, i, bits, false);
+                decide4(b, *bits, i, states, false);
                 bool any = b.finish_levels(is16[i]);
                 uint8_t* flags = coded + row * 4 * 4 * bw + 4 * x;
                 for (int l = 0; l < 16; l++) {
@@ -315,7 +315,7 @@ struct Luma {
                 if (levels4) {
                     for (int k = 0; k < 16; k++)
                         for (int l = 0; l < 16; l++) levels4[256 * i + 16 * l + k] = b.levels[k][l];
-                    memset(levels8 + 256 * i, 0, 1024);
+                    if (levels8) memset(levels8 + 256 * i, 0, 1024);
                 }
                 if (any) b.reconstruct(is16[i]);
                 const float* p = predicted + offset(i);
@@ -327,7 +327,7 @@ struct Luma {
             }
             if (count && (count == 4 || i + 1 == (row + 1) * bw)) {
                 Batch<8>& b = *b8;
-                decide8(b, eights, count, bits, false);
+                decide8(b, *bits, eights, count, states, false);
                 bool any = b.finish_levels();
                 for (int g = 0; g < count; g++) {
                     int64_t e = eights[g];
@@ -340,7 +340,7 @@ struct Luma {
                     if (levels8) {
                         for (int l = 0; l < 4; l++)
                             for (int k = 0; k < 64; k++) levels8[256 * e + 64 * l + k] = b.levels[k][4 * g + l];
-                        memset(levels4 + 256 * e, 0, 1024);
+                        if (levels4) memset(levels4 + 256 * e, 0, 1024);
                     }
                 }
                 if (any) b.reconstruct();
@@ -389,13 +389,14 @@ struct Luma {
     }
 
     // grad: of what was decoded; of_levels4, of_levels8 or null; source, predicted: where the gradients of both go; qp or null
-    void back_row(int64_t row, const LumaBits& bits, const float* grad, const float* of_levels4, const float* of_levels8, float* to_source,
+    void back_row(int64_t row, const LumaStates& states, const float* grad, const float* of_levels4, const float* of_levels8, float* to_source,
                   float* to_predicted, float* to_qp) const {
         Scratch<Batch<4>> b4(1);
         Scratch<Batch<8>> b8(1);
+        Scratch<LaneBits> bits(1);
         Scratch<Lanes> g(64), further(64), dc_grad(bw);
         if (to_qp) memset(to_qp + row * bw, 0, sizeof(float) * bw);
-        each_dc(row, bits, true, [&](DcBatch& d) {
+        each_dc(row, states, true, [&](DcBatch& d) {
             alignas(64) Lanes v[16];
             for (int b = 0; b < 16; b++)
                 for (int l = 0; l < LANES; l++) {
@@ -438,7 +439,7 @@ struct Luma {
                 eights[count++] = i;
             else {
                 Batch<4>& b = *b4;
-                decide4(b, i, bits, true);
+                decide4(b, *bits, i, states, true);
                 const float* from = grad + offset(i);
                 fetch<4>(g, 0, w, [&](int64_t at) { return load<v4>(from + at); });
                 if (of_levels4)
@@ -455,7 +456,7 @@ struct Luma {
             }
             if (count && (count == 4 || i + 1 == (row + 1) * bw)) {
                 Batch<8>& b = *b8;
-                decide8(b, eights, count, bits, true);
+                decide8(b, *bits, eights, count, states, true);
                 memset((float*)*g, 0, sizeof(Lanes) * 64), memset((float*)*further, 0, sizeof(Lanes) * 64);
                 for (int k = 0; k < count; k++) {
                     const float* from = grad + offset(eights[k]);
@@ -479,6 +480,36 @@ struct Luma {
         }
     }
 };
+
+// States of all macroblocks of a call's frames by kind [KINDS][n * m][CONTEXTS], where levels are chosen by them
+struct States {
+    int64_t m;
+    bool on;
+    Scratch<float> four, eight, dc;
+    States(int64_t n, int64_t m, bool on) : m(m), on(on), four(on ? n * m * CONTEXTS : 0), eight(on ? n * m * CONTEXTS : 0), dc(on ? n * m * CONTEXTS : 0) {}
+    LumaStates of(int64_t i) const {
+        if (!on) return {nullptr, nullptr, nullptr};
+        int64_t first = i * m * CONTEXTS;
+        return {four + first, eight + first, dc + first};
+    }
+};
+
+void luma_states(int64_t threads, const Call& call, States& states, int64_t n, int64_t bh, int64_t bw, const float* source, const float* predicted,
+                 const float* qp, const uint8_t* intra, const uint8_t* is8, const uint8_t* is16) {
+    if (!call.quant.trellis) return;
+    int64_t m = bh * bw;
+    Scratch<Seen<CONTEXTS>> four(n * m, true), eight(n * m, true), dc(n * m, true);
+    parallel(threads, n * bh, 3e3 * (double)bw, [&](int64_t task) {
+        int64_t i = task / bh;
+        Luma(call, i, bh, bw, source, predicted, qp, intra, is8, is16).count_row(task % bh, four + i * m, eight + i * m, dc + i * m);
+    });
+    parallel(threads, n, 300.0 * (double)m, [&](int64_t i) {
+        Cabac::Slice slice(qp + i * m, intra + i * m, m);
+        adapt<CONTEXTS>(call.cabac, four + i * m, call.cabac.first_of(LUMA, slice), m, states.four + i * m * CONTEXTS);
+        adapt<CONTEXTS>(call.cabac, eight + i * m, call.cabac.first_of(EIGHT, slice), m, states.eight + i * m * CONTEXTS);
+        adapt<CONTEXTS>(call.cabac, dc + i * m, call.cabac.first_of(DC, slice), m, states.dc + i * m * CONTEXTS);
+    });
+}
 
 }  // namespace
 }  // namespace DC_ISA

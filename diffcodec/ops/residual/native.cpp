@@ -1,68 +1,41 @@
 // Residual coding: see reference.py and trellis.py, whose names these are.
-#include "luma.h"
+#include "rate.h"
 
 namespace DC_ISA {
 namespace {
 
-// Bits of all frames, where levels are chosen by them
-void luma_bits(int64_t threads, const Call& call, LumaBits* bits, int64_t n, int64_t bh, int64_t bw, const float* source, const float* predicted,
-               const float* qp, const uint8_t* intra, const uint8_t* is8, const uint8_t* is16) {
-    if (!call.quant.trellis) return;
-    Scratch<Luma::RowCounts> counts(n * bh);
-    Scratch<uint8_t> has(3 * n, true);
-    for (int64_t i = 0; i < n * bh * bw; i++) {
-        uint8_t* of = has + 3 * (i / (bh * bw));
-        of[0] |= !is8[i], of[1] |= is8[i] != 0, of[2] |= is16[i] && !is8[i];
-    }
-    parallel(threads, n * bh, 3e3 * (double)bw, [&](int64_t task) {
-        int64_t i = task / bh;
-        Luma(call, i, bh, bw, source, predicted, qp, intra, is8, is16).count_row(task % bh, has[3 * i], has[3 * i + 1], has[3 * i + 2], counts[task]);
-    });
-    for (int64_t i = 0; i < n; i++) {
-        for (int64_t row = 1; row < bh; row++) {
-            Luma::RowCounts &to = counts[i * bh], &from = counts[i * bh + row];
-            to.four.add(from.four), to.dc.add(from.dc), to.eight.add(from.eight);
-        }
-        call.finish(counts[i * bh].four, bits[i].four), call.finish(counts[i * bh].dc, bits[i].dc), call.finish(counts[i * bh].eight, bits[i].eight);
-    }
-}
-
 void code_luma(int64_t threads, const float* source, const float* predicted, const float* qp, const uint8_t* intra, const uint8_t* is8,
                const uint8_t* is16, float* out, float* levels4, float* levels8, uint8_t* coded, int64_t n, int64_t bh, int64_t bw,
-               const float* quant, const float* trellis, const float* steps4, const float* steps8, const int64_t* contexts) {
-    Call call(quant, trellis, steps4, steps8, contexts, qp, n * bh * bw, false);
-    Scratch<LumaBits> bits(n, true);
-    luma_bits(threads, call, bits, n, bh, bw, source, predicted, qp, intra, is8, is16);
+               const float* quant, const float* steps4, const float* steps8, const int64_t* places, const float* cabac) {
+    Call call(quant, steps4, steps8, places, cabac, qp, n * bh * bw, false);
+    States states(n, bh * bw, call.quant.trellis);
+    luma_states(threads, call, states, n, bh, bw, source, predicted, qp, intra, is8, is16);
     parallel(threads, n * bh, 4e3 * (double)bw, [&](int64_t task) {
         int64_t i = task / bh, samples = i * bh * bw * 256;
         Luma(call, i, bh, bw, source, predicted, qp, intra, is8, is16)
-            .code_row(task % bh, bits[i], out + samples, levels4 ? levels4 + samples : nullptr, levels8 ? levels8 + samples : nullptr,
+            .code_row(task % bh, states.of(i), out + samples, levels4 ? levels4 + samples : nullptr, levels8 ? levels8 + samples : nullptr,
                       coded + samples / 16);
     });
 }
 
 void code_luma_backward(int64_t threads, const float* grad, const float* of_levels4, const float* of_levels8, const float* source,
                         const float* predicted, const float* qp, const uint8_t* intra, const uint8_t* is8, const uint8_t* is16, float* to_source,
-                        float* to_predicted, float* to_qp, int64_t n, int64_t bh, int64_t bw, const float* quant, const float* trellis,
-                        const float* steps4, const float* steps8, const int64_t* contexts) {
-    Call call(quant, trellis, steps4, steps8, contexts, qp, n * bh * bw, true);
-    Scratch<LumaBits> bits(n, true);
-    luma_bits(threads, call, bits, n, bh, bw, source, predicted, qp, intra, is8, is16);
+                        float* to_predicted, float* to_qp, int64_t n, int64_t bh, int64_t bw, const float* quant, const float* steps4,
+                        const float* steps8, const int64_t* places, const float* cabac) {
+    Call call(quant, steps4, steps8, places, cabac, qp, n * bh * bw, true);
+    States states(n, bh * bw, call.quant.trellis);
+    luma_states(threads, call, states, n, bh, bw, source, predicted, qp, intra, is8, is16);
     parallel(threads, n * bh, 8e3 * (double)bw, [&](int64_t task) {
         int64_t i = task / bh, samples = i * bh * bw * 256;
         Luma(call, i, bh, bw, source, predicted, qp, intra, is8, is16)
-            .back_row(task % bh, bits[i], grad + samples, of_levels4 ? of_levels4 + samples : nullptr, of_levels8 ? of_levels8 + samples : nullptr,
+            .back_row(task % bh, states.of(i), grad + samples, of_levels4 ? of_levels4 + samples : nullptr, of_levels8 ? of_levels8 + samples : nullptr,
                       to_source + samples, to_predicted + samples, to_qp ? to_qp + i * bh * bw : nullptr);
     });
 }
 
-struct ChromaBits {
-    ContextBits<4> dc;
-    ContextBits<15> ac;
-};
-struct ChromaCounts {
-    Counts<4> dc;
-    Counts<15> ac;
+// States before each macroblock of a frame [m][CONTEXTS]; null where no trellis asks for them
+struct ChromaStates {
+    const float *dc, *ac;
 };
 
 // Up to sixteen chroma macroblocks of a row of a plane: DCs one macroblock a lane, other coefficients one block a lane
@@ -101,14 +74,25 @@ struct Chroma {
         DC_EACH_VECTOR(l) for (int b = 0; b < 4; b++) store(dc_y[b] + l, load<vf>(dc[b] + l) * load<vf>(inverse + l));
     }
     int batches() const { return (count + 3) / 4; }
-    void tally(Tally<4>& of_dc, Tally<15>& of_ac) const {
-        ::DC_ISA::count<4>(dc_y, of_dc);
-        for (int k = 0; k < batches(); k++) ::DC_ISA::count<15>(ac[k].y + 1, of_ac);
+    // What the contexts of the macroblocks from mb on see
+    void count_levels(const Call& call, Seen<CONTEXTS>* of_dc, Seen<CONTEXTS>* of_ac) {
+        alignas(64) Lanes v[16];
+        uint64_t places[LANES];
+        call.guess<4>(dc_y, v, places);
+        for (int l = 0; l < count; l++) count_block<4>(call.cabac, CHROMA_DC, v, l, places[l], of_dc[l]);
+        for (int k = 0; k < batches(); k++) {
+            call.guess<15>(ac[k].y + 1, v, places);
+            for (int l = 0; l < LANES && 4 * k + l / 4 < count; l++) count_block<15>(call.cabac, CHROMA_AC, v, l, places[l], of_ac[4 * k + l / 4]);
+        }
     }
-    void decide(const Call& call, const ChromaBits& bits, const uint8_t* intra, bool thresholds) {
+    // states: of the macroblocks from the first one on
+    void decide(const Call& call, const ChromaStates& states, const uint8_t* intra, bool thresholds) {
+        Scratch<LaneBits> bits(1);
+        if (states.dc)
+            for (int l = 0; l < LANES; l++) bits->set(call.cabac, states.dc + CONTEXTS * (l < count ? l : 0), l, 1);
         alignas(64) Lanes m[4];
         DC_EACH_VECTOR(l) for (int b = 0; b < 4; b++) store(m[b] + l, vabs(load<vf>(dc_y[b] + l)));
-        call.choose<4>(m, bits.dc, lam, dead, dc_levels, thresholds ? dc_threshold : nullptr);
+        call.choose<4>(CHROMA_DC, m, *bits, lam, dead, dc_levels, thresholds ? dc_threshold : nullptr);
         DC_EACH_VECTOR(l) for (int b = 0; b < 4; b++) {
             vf v = load<vf>(dc_levels[b] + l);
             store(dc_levels[b] + l, load<vf>(dc_y[b] + l) < 0.0f ? -v : v);
@@ -116,7 +100,9 @@ struct Chroma {
         for (int k = 0; k < batches(); k++) {
             Batch<4>& b = ac[k];
             b.magnitudes();
-            call.choose<15>(b.y + 1, bits.ac, b.lam, b.dead, b.levels + 1, thresholds ? b.threshold + 1 : nullptr);
+            if (states.ac)
+                for (int g = 0; g < 4; g++) bits->set(call.cabac, states.ac + CONTEXTS * (4 * k + g < count ? 4 * k + g : 0), 4 * g, 4);
+            call.choose<15>(CHROMA_AC, b.y + 1, *bits, b.lam, b.dead, b.levels + 1, thresholds ? b.threshold + 1 : nullptr);
             for (float& v : b.keep) v = 1;
             if (!call.quant.decimate) continue;
             alignas(64) float s[LANES];
@@ -213,33 +199,43 @@ void each_chroma(int64_t threads, const Call& call, int64_t n, int64_t bh, int64
     });
 }
 
-void chroma_bits(int64_t threads, const Call& call, ChromaBits* bits, int64_t n, int64_t bh, int64_t bw, const float* source,
-                 const float* predicted, const float* qp, const uint8_t* intra) {
-    if (!call.quant.trellis) return;
-    Scratch<ChromaCounts> counts(n * 2 * bh, true);
-    each_chroma(threads, call, n, bh, bw, source, predicted, qp, intra, 1e3, [&](Chroma& c, int64_t task, int64_t, int64_t, int64_t) {
-        Scratch<Tally<4>> dc(1);
-        Scratch<Tally<15>> ac(1);
-        dc->clear(), ac->clear();
-        c.tally(*dc, *ac);
-        ChromaCounts now;
-        dc->total(now.dc), ac->total(now.ac);
-        counts[task].dc.add(now.dc), counts[task].ac.add(now.ac);
-    });
-    for (int64_t i = 0; i < n; i++) {
-        ChromaCounts& to = counts[i * 2 * bh];
-        for (int64_t k = 1; k < 2 * bh; k++) to.dc.add(counts[i * 2 * bh + k].dc), to.ac.add(counts[i * 2 * bh + k].ac);
-        call.finish(to.dc, bits[i].dc), call.finish(to.ac, bits[i].ac);
+// States of the chroma of all frames [n * m][CONTEXTS], Cb and Cr together
+struct AllChromaStates {
+    bool on;
+    Scratch<float> dc, ac;
+    AllChromaStates(int64_t threads, const Call& call, int64_t n, int64_t bh, int64_t bw, const float* source, const float* predicted, const float* qp,
+                    const uint8_t* intra)
+        : on(call.quant.trellis), dc(on ? n * bh * bw * CONTEXTS : 0), ac(on ? n * bh * bw * CONTEXTS : 0) {
+        if (!on) return;
+        int64_t m = bh * bw;
+        Scratch<Seen<CONTEXTS>> of_dc(2 * n * m, true), of_ac(2 * n * m, true);  // of each plane
+        each_chroma(threads, call, n, bh, bw, source, predicted, qp, intra, 1e3, [&](Chroma& c, int64_t task, int64_t mb, int64_t, int64_t) {
+            int64_t at = task / bh % 2 * n * m + mb;
+            c.count_levels(call, of_dc + at, of_ac + at);
+        });
+        parallel(threads, n, 300.0 * (double)m, [&](int64_t i) {
+            Cabac::Slice slice(qp + i * m, intra + i * m, m);
+            auto add = [&](Seen<CONTEXTS>* cb, const Seen<CONTEXTS>* cr) {
+                for (int64_t k = 0; k < m; k++)
+                    for (int c = 0; c < CONTEXTS; c++) cb[k].hits[c] += cr[k].hits[c], cb[k].seen[c] += cr[k].seen[c];
+            };
+            add(of_dc + i * m, of_dc + (n + i) * m), add(of_ac + i * m, of_ac + (n + i) * m);
+            adapt<CONTEXTS>(call.cabac, of_dc + i * m, call.cabac.first_of(CHROMA_DC, slice), m, dc + i * m * CONTEXTS);
+            adapt<CONTEXTS>(call.cabac, of_ac + i * m, call.cabac.first_of(CHROMA_AC, slice), m, ac + i * m * CONTEXTS);
+        });
     }
-}
+    ChromaStates of(int64_t mb) const {
+        if (!on) return {nullptr, nullptr};
+        return {dc + mb * CONTEXTS, ac + mb * CONTEXTS};
+    }
+};
 
 void code_chroma(int64_t threads, const float* source, const float* predicted, const float* qpc, const uint8_t* intra, float* out, float* levels,
-                 int64_t n, int64_t bh, int64_t bw, const float* quant, const float* trellis, const float* steps4, const int64_t* contexts) {
-    Call call(quant, trellis, steps4, nullptr, contexts, qpc, n * bh * bw, false);
-    Scratch<ChromaBits> bits(n, true);
-    chroma_bits(threads, call, bits, n, bh, bw, source, predicted, qpc, intra);
-    each_chroma(threads, call, n, bh, bw, source, predicted, qpc, intra, 1.5e3, [&](Chroma& c, int64_t task, int64_t mb, int64_t samples, int64_t of_levels) {
-        c.decide(call, bits[task / bh / 2], intra + mb, false);
+                 int64_t n, int64_t bh, int64_t bw, const float* quant, const float* steps4, const int64_t* places, const float* cabac) {
+    Call call(quant, steps4, nullptr, places, cabac, qpc, n * bh * bw, false);
+    AllChromaStates states(threads, call, n, bh, bw, source, predicted, qpc, intra);
+    each_chroma(threads, call, n, bh, bw, source, predicted, qpc, intra, 1.5e3, [&](Chroma& c, int64_t, int64_t mb, int64_t samples, int64_t of_levels) {
+        c.decide(call, states.of(mb), intra + mb, false);
         c.code(predicted + samples, out + samples, levels ? levels + of_levels : nullptr);
     });
 }
@@ -247,15 +243,142 @@ void code_chroma(int64_t threads, const float* source, const float* predicted, c
 // to_qp: of both planes, [n, 2, bh, bw], or null
 void code_chroma_backward(int64_t threads, const float* grad, const float* of_levels, const float* source, const float* predicted, const float* qpc,
                           const uint8_t* intra, float* to_source, float* to_predicted, float* to_qp, int64_t n, int64_t bh, int64_t bw,
-                          const float* quant, const float* trellis, const float* steps4, const int64_t* contexts) {
-    Call call(quant, trellis, steps4, nullptr, contexts, qpc, n * bh * bw, true);
-    Scratch<ChromaBits> bits(n, true);
-    chroma_bits(threads, call, bits, n, bh, bw, source, predicted, qpc, intra);
+                          const float* quant, const float* steps4, const int64_t* places, const float* cabac) {
+    Call call(quant, steps4, nullptr, places, cabac, qpc, n * bh * bw, true);
+    AllChromaStates states(threads, call, n, bh, bw, source, predicted, qpc, intra);
     if (to_qp) memset(to_qp, 0, sizeof(float) * n * 2 * bh * bw);
-    each_chroma(threads, call, n, bh, bw, source, predicted, qpc, intra, 3e3, [&](Chroma& c, int64_t task, int64_t mb, int64_t samples, int64_t at) {
-        c.decide(call, bits[task / bh / 2], intra + mb, true);
+    each_chroma(threads, call, n, bh, bw, source, predicted, qpc, intra, 3e3, [&](Chroma& c, int64_t, int64_t mb, int64_t samples, int64_t at) {
+        c.decide(call, states.of(mb), intra + mb, true);
         c.back(call, grad + samples, of_levels ? of_levels + at : nullptr, to_source + samples, to_predicted + samples,
                to_qp ? to_qp + at / 64 : nullptr);
+    });
+}
+
+// Bits of the chroma levels of a frame's macroblocks, of Cb and Cr [2][m][64], by the contexts that they leave behind; and whether there are any
+void chroma_bits(const Deciding& frame, const float* cb, const float* cr, const Cabac::Slice& slice, float* bits, uint8_t* any) {
+    const Cabac& cabac = frame.call.cabac;
+    int64_t m = frame.m;
+    Scratch<Seen<CONTEXTS>> of_dc(m, true), of_ac(m, true);
+    Scratch<float> dc(m * CONTEXTS), ac(m * CONTEXTS);
+    auto lanes = [&](int64_t b, Lanes* of_dc, Lanes* of_ac) {  // DCs: a plane a lane; the others: a block a lane
+        for (int p = 0; p < 2; p++)
+            for (int k = 0; k < 4; k++) {
+                const float* from = (p ? cr : cb) + 64 * b + 16 * k;
+                of_dc[k][p] = std::fabs(from[0]);
+                for (int i = 1; i < 16; i++) of_ac[i - 1][4 * p + k] = std::fabs(from[i]);
+            }
+    };
+    parallel(frame.threads, m, 500, [&](int64_t b) {
+        alignas(64) Lanes d[4] = {}, a[15] = {};
+        uint64_t places[LANES];
+        lanes(b, d, a);
+        any[b] = 0;
+        nonzero<4>(d, places);
+        for (int l = 0; l < 2; l++) count_block<4>(cabac, CHROMA_DC, d, l, places[l], of_dc[b]), any[b] |= places[l] != 0;
+        nonzero<15>(a, places);
+        for (int l = 0; l < 8; l++) count_block<15>(cabac, CHROMA_AC, a, l, places[l], of_ac[b]), any[b] |= places[l] != 0;
+    });
+    adapt<CONTEXTS>(cabac, of_dc, cabac.first_of(CHROMA_DC, slice), m, dc);
+    adapt<CONTEXTS>(cabac, of_ac, cabac.first_of(CHROMA_AC, slice), m, ac);
+    parallel(frame.threads, m, 500, [&](int64_t b) {
+        bits[b] = 0;
+        if (!any[b]) return;
+        alignas(64) Lanes d[4] = {}, a[15] = {};
+        alignas(64) float of_dcs[LANES], of_acs[LANES];
+        Scratch<LaneBits> table(1);
+        lanes(b, d, a);
+        table->set(cabac, dc + b * CONTEXTS, 0, LANES);
+        level_bits<4>(cabac, CHROMA_DC, d, *table, of_dcs);
+        table->set(cabac, ac + b * CONTEXTS, 0, LANES);
+        level_bits<15>(cabac, CHROMA_AC, a, *table, of_acs);
+        float total = of_dcs[0] + of_dcs[1], more = 0;
+        for (int l = 0; l < 8; l++) more += of_acs[l];
+        bits[b] = total + more;
+    });
+}
+
+// Squared error of a macroblock's chroma, both planes [2][8 bh][8 bw]
+float chroma_error(const float* a, const float* b, int64_t mb, int64_t bh, int64_t bw) {
+    int64_t w = 8 * bw;
+    float total = 0;
+    for (int p = 0; p < 2; p++) {
+        int64_t at = p * 8 * bh * w + mb / bw * 8 * w + mb % bw * 8;
+        for (int y = 0; y < 8; y++)
+            for (int x = 0; x < 8; x++) total += (a[at + y * w + x] - b[at + y * w + x]) * (a[at + y * w + x] - b[at + y * w + x]);
+    }
+    return total;
+}
+
+// The second candidate may be missing
+void choose_coding(int64_t threads, const float* source, const float* chroma, const float* predicted0, const float* predicted1, const float* chroma0,
+                   const float* chroma1, const float* side0, const float* side1, const uint8_t* may_skip, const float* qp, const float* qpc,
+                   const float* lam, int64_t* best, uint8_t* skipped, uint8_t* eight, int64_t n, int64_t bh, int64_t bw, double psy,
+                   int64_t transform_8x8, const float* weights, const float* quant, const float* steps4, const float* steps8, const int64_t* places,
+                   const float* cabac) {
+    Call call(quant, steps4, steps8, places, cabac, qp, n * bh * bw, false);
+    int64_t m = bh * bw;
+    int candidates = predicted1 ? 2 : 1, transforms = transform_8x8 ? 2 : 1;
+    const float *luma[2] = {predicted0, predicted1}, *of_chroma[2] = {chroma0, chroma1}, *side[2] = {side0, side1};
+    Scratch<uint8_t> no(n * m, true);
+    Scratch<float> decoded(n * 128 * m), levels(n * 128 * m), chroma_cost(2 * n * m), bits(2 * n * m);
+    Scratch<uint8_t> any(2 * n * m);
+    auto chroma_weight = [&](int64_t at) { return psy != 0 ? std::exp2((qp[at] - qpc[at]) / 3) : 1.0f; };
+    auto at_frame = [&](int64_t i, const auto& f) {
+        Deciding frame(threads, call, bh, bw, source + i * 256 * m, qp + i * m, lam + i * m, false, (float)psy, weights);
+        f(frame);
+    };
+    for (int c = 0; c < candidates; c++) {
+        code_chroma(threads, chroma, of_chroma[c], qpc, no, decoded, levels, n, bh, bw, quant, steps4, places, cabac);
+        for (int64_t i = 0; i < n; i++) {
+            int64_t to = (c * n + i) * m;
+            Cabac::Slice slice(qpc + i * m, no, m);
+            Deciding frame(threads, call, bh, bw, source + i * 256 * m, qp + i * m, lam + i * m, false, 0, weights);
+            chroma_bits(frame, levels + i * 128 * m, levels + i * 128 * m + 64 * m, slice, bits + to, any + to);
+            parallel(threads, m, 100, [&](int64_t b) {
+                chroma_cost[to + b] = chroma_weight(i * m + b) * chroma_error(chroma + i * 128 * m, decoded + i * 128 * m, b, bh, bw);
+            });
+        }
+    }
+    for (int64_t i = 0; i < n; i++) at_frame(i, [&](Deciding& frame) {
+        // the contexts of all are those that the first candidate leaves behind, by the 8x8 transform where there is one
+        Way first(m, transform_8x8 ? 1 : 2);
+        frame.code(first, luma[0] + i * 256 * m);
+        WayStates states(frame, &first, 1, no + 0);
+        Scratch<float> least(m), others(2 * m);
+        auto weigh = [&](Way& way, int c) {
+            frame.add_bits(way, states, [&](int64_t b) {
+                int64_t at = (c * n + i) * m + b;
+                bool coded = any[at] || frame.flags(way).any(b);
+                return side[c][i * m + b] + (bits[at] + any[at] + weights[2] * coded);
+            });
+            for (int64_t b = 0; b < m; b++) way.cost[b] += chroma_cost[(c * n + i) * m + b];
+        };
+        for (int c = 0; c < candidates; c++) {
+            Way way(m, 2);
+            if (transforms == 2 || c) frame.code(way, luma[c] + i * 256 * m);
+            Way& four = transforms == 2 || c ? way : first;
+            weigh(four, c);
+            for (int64_t b = 0; b < m; b++)
+                if (c == 0 || four.cost[b] < least[b]) least[b] = four.cost[b], best[i * m + b] = c;
+            if (transforms == 1) continue;
+            Way other(m, 1);
+            if (c) frame.code(other, luma[c] + i * 256 * m);
+            Way& eights = c ? other : first;
+            weigh(eights, c);
+            for (int64_t b = 0; b < m; b++) others[c * m + b] = eights.cost[b];
+        }
+        int last = candidates - 1;
+        parallel(threads, m, 300, [&](int64_t b) {
+            int64_t at = i * m + b;
+            skipped[at] = 0;
+            if (may_skip && may_skip[at]) {
+                float without = frame.distortion_of(luma[last] + i * 256 * m, b) +
+                                chroma_weight(at) * chroma_error(chroma + i * 128 * m, of_chroma[last] + i * 128 * m, b, bh, bw);
+                skipped[at] = without <= least[b];
+            }
+            if (skipped[at]) best[at] = last;
+            eight[at] = transforms == 2 && !skipped[at] && others[best[at] * m + b] <= least[b];
+        });
     });
 }
 
@@ -288,6 +411,7 @@ DC_EXPORT(code_luma)
 DC_EXPORT(code_luma_backward)
 DC_EXPORT(code_chroma)
 DC_EXPORT(code_chroma_backward)
+DC_EXPORT(choose_coding)
 DC_EXPORT(choose_transform_8x8)
 DC_EXPORT(merge_qp_delta)
 

@@ -1,30 +1,19 @@
 // Transforms and quantisation of blocks, sixteen at a time: block b in lane b of every array [coefficient][16]. See reference.py and trellis.py.
 #pragma once
 
-#include "../common/native/simd.h"
+#include "cabac.h"
 
 namespace DC_ISA {
-
-constexpr int LANES = 16;
-typedef float Lanes[LANES];
-
-#define DC_EACH_VECTOR(l) _Pragma("GCC unroll 4") for (int l = 0; l < LANES; l += LF)
 
 // What the encoder keeps: native.py's numbers()
 struct Quant {
     float intra, inter, noise_width;  // intra, inter: thresholds of the dead zone
     bool decimate, trellis;
-    float of_intra, of_inter, small, block, memory;  // of_intra, of_inter: lambdas
+    float of_intra, of_inter, small;  // of_intra, of_inter: lambdas
+    float further_lambda, guess;      // constants of trellis.py
     explicit Quant(const float* q)
         : intra(q[0]), inter(q[1]), noise_width(q[2]), decimate(q[3] != 0), trellis(q[4] != 0), of_intra(q[5]), of_inter(q[6]), small(q[7]),
-          block(q[8]), memory(q[9]) {}
-};
-
-// Constants of trellis.py
-struct TrellisConstants {
-    float longer_bits, p_significant, p_last, p_more, two_bits, further_lambda;
-    explicit TrellisConstants(const float* c)
-        : longer_bits(c[0]), p_significant(c[1]), p_last(c[2]), p_more(c[3]), two_bits(c[4]), further_lambda(c[5]) {}
+          further_lambda(q[8]), guess(q[9]) {}
 };
 
 constexpr int ZIGZAG4[16] = {0, 1, 4, 8, 5, 2, 3, 6, 9, 12, 13, 10, 7, 11, 14, 15};
@@ -39,7 +28,6 @@ template <int N> struct Steps {
 struct StepTables {
     Scratch<Steps<16>> four;
     Scratch<Steps<64>> eight;
-    static constexpr int QPS = 52;
     // steps: STEPS of 4x4 and of 8x8 blocks, [6, 16] and [6, 64]
     StepTables(const float* steps4, const float* steps8, float noise_width, const float* qp, int64_t n, bool slopes) : four(QPS), eight(QPS) {
         bool used[QPS] = {};
@@ -175,78 +163,12 @@ DC_INLINE void walsh(Lanes* x) {
     });
 }
 
-// What CABAC's contexts are counted from, over the blocks of a frame (trellis.py: _context_bits)
-template <int N> struct Counts {
-    int64_t seen[N], nonzero[N], last[N], kind[3], more[3];
-    void clear() { memset(this, 0, sizeof *this); }
-    void add(const Counts& o) {
-        for (int i = 0; i < N; i++) seen[i] += o.seen[i], nonzero[i] += o.nonzero[i], last[i] += o.last[i];
-        for (int k = 0; k < 3; k++) kind[k] += o.kind[k], more[k] += o.more[k];
-    }
-};
-// The same while it is counted, lane by lane
-template <int N> struct Tally {
-    int32_t seen[N][LANES], nonzero[N][LANES], last[N][LANES], kind[3][LANES], more[3][LANES];
-    void clear() { memset(this, 0, sizeof *this); }
-    // magnitudes of levels of up to 16 blocks, none where there is no block
-    void count(const Lanes* levels) {
-        DC_EACH_VECTOR(l) {
-            vi after = {}, large = {}, of_kind[3] = {}, of_more[3] = {};
-            for (int i = N - 1; i >= 0; i--) {
-                vf v = load<vf>(levels[i] + l);
-                vi hit = v >= 1.0f, more = v >= 2.0f, last = hit & ~after;
-                store(seen[i] + l, load<vi>(seen[i] + l) - (hit | after));
-                store(nonzero[i] + l, load<vi>(nonzero[i] + l) - hit);
-                store(this->last[i] + l, load<vi>(this->last[i] + l) - last);
-                vi kinds[3] = {last, hit & after & ~large, hit & large};
-                for (int k = 0; k < 3; k++) of_kind[k] -= kinds[k], of_more[k] -= kinds[k] & more;
-                after |= hit, large |= more;
-            }
-            for (int k = 0; k < 3; k++) {
-                store(kind[k] + l, load<vi>(kind[k] + l) + of_kind[k]);
-                store(more[k] + l, load<vi>(more[k] + l) + of_more[k]);
-            }
-        }
-    }
-    void total(Counts<N>& to) const {
-        auto all = [](const int32_t* v) {
-            int64_t out = 0;
-            for (int l = 0; l < LANES; l++) out += v[l];
-            return out;
-        };
-        for (int i = 0; i < N; i++) to.seen[i] = all(seen[i]), to.nonzero[i] = all(nonzero[i]), to.last[i] = all(last[i]);
-        for (int k = 0; k < 3; k++) to.kind[k] = all(kind[k]), to.more[k] = all(more[k]);
-    }
-};
-
-// Bits of syntax elements in a frame
-template <int N> struct ContextBits {
-    float s0[N], s1[N], l0[N], l1[N], one[3], two[3];  // not significant, significant, not last, last; magnitude 1, 2 of the kinds of Counts
-    // significant, last: context of each place but the last one (trellis.py: contexts_of_places)
-    void set(const Counts<N>& c, const int64_t* significant, const int64_t* last, float memory, const TrellisConstants& k) {
-        float seen[64] = {}, hits[64] = {}, ends[64] = {}, could_end[64] = {};
-        for (int i = 0; i < N - 1; i++) {
-            seen[significant[i]] += (float)c.seen[i], hits[significant[i]] += (float)c.nonzero[i];
-            ends[last[i]] += (float)c.last[i], could_end[last[i]] += (float)c.nonzero[i];
-        }
-        for (int i = 0; i < N - 1; i++) {
-            float p = (hits[significant[i]] + memory * k.p_significant) / (seen[significant[i]] + memory);
-            float q = (ends[last[i]] + memory * k.p_last) / (could_end[last[i]] + memory);
-            s1[i] = -std::log2(p), s0[i] = -std::log2(1 - p), l1[i] = -std::log2(q), l0[i] = -std::log2(1 - q);
-        }
-        s0[N - 1] = s1[N - 1] = l0[N - 1] = l1[N - 1] = 0;
-        for (int j = 0; j < 3; j++) {
-            float share = ((float)c.more[j] + memory * k.p_more) / ((float)c.kind[j] + memory);
-            one[j] = -std::log2(1 - share), two[j] = k.two_bits - std::log2(share);
-        }
-    }
-};
-
 // Magnitudes in steps [N][16] to magnitudes of levels; the thresholds in steps that were met, if asked for
 template <int N>
-DC_INLINE void choose_levels(const Lanes* y, const ContextBits<N>& bits, const float* lam, const Quant& quant, const TrellisConstants& k, Lanes* levels,
+DC_INLINE void choose_levels(const Cabac& cabac, int kind, const Lanes* y, const LaneBits& bits, const float* lam, const Quant& quant, Lanes* levels,
                              Lanes* threshold) {
-    alignas(64) Lanes one[N], two[N], behind[N];  // behind: distortion of zeros for all that follow
+    alignas(64) Lanes one[N], two[N], longer[N], behind[N];  // bits of magnitudes; behind: distortion of zeros for all that follow
+    const int64_t *s = cabac.of_significance(kind), *e = cabac.of_last(kind);
     DC_EACH_VECTOR(l) {
         vf none = {};
         {
@@ -258,46 +180,62 @@ DC_INLINE void choose_levels(const Lanes* y, const ContextBits<N>& bits, const f
             }
         }
         vf lambda = load<vf>(lam + l), distortion = {};
-        vi after = {}, large = {};
+        Before before;
         for (int i = N - 1; i >= 0; i--) {
             vf v = load<vf>(y[i] + l);
             store(behind[i] + l, distortion);
             distortion += v * v;
-            store(one[i] + l, large ? all(bits.one[2]) : after ? all(bits.one[1]) : all(bits.one[0]));
-            store(two[i] + l, large ? all(bits.two[2]) : after ? all(bits.two[1]) : all(bits.two[0]));
-            after |= v + 0.25f >= 1.0f, large |= v + 0.25f >= 2.0f;
+            if (threshold || any_lane(v >= 0.5f)) {
+                vi above = before.above(), more = before.more();
+                store(one[i] + l, pick5(bits.zero + ABOVE, above, l));
+                if (any_lane(v >= 1.5f)) {
+                    store(two[i] + l, pick5(bits.one + ABOVE, above, l) + pick5(bits.zero + MORE, more, l));
+                    store(longer[i] + l, pick5(bits.one + MORE, more, l));
+                }
+            }
+            before.add(vfloor(v + quant.guess));
         }
         vf cost = {}, best = all(1e30f);
         vi end = alli(-1);
         for (int i = 0; i < N; i++) {
-            vf v = load<vf>(y[i] + l), b1 = load<vf>(one[i] + l), b2 = load<vf>(two[i] + l);
-            float coded = bits.s1[i] + bits.l0[i] + 1;
-            vf near = vfloor(v + 0.5f), below = vmax(near - 1.0f, none);
+            vf v = load<vf>(y[i] + l), s0 = none, coded = all(1.0f), last = none;
+            if (i + 1 < N) {
+                s0 = load<vf>(bits.zero[s[i]] + l);
+                vf l0 = load<vf>(bits.zero[e[i]] + l);
+                coded = load<vf>(bits.one[s[i]] + l) + l0 + 1.0f, last = load<vf>(bits.one[e[i]] + l) - l0;
+            }
+            if (!any_lane(v >= 0.5f)) {
+                cost += v * v + lambda * s0;
+                store(levels[i] + l, none);
+                continue;
+            }
+            vf near = vfloor(v + 0.5f), below = vmax(near - 1.0f, none), b1 = load<vf>(one[i] + l), b2 = b1, bn = none;
+            if (any_lane(v >= 1.5f)) b2 = load<vf>(two[i] + l), bn = load<vf>(longer[i] + l);
             auto of = [&](vf level) {
-                vf size = level > 1.5f ? b2 + vmax(level - 2.0f, none) * k.longer_bits : b1;
+                vf size = level > 1.5f ? b2 + vmax(level - 2.0f, none) * bn : b1;
                 vf d = v - level;
-                return d * d + lambda * (level > 0.5f ? size + coded : all(bits.s0[i]));
+                return d * d + lambda * (level > 0.5f ? coded + size : s0);
             };
             vf cost_near = of(near), cost_below = of(below);
             vf chosen = cost_below > cost_near ? near : below;
             cost += vmin(cost_near, cost_below);
-            vf total = cost + load<vf>(behind[i] + l) + lambda * (bits.l1[i] - bits.l0[i]);
+            vf total = cost + load<vf>(behind[i] + l) + lambda * last;
             vi better = (chosen > 0.5f) & (total < best);
             best = better ? total : best;
             end = better ? alli(i) : end;
             store(levels[i] + l, chosen);
         }
-        vi worth = distortion - best - lambda * quant.block > 0.0f;
+        vi worth = distortion - best > 0.0f;
         end = worth ? end : alli(-1);
         for (int i = 0; i < N; i++) {
             vf level = load<vf>(levels[i] + l);
             level = end >= i ? level : none;
             store(levels[i] + l, level);
             if (threshold) {
-                vf v = load<vf>(y[i] + l), near = vfloor(v + 0.5f);
-                float coded = bits.s1[i] + bits.l0[i] + 1;
-                vf first = vmin(vmax((load<vf>(one[i] + l) + coded - bits.s0[i]) * (lambda * 0.5f) + 0.5f, all(0.5f)), all(1.5f));
-                vf t = near > 1.5f ? lambda * k.further_lambda + 0.5f : first;
+                vf v = load<vf>(y[i] + l), near = vfloor(v + 0.5f), s0 = none, coded = all(1.0f);
+                if (i + 1 < N) s0 = load<vf>(bits.zero[s[i]] + l), coded = load<vf>(bits.one[s[i]] + l) + load<vf>(bits.zero[e[i]] + l) + 1.0f;
+                vf first = vmin(vmax((coded + load<vf>(one[i] + l) - s0) * (lambda * 0.5f) + 0.5f, all(0.5f)), all(1.5f));
+                vf t = near > 1.5f ? lambda * quant.further_lambda + 0.5f : first;
                 vi cut = (near > 0.5f) & (near < 1.5f) & (level < 0.5f);
                 store(threshold[i] + l, cut ? vmax(t, v + 0.1f) : t);
             }

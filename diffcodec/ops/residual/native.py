@@ -12,10 +12,12 @@ from ...constants import Constant
 from ...implement import backward_of, implements
 from ..common.native import call
 from ..common.tables import STEPS
-from . import reference, trellis
+from . import cabac, rate, reference, trellis
 
-TRELLIS = Constant([trellis.LONGER_BITS, trellis.P_SIGNIFICANT, trellis.P_LAST, trellis.P_MORE, trellis.TWO_BITS, trellis.FURTHER_LAMBDA])
-CONTEXTS = torch.tensor([row + [0] * (64 - len(row)) for n in (4, 15, 16, 64) for row in trellis.contexts_of_places(n)])
+PLACES = torch.tensor([row + [0] * (64 - len(row)) for kind in cabac.KINDS for row in (kind.significant, kind.last)])
+# as cabac.h reads them: what is kept of a state, bits of probabilities, first states of levels and of flags
+_FIRST = [kind.first.value for kind in cabac.KINDS] + [flags.value for flags in cabac.FLAGS]
+TABLES = Constant(torch.cat([x.flatten() for x in (cabac.KEPT.value, cabac.ENTROPY.value, *_FIRST)]).numpy())
 
 
 @lru_cache(maxsize=64)
@@ -26,15 +28,25 @@ def numbers(quant: tuple[float, ...]) -> Tensor:
     lambdas = [of_kind * weight for of_kind, weight in zip(trellis.LAMBDA, (t.intra, t.inter))]
     with torch.inference_mode(False):
         return torch.tensor(
-            [1 - q.intra, 1 - q.inter, q.noise_width, q.decimate, q.trellis is not None, *lambdas, t.small, t.block, t.memory],
+            [
+                1 - q.intra,
+                1 - q.inter,
+                q.noise_width,
+                q.decimate,
+                q.trellis is not None,
+                *lambdas,
+                t.small,
+                trellis.FURTHER_LAMBDA,
+                trellis.GUESS,
+            ],
             dtype=torch.float32,
         )
 
 
 def constants(quant: list[float], like: Tensor, eights: bool = True) -> list[Any]:
-    """What every function gets last: the quantiser, the trellis, steps, contexts."""
+    """What every function gets last: the quantiser, steps, contexts."""
     steps = [STEPS[k].like(like) for k in ((4, 8) if eights else (4,))]
-    return [numbers(tuple(quant)), TRELLIS.like(like), *steps, CONTEXTS]
+    return [numbers(tuple(quant)), *steps, PLACES, TABLES.like(like)]
 
 
 def _levels(x: Tensor) -> Tensor | None:
@@ -110,6 +122,38 @@ def code_chroma_backward(
         *constants(quant, source, False),
     )  # fmt: skip
     return to_source, to_predicted, to_qp.sum(1) if needs_qpc else to_qp
+
+
+WEIGHTS = Constant([rate.TEXTURE_WEIGHT, rate.RATE_WEIGHT, reference.CODED_BITS])
+
+
+@implements(
+    reference.choose_coding,
+    lacks=lambda source, chroma, predicted, *more: None if len(predicted) < 3 else "native code compares two candidates",
+)
+def choose_coding(
+    source: Tensor,
+    chroma: Tensor,
+    predicted: list[Tensor],
+    predicted_chroma: list[Tensor],
+    side_bits: list[Tensor],
+    may_skip: Tensor | None,
+    qp: Tensor,
+    qpc: Tensor,
+    lam: Tensor,
+    quant: list[float],
+    psy: float,
+    transform_8x8: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    out = reference.choose_coding.allocate(
+        source, chroma, predicted, predicted_chroma, side_bits, may_skip, qp, qpc, lam, quant, psy, transform_8x8
+    )
+    both = [x for xs in (predicted, predicted_chroma, side_bits) for x in (xs[0], xs[1] if len(xs) > 1 else None)]
+    call(
+        "choose_coding", source, chroma, *both, may_skip, qp, qpc, lam, *out, *qp.shape, psy, transform_8x8, WEIGHTS.like(lam),
+        *constants(quant, source),
+    )  # fmt: skip
+    return out
 
 
 @implements(reference.choose_transform_8x8)

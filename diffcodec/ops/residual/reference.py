@@ -6,7 +6,7 @@ What an encoder does beyond the standard (dead zones, trellis, decimation) comes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,8 @@ from ...checks import first_order, half_up, replace_value
 from ...constants import Constant
 from ..common.distortion import sa8d, sad, satd
 from ..common.tables import CHROMA_QP, CORE, CORE_NORM, DECIMATE, FLAT, HADAMARD2, HADAMARD2_NORM, STEPS, WALSH4, WALSH4_NORM
+from . import rate
+from .cabac import CHROMA_AC, CHROMA_DC, DC, EIGHT, LUMA, Kind, slice_states
 from .trellis import Trellis, trellis_quant
 
 
@@ -42,7 +44,7 @@ class QuantSettings:
     def numbers(self) -> list[float]:
         """As operations take it: weights of the trellis behind whether there is one."""
         t = self.trellis
-        weights = [0.0] * 6 if t is None else [1.0, t.intra, t.inter, t.small, t.block, t.memory]
+        weights = [0.0] * 4 if t is None else [1.0, t.intra, t.inter, t.small]
         return [self.intra, self.inter, self.noise_width, float(self.decimate), *weights]
 
     @staticmethod
@@ -112,29 +114,33 @@ def mean_slope(y: Tensor, threshold: Tensor, width: Tensor) -> Tensor:
     return (q / near + below + other_side) * (-rate * (0.5 / math.log2(math.e)) / (1 - q))
 
 
-def quantise(whole: Tensor, norm: Constant, step: Tensor, intra: Tensor, quant: QuantSettings) -> Tensor:
+def quantise(
+    whole: Tensor, norm: Constant, step: Tensor, intra: Tensor, quant: QuantSettings, kind: Kind, used: Tensor, qp: Tensor
+) -> Tensor:
     """Levels of coefficients.
 
     Coefficients of whole numbers fall on multiples of quarters of a step: those of the whole transform, divided in one go, do so to the last bit on
     every machine.
 
     Args:
-        whole: ``[N, M, n]``: M blocks of a frame, scan order, of the transform of whole numbers.
+        whole: ``[N, MB, blocks, n]``, scan order, of the transform of whole numbers.
         norm: what they are to be divided by to be orthonormal.
         step: broadcastable to them.
-        intra: ``[N, M]`` bool.
+        intra: ``[N, MB]`` bool.
+        kind: of the blocks. used: macroblocks that have such ``[N, MB]`` bool. qp: ``[N, MB]``.
 
     Returns:
-        Levels ``[N, M, n]``.
+        Levels ``[N, MB, blocks, n]``.
     """
     lengths = norm.value.to(whole.device)
     y = replace_value(whole / (norm.like(whole) * step), whole.detach() * (1 / (lengths * step.detach().double())).to(whole))
     magnitude = y.detach().abs()
     if quant.trellis is None:
-        threshold = torch.where(intra, 1 - quant.intra, 1 - quant.inter)[..., None].to(y)
+        threshold = torch.where(intra, 1 - quant.intra, 1 - quant.inter)[..., None, None].to(y)
         levels = (magnitude + (1 - threshold)).floor_()
     else:
-        levels, threshold = trellis_quant(magnitude, intra, quant.trellis)
+        first = slice_states(kind.first, qp, intra)
+        levels, threshold = trellis_quant(magnitude, intra, quant.trellis, kind, used.to(y), first)
     return _Quantise.apply(y, levels, threshold, quant.noise_width / step.detach())  # type: ignore[no-any-return]
 
 
@@ -149,6 +155,8 @@ def decimation_scores(levels: Tensor) -> Tensor:
     score = (DECIMATE[8 if x.shape[-1] == 64 else 4].like(levels)[run] * nonzero).sum(-1)
     return torch.where((x > 1).any(-1), score + BIG_SCORE, score)
 
+
+CODED_BITS = 1.5  # of a macroblock's QP difference and transform, where anything is coded
 
 # Added before a residual is rounded: ties, which the standard's whole numbers round up, are a little off in floats. Much less than its 1/64.
 TIE = 1e-3
@@ -190,6 +198,8 @@ def code_luma(
     n, bh, bw = qp.shape
     m = bh * bw
     is_intra, is8, is_16x16 = (v.reshape(n, m, 1) for v in (intra, transform_8x8, intra16x16))
+    of_slice = is_intra[..., 0], settings
+    flat_qp = qp.reshape(n, m)
     out, all_levels = [], []
     for k in (4, 8):
         if not (is8 if k == 8 else ~is8).any():
@@ -197,13 +207,11 @@ def code_luma(
             all_levels.append(residual.new_zeros(n, bh, bw, 256))
             continue
         per = 256 // (k * k)
-        x = macroblock_blocks(residual, k).view(n, m * per, k * k)
+        x = macroblock_blocks(residual, k).view(n, m, per, k * k)
         q = steps(qp.reshape(-1), k).view(n, m, 1, k * k)
-        wide = q.expand(n, m, per, k * k).reshape(n, m * per, k * k)
         c = x @ CORE[k].like(x).mT
-        of_block = is_intra.expand(n, m, per).reshape(n, m * per)
-        level = quantise(c, CORE_NORM[k], wide, of_block, settings)
-        level = level.view(n, m, per, k * k)
+        used = is8 if k == 8 else ~is8
+        level = quantise(c, CORE_NORM[k], q, *of_slice, EIGHT if k == 8 else LUMA, used[..., 0], flat_qp)
         if settings.decimate and not (k == 8 and settings.trellis is not None):
             s = decimation_scores(level)  # [N, MB, per]
             if k == 4:  # 8x8 regions of four blocks
@@ -216,15 +224,14 @@ def code_luma(
         back = level * q
         if k == 4 and intra16x16.any():
             second = WALSH4.like(x)
-            sums = c.view(n, m, 16, 16)[..., 0] @ (4 * second).mT  # [N, MB, 16]
-            dc = quantise(sums, WALSH4_NORM, q[..., 0], is_intra[..., 0], settings)
+            sums = (c[..., 0] @ (4 * second).mT)[:, :, None]  # [N, MB, 1, 16]
+            dc = quantise(sums, WALSH4_NORM, q[..., :1], *of_slice, DC, is_16x16[..., 0], flat_qp)[:, :, 0]
             dc_back = (dc * q[..., 0]) @ second
             select = is_16x16[..., None]
             level = torch.where(select, torch.cat([dc[..., None], level[..., 1:]], -1), level)
             back = torch.where(select, torch.cat([dc_back[..., None], back[..., 1:]], -1), back)
-        used = (is8 if k == 8 else ~is8)[..., None]
-        level = level * used
-        out.append(from_macroblock_blocks(((back * used) @ FLAT[k].like(x)).view(n, bh, bw, per, k * k), k))
+        level = level * used[..., None]
+        out.append(from_macroblock_blocks(((back * used[..., None]) @ FLAT[k].like(x)).view(n, bh, bw, per, k * k), k))
         all_levels.append(level.reshape(n, bh, bw, 256))
     four, eight = all_levels
     coded4 = (four.view(n, bh, bw, 16, 16) != 0).any(-1) | (eight.view(n, bh, bw, 4, 64) != 0).any(-1)[..., _EIGHT_OF_FOUR]
@@ -277,26 +284,27 @@ def code_chroma(source: Tensor, predicted: Tensor, qpc: Tensor, intra: Tensor, q
     residual = source - predicted
     n, _, h, w = residual.shape
     bh, bw = h // 8, w // 8
-    m = 2 * bh * bw  # macroblocks of Cb, then of Cr
-    x = residual.reshape(n, 2, bh, 2, 4, bw, 2, 4).permute(0, 1, 2, 5, 3, 6, 4, 7).reshape(n, m, 4, 16)
+    m = bh * bw
+    x = residual.reshape(n, 2, bh, 2, 4, bw, 2, 4).permute(0, 2, 5, 1, 3, 6, 4, 7).reshape(n, m, 8, 16)  # four blocks of Cb, four of Cr
     c = x @ CORE[4].like(x).mT
-    q = steps(qpc.reshape(-1), 4).view(n, -1, 1, 16).repeat(1, 2, 1, 1)  # [N, MB, 1, 16]
-    is_intra = intra.reshape(n, -1).repeat(1, 2)
+    q = steps(qpc.reshape(-1), 4).view(n, m, 1, 16)
+    of_slice = intra.reshape(n, m), settings
+    every, flat_qp = torch.ones_like(of_slice[0]), qpc.reshape(n, m)
     hadamard = HADAMARD2.like(x)
-    q_dc = q[..., 0]
-    dc_levels = quantise(c[..., 0] @ (2 * hadamard).mT, HADAMARD2_NORM, q_dc, is_intra, settings)  # [N, MB, 4]
-    q_ac = q[..., 1:].expand(n, m, 4, 15)
-    ac_levels = quantise(
-        c[..., 1:].reshape(n, m * 4, 15), _AC_NORM, q_ac.reshape(n, m * 4, 15), is_intra[..., None].expand(n, m, 4).reshape(n, -1), settings
-    )
-    ac_levels = ac_levels.view(n, m, 4, 15)
+    sums = c[..., 0].view(n, m, 2, 4) @ (2 * hadamard).mT
+    dc_levels = quantise(sums, HADAMARD2_NORM, q[..., :1], *of_slice, CHROMA_DC, every, flat_qp)  # [N, MB, 2, 4]
+    ac_levels = quantise(c[..., 1:], _AC_NORM, q[..., 1:], *of_slice, CHROMA_AC, every, flat_qp)  # [N, MB, 8, 15]
     if settings.decimate:
-        ac_levels = ac_levels * ((decimation_scores(ac_levels).sum(-1) >= MIN_SCORE_CHROMA) | is_intra)[..., None, None]
-    back = torch.cat([((dc_levels * q_dc) @ hadamard)[..., None], ac_levels * q_ac], -1)
+        score = decimation_scores(ac_levels).view(n, m, 2, 4).sum(-1, keepdim=True)
+        keep = (score >= MIN_SCORE_CHROMA) | of_slice[0][..., None, None]
+        ac_levels = ac_levels * keep.expand(n, m, 2, 4).reshape(n, m, 8, 1)
+    back = torch.cat([((dc_levels * q[..., :1]) @ hadamard).view(n, m, 8, 1), ac_levels * q[..., 1:]], -1)
     y = back @ FLAT[4].like(x)
-    out = y.view(n, 2, bh, bw, 2, 2, 4, 4).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(residual.shape)
-    of_levels = torch.cat([dc_levels[..., None], ac_levels], -1).view(n, 2, bh, bw, 64) if levels else residual.new_empty(0)
-    return _decoded(predicted, out), of_levels
+    out = y.view(n, bh, bw, 2, 2, 2, 4, 4).permute(0, 3, 1, 4, 6, 2, 5, 7).reshape(residual.shape)
+    if not levels:
+        return _decoded(predicted, out), residual.new_empty(0)
+    of_levels = torch.cat([dc_levels.view(n, m, 8, 1), ac_levels], -1).view(n, bh, bw, 2, 64)
+    return _decoded(predicted, out), of_levels.permute(0, 3, 1, 2, 4).contiguous()
 
 
 @code_chroma.outputs
@@ -328,6 +336,115 @@ def choose_transform_8x8(source: Tensor, predicted: Tensor, use_satd: bool, allo
 def _(source: Tensor, predicted: Tensor, use_satd: bool, allowed: bool) -> tuple[Tensor, Tensor]:
     n, h, w = source.shape
     return source.new_empty(n, h // 16, w // 16), source.new_empty(n, h // 16, w // 16, dtype=torch.bool)
+
+
+@operation
+@torch.no_grad()
+def choose_coding(
+    source: Tensor,
+    chroma: Tensor,
+    predicted: list[Tensor],
+    predicted_chroma: list[Tensor],
+    side_bits: list[Tensor],
+    may_skip: Tensor | None,
+    qp: Tensor,
+    qpc: Tensor,
+    lam: Tensor,
+    quant: list[float],
+    psy: float,
+    transform_8x8: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of several inter predictions each macroblock takes, with which transform, or without residual, by rate and distortion (x264's rdo.c).
+
+    As x264 does, predictions compete with the 4x4 transform, and the winner tries the other one and takes it where it is no worse.
+
+    Args:
+        source, chroma: ``[N, H, W]``, ``[N, 2, H/2, W/2]``.
+        predicted, predicted_chroma: as those, of each candidate.
+        side_bits: bits beside levels and flags, of each candidate ``[N, H/16, W/16]``.
+        may_skip: where the last candidate needs no bits at all without residual, bool, same shape; None for nowhere.
+        qp, qpc, lam: same shape.
+        quant: how residuals are coded, :meth:`QuantSettings.numbers`.
+        psy: strength of psy-RD: what lost texture counts.
+        transform_8x8: whether there is an 8x8 transform.
+
+    Returns:
+        Candidate, int64; whether it is left without residual and whether it takes the 8x8 transform, bool: ``[N, H/16, W/16]``.
+    """
+    return best_coding(
+        code_luma.reference, code_chroma.reference, source, chroma, predicted, predicted_chroma, side_bits, may_skip, qp, qpc, lam, quant, psy,
+        transform_8x8,
+    )  # fmt: skip
+
+
+def best_coding(
+    code_luma: Callable[..., tuple[Tensor, ...]],
+    code_chroma: Callable[..., tuple[Tensor, ...]],
+    source: Tensor,
+    chroma: Tensor,
+    predicted: Sequence[Tensor],
+    predicted_chroma: Sequence[Tensor],
+    side_bits: Sequence[Tensor],
+    may_skip: Tensor | None,
+    qp: Tensor,
+    qpc: Tensor,
+    lam: Tensor,
+    quant: list[float],
+    psy: float,
+    transform_8x8: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`choose_coding` by any implementation of :func:`code_luma` and :func:`code_chroma`."""
+    no = torch.zeros_like(qp, dtype=torch.bool)
+    of_source = rate.texture(source) if psy else None
+    # lambda of chroma follows its own quantiser where psy-RD is on (x264's chroma_lambda2_offset)
+    chroma_weight = torch.exp2((qp - qpc) / 3) if psy else torch.ones_like(qp)
+
+    def of_chroma(decoded: Tensor) -> Tensor:
+        return chroma_weight * flat_blocks((chroma - decoded).square().flatten(0, 1), 8).sum(-1).unflatten(0, (-1, 2)).sum(1)
+
+    ways, costs = [], []
+    for luma, c, side in zip(predicted, predicted_chroma, side_bits):
+        decoded_c, levels_c = code_chroma(chroma, c, qpc, no, quant, True)[:2]
+        chroma_cost = of_chroma(decoded_c)
+        has_chroma = (levels_c != 0).any(-1).any(1)
+        chroma_bits = rate.chroma_bits(levels_c, qpc, no) + has_chroma
+        for eight in (False, True)[: 1 + transform_8x8]:
+            decoded, four, eights, flags = code_luma(source, luma, qp, no, no | eight, no, quant, True)[:4]
+            levels = (eights if eight else four).abs().unflatten(-1, (-1, 64 if eight else 16)).flatten(1, 2)
+            ways.append(rate.Coded(levels, flags, 1 if eight else 2))
+            some = flags.unflatten(2, (-1, 4)).unflatten(1, (-1, 4)).any(4).any(2) | has_chroma
+            bits = side + chroma_bits + CODED_BITS * some
+            costs.append(rate.distortion(source, decoded, lam, psy, of_source) + chroma_cost + rate.RATE_WEIGHT * lam.square() * bits)
+    states = rate.States(ways, torch.full_like(qp, int(transform_8x8)).long(), qp, no)
+    costs = [c + rate.RATE_WEIGHT * lam.square() * states.bits(w) for c, w in zip(costs, ways)]
+    by_four, by_eight = (torch.stack(costs[i :: 1 + transform_8x8]) for i in (0, int(transform_8x8)))
+    least, best = by_four.min(0)
+    skipped = no
+    if may_skip is not None:
+        without = rate.distortion(source, predicted[-1], lam, psy, of_source) + of_chroma(predicted_chroma[-1])
+        skipped = may_skip & (without <= least)
+        best = torch.where(skipped, len(predicted) - 1, best)
+    no_worse = by_eight.gather(0, best[None])[0] <= by_four.gather(0, best[None])[0]
+    return best, skipped, no_worse & ~skipped if transform_8x8 else no
+
+
+@choose_coding.outputs
+def _(
+    source: Tensor,
+    chroma: Tensor,
+    predicted: list[Tensor],
+    predicted_chroma: list[Tensor],
+    side_bits: list[Tensor],
+    may_skip: Tensor | None,
+    qp: Tensor,
+    qpc: Tensor,
+    lam: Tensor,
+    quant: list[float],
+    psy: float,
+    transform_8x8: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    best, skipped, eight = (qp.new_empty(qp.shape, dtype=kind) for kind in (torch.int64, torch.bool, torch.bool))
+    return best, skipped, eight
 
 
 @operation

@@ -1,12 +1,15 @@
 """H.264's residual coding in Triton: transform, levels by dead zone or by rate and distortion, decimation, and back.
 
-Four macroblocks a program, their blocks as rows of a tile, coefficients in scan order as its columns: transforms are products with matrices.
-Without trellis one pass does it all; with it a pass before counts what the contexts of each frame see. Backward codes the residual again.
+Four macroblocks a program, their blocks as rows of a tile, coefficients in scan order as its columns: transforms are products with matrices, that of
+the source with whole numbers, so that coefficients are those of the reference to the last bit.
+Without trellis one pass does it all; with it a pass before counts what the contexts see in each macroblock, from which torch has their bits (see
+:mod:`.cabac`). Backward codes the residual again.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,14 +19,14 @@ from torch import Tensor
 
 from ...constants import Constant
 from ...implement import backward_of, implements
-from ..common.tables import FLAT, HADAMARD2, STEPS, WALSH4
+from ..common.tables import CORE, CORE_NORM, FLAT, HADAMARD2, STEPS, WALSH4
 from ..common.triton import SEARCH_ROWS, SEARCH_WARPS, TRANSFORMS, block_rows, hadamard_matrix, samples, satd, sum_rows
-from . import reference
-from .trellis import FURTHER_LAMBDA, LAMBDA, LONGER_BITS, P_LAST, P_MORE, P_SIGNIFICANT, TWO_BITS, Trellis, contexts_of_places
+from . import cabac, reference
+from .trellis import FURTHER_LAMBDA, GUESS, LAMBDA
 
 _P = 4  # macroblocks in a program
-_LONGER_BITS, _TWO_BITS, _FURTHER_LAMBDA = (tl.constexpr(v) for v in (LONGER_BITS, TWO_BITS, FURTHER_LAMBDA))
-_P_SIGNIFICANT, _P_LAST, _P_MORE = (tl.constexpr(v) for v in (P_SIGNIFICANT, P_LAST, P_MORE))
+_FURTHER_LAMBDA, _GUESS = tl.constexpr(FURTHER_LAMBDA), tl.constexpr(GUESS)
+_ABOVE, _MORE, _CONTEXTS = (tl.constexpr(v) for v in (cabac.ABOVE, cabac.MORE, cabac.CONTEXTS))
 _REGION, _LUMA, _CHROMA_SCORE, _BIG = (
     tl.constexpr(v) for v in (reference.MIN_SCORE_REGION, reference.MIN_SCORE_LUMA, reference.MIN_SCORE_CHROMA, float(reference.BIG_SCORE))
 )
@@ -31,15 +34,21 @@ _TIE = tl.constexpr(reference.TIE)
 _RATE, _HALF_LN2, _LN2_OF_SIX = (tl.constexpr(v) for v in (-math.log2(math.e) * math.sqrt(2), -math.log(2) / 2, math.log(2) / 6))
 EIGHT, FOUR, CHROMA = (tl.constexpr(i) for i in range(3))  # what is coded: luma by 8x8, by 4x4, chroma
 WARPS = (8, 4, 4)  # of their programs: matrices of 64 x 64 take many registers
-_SIZES = ((64,), (16, 16), (15, 4))  # coefficients of blocks, and of their DCs
+# By QP and place, what a whole coefficient is multiplied by to be in steps (of the second transform: as at place 0), [52, n]
+_INVERSE = {
+    k: Constant(torch.cat([1 / (CORE_NORM[k].value * STEPS[k].value.float().double() * 2**octave) for octave in range(9)])[:52].numpy())
+    for k in (4, 8)
+}
+# Kinds of blocks, in the order that their bits have
+_OF_LUMA, _OF_CHROMA = (cabac.LUMA, cabac.DC, cabac.EIGHT), (cabac.CHROMA_AC, cabac.CHROMA_DC)
 
 
-def _places(n: int) -> list[list[int]]:
-    """Contexts of the significance map and of last flags of each place, -1 where nothing is coded. ``[2, 64]``."""
-    return [[*c, *[-1] * (64 - len(c))] for c in contexts_of_places(n)]
+def _places(kind: cabac.Kind) -> list[list[int]]:
+    """Contexts of significance and of last flags of each place, -1 where nothing is coded. ``[2, 64]``."""
+    return [[*own, *[-1] * (64 - len(own))] for own in (kind.significant, kind.last)]
 
 
-_CONTEXTS = [Constant([_places(n) for n in sizes]) for sizes in _SIZES]  # [kinds, 2, 64]
+_PLACES = [Constant([_places(kind) for kind in kinds]) for kinds in (_OF_LUMA[2:], _OF_LUMA[:2], _OF_CHROMA)]  # [kinds, 2, 64], as coded
 
 
 @triton.jit
@@ -63,104 +72,79 @@ def _blend(a, b, weight):
 
 
 @triton.jit
-def _flags(levels):
-    """Which coefficients have levels, which more than 1, how many and whether larger ones follow."""
-    hit, more = tl.minimum(levels, 1.0), _clamped(levels - 1, 0.0, 1.0)
-    return hit, more, _after(hit), tl.minimum(_after(more), 1.0)
+def _classes(v):
+    """Which magnitudes are levels, which more than 1, how many levels follow; by the ones and larger ones that follow, contexts 0..4 of being above 1
+    and of going on."""
+    hit, larger = tl.minimum(v, 1.0), _clamped(v - 1, 0.0, 1.0)
+    after, larger_after = _after(hit), _after(larger)
+    return hit, larger, after, tl.where(larger_after > 0, 0.0, tl.minimum(1 + after, 4.0)), tl.minimum(larger_after, 4.0)
 
 
 @triton.jit
-def _tally(y, mask, stats, position, FIRST: tl.constexpr):
-    """Add what the contexts see in blocks of magnitudes y to ``stats`` [4, 64]: seen, found, ended; and of magnitudes."""
-    hit, more, after, larger = _flags(tl.floor(y + 0.25))
-    valid = tl.where(mask, 1.0, 0.0)[:, None]
-    is_last = hit * (1 - tl.minimum(after, 1.0)) * valid
-    offset = stats + position - FIRST
-    inside = position >= FIRST
-    tl.atomic_add(offset, tl.sum(tl.minimum(after + hit, 1.0) * valid, 0), inside)
-    tl.atomic_add(offset + 64, tl.sum(hit * valid, 0), inside)
-    tl.atomic_add(offset + 128, tl.sum(is_last, 0), inside)
-    after_large = larger * hit * valid
-    after_one = hit * valid - is_last - after_large
-    tl.atomic_add(stats + 192, tl.sum(tl.sum(is_last, 1), 0))
-    tl.atomic_add(stats + 193, tl.sum(tl.sum(after_one, 1), 0))
-    tl.atomic_add(stats + 194, tl.sum(tl.sum(after_large, 1), 0))
-    tl.atomic_add(stats + 195, tl.sum(tl.sum(is_last * more, 1), 0))
-    tl.atomic_add(stats + 196, tl.sum(tl.sum(after_one * more, 1), 0))
-    tl.atomic_add(stats + 197, tl.sum(tl.sum(after_large * more, 1), 0))
+def _by_macroblock(x, P: tl.constexpr):
+    """Sum over the blocks of each. Shape: ``[R, n] -> [P, n]``."""
+    return tl.sum(tl.reshape(x, (P, x.shape[0] // P, x.shape[1])), 1)
 
 
 @triton.jit
-def _of_contexts(counts, same):
-    return tl.sum(counts[None, :] * same, 1)
+def _tally(y, used, mask, stats, position, FIRST: tl.constexpr, WIDE: tl.constexpr, P: tl.constexpr):
+    """Store what the contexts see in the blocks of P macroblocks.
+
+    Args:
+        y: magnitudes in steps ``[R, n]``. used: which blocks count ``[R]``. mask: macroblocks ``[P]``.
+        stats: of each macroblock ``[P, 1]``, at 5 x WIDE numbers: levels found, significance coded, last ones by place; of the contexts of magnitudes
+            decisions that were 1, and all.
+    """
+    v = tl.where(used[:, None], tl.floor(y + _GUESS), 0.0)
+    hit, larger, after, above, more = _classes(v)
+    behind = tl.minimum(after, 1.0)
+    at = stats + (position - FIRST)[None, :]
+    inside = mask[:, None] & (position >= FIRST)[None, :]
+    tl.store(at, _by_macroblock(hit, P), inside)
+    tl.store(at + WIDE, _by_macroblock(hit + (1 - hit) * behind, P), inside)
+    tl.store(at + 2 * WIDE, _by_macroblock(hit * (1 - behind), P), inside)
+    for i in tl.static_range(5):
+        of_above, of_more = tl.where(above == i, 1.0, 0.0), tl.where(more == i, 1.0, 0.0)
+        out = stats + 3 * WIDE + i
+        tl.store(out, tl.sum(_by_macroblock(larger * of_above, P), 1)[:, None], mask[:, None])
+        tl.store(out + 5, tl.sum(_by_macroblock(tl.maximum(v - 2, 0.0) * of_more, P), 1)[:, None], mask[:, None])
+        tl.store(out + WIDE, tl.sum(_by_macroblock(hit * of_above, P), 1)[:, None], mask[:, None])
+        tl.store(out + WIDE + 5, tl.sum(_by_macroblock(tl.maximum(v - 1, 0.0) * of_more, P), 1)[:, None], mask[:, None])
 
 
 @triton.jit
-def _bits_of_contexts(stats, contexts, tables, memory, KINDS: tl.constexpr):
-    """From counts to bits, for one kind of block of one frame: ``[4, 64]`` -> not significant, significant, not last, last by place;
-    magnitudes: of 1 and of 2 where it is the last, after ones, after larger ones."""
-    i = tl.program_id(0).to(tl.int64)
-    stats += i * 256
-    tables += i * 256
-    position = tl.arange(0, 64)
-    map_ = tl.load(contexts + i % KINDS * 128 + position)
-    end_ = tl.load(contexts + i % KINDS * 128 + 64 + position)
-    coded = map_ >= 0
-    seen, found = tl.load(stats + position, coded, 0.0), tl.load(stats + 64 + position, coded, 0.0)
-    ended = tl.load(stats + 128 + position, coded, 0.0)
-    same = tl.where(coded[None, :] & (map_[:, None] == map_[None, :]), 1.0, 0.0)
-    p = (_of_contexts(found, same) + memory * _P_SIGNIFICANT) / (_of_contexts(seen, same) + memory)
-    tl.store(tables + position, tl.where(coded, -tl.log2(1 - p), 0.0))
-    tl.store(tables + 64 + position, tl.where(coded, -tl.log2(p), 0.0))
-    same = tl.where(coded[None, :] & (end_[:, None] == end_[None, :]), 1.0, 0.0)
-    q = (_of_contexts(ended, same) + memory * _P_LAST) / (_of_contexts(found, same) + memory)
-    # the last place's bits are none; what follows them in memory are the magnitudes'
-    tl.store(tables + 128 + position, tl.where(coded, -tl.log2(1 - q), 0.0))
-    tl.store(tables + 192 + position, tl.where(coded, -tl.log2(q), 0.0))
-    three = tl.arange(0, 4)  # and one that nobody reads
-    share = (tl.load(stats + 195 + three) + memory * _P_MORE) / (tl.load(stats + 192 + three) + memory)
-    out = tables + tl.num_programs(0) * 256 - i * 256 + i * 8
-    tl.store(out + three, -tl.log2(1 - share))
-    tl.store(out + 4 + three, -tl.log2(share) + _TWO_BITS)
+def _cost(y, v, lam, s0, coded, one, two, longer):
+    size = _blend(one, two + tl.maximum(v - 2, 0.0) * longer, _clamped(v - 1, 0.0, 1.0))
+    return (y - v) * (y - v) + lam * _blend(s0, coded + size, tl.minimum(v, 1.0))
 
 
 @triton.jit
-def _magnitude_bits(v, s0, coded, one, two):
-    beyond = tl.maximum(v - 1, 0.0)
-    size = _blend(one, two, tl.minimum(beyond, 1.0)) + tl.maximum(beyond - 1, 0.0) * _LONGER_BITS
-    return _blend(s0 + tl.zeros_like(v), coded + size, tl.minimum(v, 1.0))
+def _levels(y, lam, dead, zeros, ones, places, position, TRELLIS: tl.constexpr, FIRST: tl.constexpr):
+    """Levels of magnitudes y, and the threshold that each met. Shape: ``[R, n]``; lam, dead ``[R, 1]``.
 
-
-@triton.jit
-def _of_magnitudes(bits, last, larger):
-    """Bits of a magnitude where it is the last one, where ones follow and where a larger one does."""
-    return _blend(_blend(tl.load(bits + 1), tl.load(bits), last), tl.load(bits + 2), larger)
-
-
-@triton.jit
-def _levels(y, lam, dead, tables, magnitudes, position, block_bits, TRELLIS: tl.constexpr, FIRST: tl.constexpr):
-    """Levels of magnitudes y, and the threshold that each met. Shape: ``[R, n]``; lam, dead ``[R, 1]``."""
+    ``zeros`` and ``ones`` are where the bits of decisions that are 0, and 1, lie for each row ``[R, 1]``; ``places`` are the contexts of places.
+    """
     if TRELLIS:
         inside = position >= FIRST
-        s0 = tl.load(tables + position - FIRST, inside, 0.0)[None, :]
-        s1 = tl.load(tables + 64 + position - FIRST, inside, 0.0)[None, :]
-        l0 = tl.load(tables + 128 + position - FIRST, inside, 0.0)[None, :]
-        l1 = tl.load(tables + 192 + position - FIRST, inside, 0.0)[None, :]
-        _hit, _more, after, larger = _flags(tl.floor(y + 0.25))
-        last = 1 - tl.minimum(after, 1.0)
-        one, two = _of_magnitudes(magnitudes, last, larger), _of_magnitudes(magnitudes + 4, last, larger)
+        map_ = tl.load(places + position - FIRST, inside, -1.0).to(tl.int32)[None, :]
+        end_ = tl.load(places + 64 + position - FIRST, inside, -1.0).to(tl.int32)[None, :]
+        s0, s1 = tl.load(zeros + map_, map_ >= 0, 0.0), tl.load(ones + map_, map_ >= 0, 0.0)
+        l0, l1 = tl.load(zeros + end_, end_ >= 0, 0.0), tl.load(ones + end_, end_ >= 0, 0.0)
+        _hit, _larger, _follow, above, more = _classes(tl.floor(y + _GUESS))
+        above, more = _ABOVE + above.to(tl.int32), _MORE + more.to(tl.int32)
+        one, two, longer = tl.load(zeros + above), tl.load(ones + above) + tl.load(zeros + more), tl.load(ones + more)
         coded = s1 + l0 + 1
         near = tl.floor(y + 0.5)
         below = tl.maximum(near - 1, 0.0)
         distortion = y * y
-        cost_near = (y - near) * (y - near) + lam * _magnitude_bits(near, s0, coded, one, two)
-        cost_below = (y - below) * (y - below) + lam * _magnitude_bits(below, s0, coded, one, two)
+        cost_near = _cost(y, near, lam, s0, coded, one, two, longer)
+        cost_below = _cost(y, below, lam, s0, coded, one, two, longer)
         chosen = tl.where(cost_below > cost_near, near, below)
         total = tl.cumsum(tl.minimum(cost_near, cost_below), 1) + _after(distortion) + lam * (l1 - l0)
         total += (1 - tl.minimum(chosen, 1.0)) * 1e9
         best = tl.min(total, 1)[:, None]
         end = tl.min(tl.where(total == best, position[None, :], 64), 1)[:, None]
-        worth = tl.sum(distortion, 1)[:, None] > best + lam * block_bits
+        worth = tl.sum(distortion, 1)[:, None] > best
         levels = tl.where(worth & (position[None, :] <= end), chosen, 0.0)
         first = _clamped(0.5 + 0.5 * lam * (coded + one - s0), 0.5, 1.5)
         threshold = _blend(first, 0.5 + _FURTHER_LAMBDA * lam + tl.zeros_like(y), tl.minimum(below, 1.0))
@@ -232,6 +216,12 @@ def _steps_of(qp, steps, position, n: tl.constexpr):
 
 
 @triton.jit
+def _inverse_of(qp, inverse, position, n: tl.constexpr):
+    """What whole coefficients are multiplied by to be in steps. Shape: ``[R], [n] -> [R, n]``."""
+    return tl.load(inverse + _clamped(qp, 0.0, 51.0).to(tl.int32)[:, None] * n + position)
+
+
+@triton.jit
 def _second(x, matrix, D: tl.constexpr, BACK: tl.constexpr):
     """The second transform, of the DCs of each macroblock. Shape: ``[P, D], [D, D] -> [P, D]``."""
     i = tl.arange(0, D)
@@ -296,63 +286,78 @@ def _lambdas(intra, lam_intra, lam_inter):
 
 
 @triton.jit
-def _second_of(c, position, second, qp, intra, steps, mb, lam_intra, lam_inter, dead_intra, dead_inter, P: tl.constexpr, D: tl.constexpr):
+def _second_of(
+    c, position, second, qp, intra, steps, inverse, mb, lam_intra, lam_inter, dead_intra, dead_inter, P: tl.constexpr, D: tl.constexpr
+):  # fmt: skip
     """Coefficients of the second transform in steps ``[P, D]``; the steps, lambdas and dead zones that they meet ``[P, 1]``."""
-    q0 = _steps_of(tl.load(qp + mb), steps, tl.zeros([1], tl.int32), 16)
-    dc = _second(_dcs(c, position, P, D), second, D, False) / q0
+    own_qp, place = tl.load(qp + mb), tl.zeros([1], tl.int32)
+    dc = _second(_dcs(c, position, P, D), second, D, False) * _inverse_of(own_qp, inverse, place, 16)
     own = tl.load(intra + mb) != 0
-    return dc, q0, _lambdas(own, lam_intra, lam_inter), _lambdas(own, dead_intra, dead_inter)
+    return dc, _steps_of(own_qp, steps, place, 16), _lambdas(own, lam_intra, lam_inter), _lambdas(own, dead_intra, dead_inter)
+
+
+@triton.jit
+def _bits_of(tables, macroblock, MBS, TILES, KIND: tl.constexpr, BLOCK: tl.constexpr):
+    """Where bits of macroblocks lie, of decisions that are 0 and of those that are 1, in ``[2, N, MBS, kinds, 40]``. Shape: ``[R] -> 2 x [R, 1]``."""
+    kinds: tl.constexpr = 2 if KIND == CHROMA else 3
+    zeros = tables + (macroblock * kinds + BLOCK)[:, None] * _CONTEXTS
+    return zeros, zeros + (tl.num_programs(0) // TILES).to(tl.int64) * (MBS * kinds * _CONTEXTS)
 
 
 @triton.jit
 def _count(
-    source, predicted, qp, stats, flat, steps, second, MBS, BW, W, TILES, KIND: tl.constexpr, P: tl.constexpr
+    source, predicted, qp, transform_8x8, intra16x16, stats, core, inverse, second, MBS, BW, W, TILES, KIND: tl.constexpr, P: tl.constexpr
 ):  # fmt: skip
-    """What the contexts of each frame see: ``stats`` ``[N, kinds, 4, 64]``, added to."""
+    """What the contexts see in each macroblock: ``stats`` ``[N, MBS, kinds, 5, n]``, of chroma twice as many."""
     n: tl.constexpr = 64 if KIND == EIGHT else 16
     kinds: tl.constexpr = 1 if KIND == EIGHT else 2
+    first: tl.constexpr = 1 if KIND == CHROMA else 0
     frame = (tl.program_id(0) // TILES).to(tl.int64)
     size = MBS * (128 if KIND == CHROMA else 256)
     mb, mask, of_row, row_mask, offset, position = _blocks(tl.program_id(0) % TILES * P, MBS, BW, W, KIND, P)
     x = tl.load(source + frame * size + offset) - tl.load(predicted + frame * size + offset)
-    c = _product(x, flat, n, True)
-    q = _steps_of(tl.load(qp + frame * MBS + of_row % MBS), steps, position, n)
-    y = tl.abs(c / q)
-    stats += frame * kinds * 256
-    if KIND == CHROMA:
-        _tally(tl.where(position[None, :] > 0, y, 0.0), row_mask, stats, position, 1)
-    else:
-        _tally(y, row_mask, stats, position, 0)
+    c = _product(x, core, n, True)
+    info = frame * MBS + of_row % MBS
+    y = tl.where(position[None, :] >= first, tl.abs(c * _inverse_of(tl.load(qp + info), inverse, position, n)), 0.0)
+    total = MBS * (2 if KIND == CHROMA else 1)
+    stats += ((frame * total + mb) * (kinds * 5 * n))[:, None]
+    used = row_mask
+    if KIND != CHROMA:
+        used &= (tl.load(transform_8x8 + info) != 0) == (KIND == EIGHT)
+    _tally(y, used, mask, stats, position, first, n, P)
     if KIND != EIGHT:
         d: tl.constexpr = 16 if KIND == FOUR else 4
+        own = frame * MBS + mb % MBS
         dc = _second(_dcs(c, position, P, d), second, d, False)
-        q0 = _steps_of(tl.load(qp + frame * MBS + mb % MBS), steps, tl.zeros([1], tl.int32), n)
-        _tally(tl.abs(dc / q0), mask, stats + 256, tl.arange(0, d), 0)
+        dc = tl.abs(dc * _inverse_of(tl.load(qp + own), inverse, tl.zeros([1], tl.int32), n))
+        used = mask
+        if KIND == FOUR:
+            used &= tl.load(intra16x16 + own) != 0
+        _tally(dc, used, mask, stats + 5 * n, tl.arange(0, d), 0, n, P)
 
 
 @triton.jit
 def _code(
-    source, predicted, qp, intra, transform_8x8, intra16x16, out, levels_out, coded_out, flat, steps, second, tables, MBS, BW, W, TILES,
-    lam_intra, lam_inter, dead_intra, dead_inter, block_bits,
+    source, predicted, qp, intra, transform_8x8, intra16x16, out, levels_out, coded_out, core, inverse, second, flat, steps, places, tables,
+    MBS, BW, W, TILES, lam_intra, lam_inter, dead_intra, dead_inter,
     TRELLIS: tl.constexpr, DECIMATE: tl.constexpr, LEVELS: tl.constexpr, KIND: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """Decoded samples, levels and which 4x4 blocks have any, of the macroblocks that are coded this way."""
     n: tl.constexpr = 64 if KIND == EIGHT else 16
-    kinds: tl.constexpr = 1 if KIND == EIGHT else 2
     frame = (tl.program_id(0) // TILES).to(tl.int64)
     size = MBS * (128 if KIND == CHROMA else 256)
     mb, _there, of_row, row_mask, offset, position = _blocks(tl.program_id(0) % TILES * P, MBS, BW, W, KIND, P)
     p = tl.load(predicted + frame * size + offset)
-    c = _product(tl.load(source + frame * size + offset) - p, flat, n, True)
+    c = _product(tl.load(source + frame * size + offset) - p, core, n, True)
     info = frame * MBS + of_row % MBS
-    q = _steps_of(tl.load(qp + info), steps, position, n)
+    own_qp = tl.load(qp + info)
+    q = _steps_of(own_qp, steps, position, n)
     is_intra = tl.load(intra + info) != 0
-    magnitudes = tables + (tl.num_programs(0) // TILES) * kinds * 256 + frame * kinds * 8
-    mine = tables + frame * kinds * 256
     first: tl.constexpr = 1 if KIND == CHROMA else 0
-    y = tl.where(position[None, :] >= first, c / q, 0.0)
+    y = tl.where(position[None, :] >= first, c * _inverse_of(own_qp, inverse, position, n), 0.0)
     lam, dead = _lambdas(is_intra, lam_intra, lam_inter), _lambdas(is_intra, dead_intra, dead_inter)
-    levels, _threshold = _levels(tl.abs(y), lam, dead, mine, magnitudes, position, block_bits, TRELLIS, first)
+    zeros, ones = _bits_of(tables, info, MBS, TILES, KIND, 2 if KIND == EIGHT else 0)
+    levels, _threshold = _levels(tl.abs(y), lam, dead, zeros, ones, places, position, TRELLIS, first)
     if DECIMATE and not (KIND == EIGHT and TRELLIS):
         levels *= _kept(levels, position, is_intra, KIND, TRELLIS, P)[:, None]
     levels = tl.where(y < 0, -levels, levels)
@@ -362,10 +367,12 @@ def _code(
     back = levels * q
     if KIND != EIGHT:
         d: tl.constexpr = 16 if KIND == FOUR else 4
+        own = frame * MBS + mb % MBS
         dc, q0, lam, dead = _second_of(
-            c, position, second, qp, intra, steps, frame * MBS + mb % MBS, lam_intra, lam_inter, dead_intra, dead_inter, P, d
+            c, position, second, qp, intra, steps, inverse, own, lam_intra, lam_inter, dead_intra, dead_inter, P, d
         )
-        dc_levels, _threshold = _levels(tl.abs(dc), lam, dead, mine + 256, magnitudes + 8, tl.arange(0, d), block_bits, TRELLIS, 0)
+        zeros, ones = _bits_of(tables, own, MBS, TILES, KIND, 1)
+        dc_levels, _threshold = _levels(tl.abs(dc), lam, dead, zeros, ones, places + 128, tl.arange(0, d), TRELLIS, 0)
         dc_levels = tl.where(dc < 0, -dc_levels, dc_levels)
         replaced = position[None, :] == 0
         if KIND == FOUR:
@@ -393,31 +400,30 @@ def _code(
 
 @triton.jit
 def _code_backward(
-    grad, of_levels, source, predicted, qp, intra, transform_8x8, intra16x16, by_source, by_predicted, by_qp, flat, steps, second, tables,
-    MBS, BW, W, TILES, lam_intra, lam_inter, dead_intra, dead_inter, block_bits, noise_width,
+    grad, of_levels, source, predicted, qp, intra, transform_8x8, intra16x16, by_source, by_predicted, by_qp, core, inverse, second,
+    flat, steps, places, tables, MBS, BW, W, TILES, lam_intra, lam_inter, dead_intra, dead_inter, noise_width,
     TRELLIS: tl.constexpr, DECIMATE: tl.constexpr, LEVELS: tl.constexpr, KIND: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     """Gradient by source, prediction and QP; what rounds and clips passes it, the quantiser has the slope of its mean."""
     n: tl.constexpr = 64 if KIND == EIGHT else 16
-    kinds: tl.constexpr = 1 if KIND == EIGHT else 2
     per: tl.constexpr = 16 if KIND == FOUR else 4
     first: tl.constexpr = 1 if KIND == CHROMA else 0
     frame = (tl.program_id(0) // TILES).to(tl.int64)
     size = MBS * (128 if KIND == CHROMA else 256)
     mb, mask, of_row, row_mask, offset, position = _blocks(tl.program_id(0) % TILES * P, MBS, BW, W, KIND, P)
-    c = _product(tl.load(source + frame * size + offset) - tl.load(predicted + frame * size + offset), flat, n, True)
+    c = _product(tl.load(source + frame * size + offset) - tl.load(predicted + frame * size + offset), core, n, True)
     g = tl.load(grad + frame * size + offset)
     info = frame * MBS + of_row % MBS
-    q = _steps_of(tl.load(qp + info), steps, position, n)
+    own_qp = tl.load(qp + info)
+    q = _steps_of(own_qp, steps, position, n)
     is_intra = tl.load(intra + info) != 0
-    magnitudes = tables + (tl.num_programs(0) // TILES) * kinds * 256 + frame * kinds * 8
-    mine = tables + frame * kinds * 256
     used = row_mask
     if KIND != CHROMA:
         used &= (tl.load(transform_8x8 + info) != 0) == (KIND == EIGHT)
-    y = tl.where(position[None, :] >= first, c / q, 0.0)
+    y = tl.where(position[None, :] >= first, c * _inverse_of(own_qp, inverse, position, n), 0.0)
     lam, dead = _lambdas(is_intra, lam_intra, lam_inter), _lambdas(is_intra, dead_intra, dead_inter)
-    levels, threshold = _levels(tl.abs(y), lam, dead, mine, magnitudes, position, block_bits, TRELLIS, first)
+    zeros, ones = _bits_of(tables, info, MBS, TILES, KIND, 2 if KIND == EIGHT else 0)
+    levels, threshold = _levels(tl.abs(y), lam, dead, zeros, ones, places, position, TRELLIS, first)
     slope = _slope(tl.abs(y), threshold, q, noise_width)
     if DECIMATE and not (KIND == EIGHT and TRELLIS):
         kept = _kept(levels, position, is_intra, KIND, TRELLIS, P)[:, None]
@@ -437,10 +443,12 @@ def _code_backward(
     by_c = by_y / q
     if KIND != EIGHT:
         d: tl.constexpr = 16 if KIND == FOUR else 4
+        own = frame * MBS + mb % MBS
         dc, q0, lam, dead = _second_of(
-            c, position, second, qp, intra, steps, frame * MBS + mb % MBS, lam_intra, lam_inter, dead_intra, dead_inter, P, d
+            c, position, second, qp, intra, steps, inverse, own, lam_intra, lam_inter, dead_intra, dead_inter, P, d
         )
-        dc_levels, threshold = _levels(tl.abs(dc), lam, dead, mine + 256, magnitudes + 8, tl.arange(0, d), block_bits, TRELLIS, 0)
+        zeros, ones = _bits_of(tables, own, MBS, TILES, KIND, 1)
+        dc_levels, threshold = _levels(tl.abs(dc), lam, dead, zeros, ones, places + 128, tl.arange(0, d), TRELLIS, 0)
         slope = _slope(tl.abs(dc), threshold, q0 + tl.zeros_like(dc), noise_width)
         dc_levels = tl.where(dc < 0, -dc_levels, dc_levels)
         by_level = _second(_dcs(of_c, position, P, d), second, d, False) * q0
@@ -459,53 +467,6 @@ def _code_backward(
     else:
         mask &= (tl.load(transform_8x8 + frame * MBS + mb) != 0) == (KIND == EIGHT)
         tl.store(by_qp + frame * MBS + mb, of_qp, mask)
-
-
-# Bits of given levels
-
-
-@triton.jit
-def _given(levels, MBS, TILES, n: tl.constexpr, P: tl.constexpr):
-    """Frame; macroblocks and which there are ``[P]``; magnitudes of their blocks ``[P 256/n, n]`` and which blocks there are."""
-    per: tl.constexpr = 256 // n
-    frame = (tl.program_id(0) // TILES).to(tl.int64)
-    first = tl.program_id(0) % TILES * P
-    mb, r, position = first + tl.arange(0, P), tl.arange(0, P * per), tl.arange(0, n)
-    mask = first + r // per < MBS
-    v = tl.load(levels + ((frame * MBS + first) * per + r)[:, None] * n + position, mask[:, None], 0.0)
-    return frame, mb, mb < MBS, tl.abs(v), mask, position
-
-
-@triton.jit
-def _count_levels(levels, stats, MBS, TILES, n: tl.constexpr, P: tl.constexpr):
-    frame, _mb, _inside, v, mask, position = _given(levels, MBS, TILES, n, P)
-    _tally(v, mask, stats + frame * 256, position, 0)
-
-
-@triton.jit
-def _bits_of_levels(levels, tables, out, MBS, TILES, n: tl.constexpr, P: tl.constexpr):
-    """Bits of each macroblock's levels, added to ``out`` ``[N, MBS]``."""
-    frame, mb, inside, v, _there, position = _given(levels, MBS, TILES, n, P)
-    magnitudes = tables + (tl.num_programs(0) // TILES) * 256 + frame * 8
-    tables += frame * 256
-    s0, s1 = tl.load(tables + position)[None, :], tl.load(tables + 64 + position)[None, :]
-    l0, l1 = tl.load(tables + 128 + position)[None, :], tl.load(tables + 192 + position)[None, :]
-    _hit, _more, after, larger = _flags(v)
-    followed = tl.minimum(after, 1.0)
-    one, two = _of_magnitudes(magnitudes, 1 - followed, larger), _of_magnitudes(magnitudes + 4, 1 - followed, larger)
-    bits = tl.sum(_magnitude_bits(v, s0 * followed, s1 + 1 + _blend(l1, l0, followed), one, two), 1)
-    bits = tl.sum(tl.reshape(bits, (P, 256 // n)), 1)
-    tl.store(out + frame * MBS + mb, tl.load(out + frame * MBS + mb, inside, 0.0) + bits, inside)
-
-
-def add_bits(levels: Tensor, kind: int, out: Tensor) -> None:
-    """Add bits of levels of intra luma ``[N, H/16, W/16, 256]`` to ``out`` ``[N, H/16, W/16]``."""
-    frames, macroblocks, n = len(levels), levels[0].numel() // 256, _SIZES[kind][0]
-    tiles = -(-macroblocks // _P)
-    stats, tables = levels.new_zeros(frames, 4, 64), levels.new_empty(frames * (256 + 8))
-    _count_levels[(frames * tiles,)](levels, stats, macroblocks, tiles, n, _P)
-    _bits_of_contexts[(frames,)](stats, _CONTEXTS[kind].like(levels), tables, Trellis.memory, 1)
-    _bits_of_levels[(frames * tiles,)](levels, tables, out, macroblocks, tiles, n, _P)
 
 
 # Quantisers
@@ -538,29 +499,28 @@ class _Plan:
     def __init__(self, kind: int, x: Tensor, macroblocks: int, wide: int, quant: list[float]) -> None:
         self.intra, self.inter, self.noise_width, decimate, trellis, *weights = quant
         self.decimate, self.trellis = bool(decimate), bool(trellis)
-        self.of_intra, self.of_inter, self.small, self.block, self.memory = weights
+        self.of_intra, self.of_inter, self.small = weights
         self.kind, self.n = kind, len(x)
         k = 8 if kind == EIGHT.value else 4
         second = x if kind == EIGHT.value else (WALSH4 if kind == FOUR.value else HADAMARD2).like(x)
-        self.constants = (FLAT[k].like(x), STEPS[k].like(x), second)
+        self.transform = (CORE[k].like(x), _INVERSE[k].like(x), second)
+        self.constants = (*self.transform, FLAT[k].like(x), STEPS[k].like(x), _PLACES[kind].like(x))
         self.tiles = -(-macroblocks * (2 if kind == CHROMA.value else 1) // _P)
         self.sizes = (macroblocks, wide, wide * (8 if kind == CHROMA.value else 16), self.tiles)
 
-    def count(self, source: Tensor, predicted: Tensor, qp: Tensor, context_bits: Tensor) -> None:
-        """Bits of what the contexts of each frame code; nothing where no trellis asks for them."""
-        if not self.trellis:
-            return
-        kinds = len(_SIZES[self.kind])
-        stats = source.new_zeros(self.n, kinds, 4, 64)
+    def count(self, source: Tensor, predicted: Tensor, qp: Tensor, masks: list[Tensor]) -> tuple[Tensor, ...]:
+        """What the contexts see in each macroblock ``[N, MB, 5, n]``, of each kind of block."""
+        planes, kinds, n = (1, 1, 64) if self.kind == EIGHT.value else (1, 2, 16) if self.kind == FOUR.value else (2, 2, 16)
+        stats = source.new_empty(self.n, planes, self.sizes[0], kinds, 5, n)
         _count[(self.n * self.tiles,)](
-            source, predicted, qp, stats, *self.constants, *self.sizes, self.kind, _P, num_warps=WARPS[self.kind]
+            source, predicted, qp, *masks, stats, *self.transform, *self.sizes, self.kind, _P, num_warps=WARPS[self.kind]
         )
-        _bits_of_contexts[(self.n * kinds,)](stats, _CONTEXTS[self.kind].like(source), context_bits, self.memory, kinds)
+        return (stats[:, 0] if planes == 1 else stats.sum(1)).unbind(2)
 
     def weights(self) -> tuple[float, ...]:
         small = 1.0 if self.kind == EIGHT.value else self.small
         lam = (LAMBDA[0] * self.of_intra * small, LAMBDA[1] * self.of_inter * small)
-        return (*lam, 1 - self.intra, 1 - self.inter, self.block)
+        return (*lam, 1 - self.intra, 1 - self.inter)
 
     def flags(self, levels: bool) -> dict[str, Any]:
         what = {"TRELLIS": self.trellis, "DECIMATE": self.decimate, "LEVELS": levels}
@@ -571,23 +531,31 @@ def _bytes(*masks: Tensor) -> list[Tensor]:
     return [m.contiguous().view(torch.uint8) for m in masks]
 
 
-def context_bits_of(qp: Tensor, quant: list[float], kinds: int) -> Tensor:
-    """Memory for bits of contexts: of significance, last flags and magnitudes of some kinds of blocks of each frame."""
-    return qp.new_empty(len(qp) * kinds * (256 + 8) if quant[4] else 0)
-
-
 def _context_bits_of_luma(source: Tensor, predicted: Tensor, qp: Tensor, *more: Any) -> Tensor:
-    return context_bits_of(qp, more[3], 3)
+    return _context_bits(qp, more[3], len(_OF_LUMA))
 
 
 def _context_bits_of_chroma(source: Tensor, predicted: Tensor, qpc: Tensor, *more: Any) -> Tensor:
-    return context_bits_of(qpc, more[1], 2)
+    return _context_bits(qpc, more[1], len(_OF_CHROMA))
 
 
-def _by_transform(context_bits: Tensor) -> list[tuple[int, Tensor]]:
-    """The two transforms of luma and their parts of the bits."""
-    most = context_bits.numel() // 3 * 2
-    return [(FOUR.value, context_bits[:most]), (EIGHT.value, context_bits[most:])]
+def _context_bits(qp: Tensor, quant: list[float], kinds: int) -> Tensor:
+    """Memory for the bits of contexts ``[2, N, MB, kinds * 40]``; nothing where no trellis asks for them."""
+    return qp.new_empty((2, len(qp), qp[0].numel(), kinds * cabac.CONTEXTS) if quant[4] else 0)
+
+
+def _adapted(stats: Sequence[Tensor], kinds: Sequence[cabac.Kind], qp: Tensor, intra: Tensor) -> Tensor:
+    """Bits of the contexts of kinds of blocks before each macroblock, by what they see in each. Shape: ``[N, MB, 5, n]`` each ->
+    ``[2, N, MB, kinds * 40]``."""
+    hits, seen = [], []
+    for x, kind in zip(stats, kinds):
+        found, coded, ended = x[:, :, :3, : kind.n - 1].unbind(2)
+        significant, last = kind.maps.like(x)
+        of_magnitudes = x[:, :, 3:, : cabac.CONTEXTS - cabac.ABOVE]
+        hits += [found @ significant, ended @ last, of_magnitudes[:, :, 0]]
+        seen += [coded @ significant, found @ last, of_magnitudes[:, :, 1]]
+    first = torch.cat([cabac.slice_states(kind.first, qp, intra) for kind in kinds], -1)
+    return cabac.bits_of(cabac.adapt(torch.cat(hits, -1), torch.cat(seen, -1), first))
 
 
 @implements(reference.code_luma, kept=_context_bits_of_luma)
@@ -604,23 +572,20 @@ def code_luma(
     source, predicted, qp = source.contiguous(), predicted.contiguous(), qp.contiguous()
     masks = _bytes(intra, transform_8x8, intra16x16)
     out, four, eight, coded = reference.code_luma.allocate(source, predicted, qp, intra, transform_8x8, intra16x16, quant, levels)
-    context_bits = context_bits_of(qp, quant, 3)
-    for (kind, bits), of_levels in zip(_by_transform(context_bits), (four, eight)):
-        code_kind(kind, source, predicted, qp, masks, out, of_levels, coded, bits, quant, levels)
-    return out, four, eight, coded, context_bits
+    plans = _plans_of_luma(source, qp, quant)
+    bits = qp.new_empty(0)
+    if plans[0].trellis:
+        bits = _adapted([x for plan in plans for x in plan.count(source, predicted, qp, masks[1:])], _OF_LUMA, qp, intra)
+    for plan, of_levels in zip(plans, (four, eight)):
+        _code[(plan.n * plan.tiles,)](
+            source, predicted, qp, *masks, out, of_levels, coded.view(torch.uint8), *plan.constants, bits, *plan.sizes, *plan.weights(),
+            **plan.flags(levels),
+        )  # fmt: skip
+    return out, four, eight, coded, bits
 
 
-def code_kind(
-    kind: int, source: Tensor, predicted: Tensor, qp: Tensor, masks: list[Tensor], out: Tensor, of_levels: Tensor, coded: Tensor,
-    context_bits: Tensor, quant: list[float], levels: bool,
-) -> None:  # fmt: skip
-    """Code macroblocks of one transform into ``out``, ``of_levels``, ``coded`` and ``context_bits``."""
-    plan = _Plan(kind, source, qp[0].numel(), qp.shape[2], quant)
-    plan.count(source, predicted, qp, context_bits)
-    _code[(plan.n * plan.tiles,)](
-        source, predicted, qp, *masks, out, of_levels, coded.view(torch.uint8), *plan.constants, context_bits, *plan.sizes,
-        *plan.weights(), **plan.flags(levels),
-    )  # fmt: skip
+def _plans_of_luma(source: Tensor, qp: Tensor, quant: list[float]) -> list[_Plan]:
+    return [_Plan(kind.value, source, qp[0].numel(), qp.shape[2], quant) for kind in (FOUR, EIGHT)]
 
 
 @backward_of(reference.code_luma, of=["source", "predicted", "qp"])
@@ -631,11 +596,10 @@ def code_luma_backward(
     grad, source, predicted, qp = grad.contiguous(), source.contiguous(), predicted.contiguous(), qp.contiguous()
     masks = _bytes(intra, transform_8x8, intra16x16)
     out = [x.new_empty(x.shape) for x in (source, predicted, qp)]
-    for (kind, bits), of_levels in zip(_by_transform(kept), (grad_four, grad_eight)):
-        plan = _Plan(kind, source, qp[0].numel(), qp.shape[2], quant)
+    for plan, of_levels in zip(_plans_of_luma(source, qp, quant), (grad_four, grad_eight)):
         further = of_levels is not None and of_levels.numel() > 0
         _code_backward[(plan.n * plan.tiles,)](
-            grad, of_levels.contiguous() if further else grad, source, predicted, qp, *masks, *out, *plan.constants, bits, *plan.sizes,
+            grad, of_levels.contiguous() if further else grad, source, predicted, qp, *masks, *out, *plan.constants, kept, *plan.sizes,
             *plan.weights(), plan.noise_width, **plan.flags(further),
         )  # fmt: skip
     return out[0], out[1], out[2]
@@ -648,14 +612,15 @@ def code_chroma(
     source, predicted, qpc = source.contiguous(), predicted.contiguous(), qpc.contiguous()
     (mask,) = _bytes(intra)
     out, of_levels = reference.code_chroma.allocate(source, predicted, qpc, intra, quant, levels)
-    context_bits = context_bits_of(qpc, quant, 2)
     plan = _Plan(CHROMA.value, source, qpc[0].numel(), qpc.shape[2], quant)
-    plan.count(source, predicted, qpc, context_bits)
+    bits = qpc.new_empty(0)
+    if plan.trellis:
+        bits = _adapted(plan.count(source, predicted, qpc, [mask, mask]), _OF_CHROMA, qpc, intra)
     _code[(plan.n * plan.tiles,)](
-        source, predicted, qpc, mask, mask, mask, out, of_levels, mask, *plan.constants, context_bits, *plan.sizes, *plan.weights(),
+        source, predicted, qpc, mask, mask, mask, out, of_levels, mask, *plan.constants, bits, *plan.sizes, *plan.weights(),
         **plan.flags(levels),
     )  # fmt: skip
-    return out, of_levels, context_bits
+    return out, of_levels, bits
 
 
 @backward_of(reference.code_chroma, of=["source", "predicted", "qpc"])
@@ -699,3 +664,23 @@ def choose_transform_8x8(source: Tensor, predicted: Tensor, use_satd: bool, allo
     planes = source.contiguous(), predicted.contiguous(), TRANSFORMS.like(source)
     _residual_costs[(-(-n // p),)](*planes, sads, satds, sa8ds, n, h // 16, w // 16, p, num_warps=SEARCH_WARPS)
     return satds if use_satd else sads, sa8ds < satds if allowed else torch.zeros_like(sads, dtype=torch.bool)
+
+
+@implements(reference.choose_coding)
+def choose_coding(
+    source: Tensor,
+    chroma: Tensor,
+    predicted: list[Tensor],
+    predicted_chroma: list[Tensor],
+    side_bits: list[Tensor],
+    may_skip: Tensor | None,
+    qp: Tensor,
+    qpc: Tensor,
+    lam: Tensor,
+    quant: list[float],
+    psy: float,
+    transform_8x8: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return reference.best_coding(
+        code_luma, code_chroma, source, chroma, predicted, predicted_chroma, side_bits, may_skip, qp, qpc, lam, quant, psy, transform_8x8
+    )

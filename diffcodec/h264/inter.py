@@ -1,0 +1,165 @@
+"""Decisions about inter macroblocks: direct or not, skipped, which transform (x264's analyse.c)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..blocks import repeat_blocks
+from ..ops.intra.reference import samples_of
+from ..ops.residual.reference import choose_coding, choose_transform_8x8, code_chroma, code_luma
+from .direct import skip_vectors, spatial_direct
+from .dpb import DecodedPictureBuffer
+from .motion import Motion, motion_bits
+from .plan import FrameGroup
+from .presets import Constants, Preset, quantiser
+
+# Bits of a macroblock's type beside its vectors (x264's i_mb_b_cost_table): direct; from one list; from both; of P frames
+DIRECT_BITS, ONE_LIST_BITS, BOTH_LISTS_BITS, P_BITS = 1.0, 3.0, 5.0, 1.0
+NEAR = 1  # quarter pixels that a vector may lie from the skipped one's for a macroblock to be skipped
+
+
+class InterPrediction(NamedTuple):
+    """What references predict, and how what is left is coded.
+
+    Attributes:
+        luma, chroma: predictions ``[N, H, W]``, ``[N, 2, H/2, W/2]``.
+        motion: where they come from.
+        transform_8x8, skipped: macroblocks with the 8x8 transform, and without residual; bool ``[N, H/16, W/16]``.
+    """
+
+    luma: Tensor
+    chroma: Tensor
+    motion: Motion
+    transform_8x8: Tensor
+    skipped: Tensor
+
+
+def decide_inter(
+    group: FrameGroup, dpb: DecodedPictureBuffer, motion: Motion, preset: Preset, constants: Constants, given: bool
+) -> InterPrediction:
+    """Decide about a group's macroblocks as if all were inter.
+
+    Args:
+        group, dpb, preset, constants: what is coded, from what, how.
+        motion: where macroblocks come from that are not direct.
+        given: whether that is what the encoder had in the end: then what is direct is in it already.
+    """
+    by_cost = preset.rate_distortion(group.type)
+    no = torch.zeros_like(group.lam, dtype=torch.bool)
+    direct = None
+    if group.type == "B" and preset.direct and motion.direction is not None and (by_cost or not given):
+        vectors, direction = spatial_direct(motion.vectors, motion.uses_list, dpb.still(group.frames))
+        direct = motion._replace(vectors=vectors, direction=direction)
+    if direct is not None and not given:
+        with torch.no_grad():
+            predicted = dpb.compensate(motion.lists, motion.vectors, motion.direction)
+    else:
+        predicted = dpb.compensate(motion.lists, motion.vectors, motion.direction)
+    if not by_cost:
+        if direct is None:
+            eight = choose_transform_8x8(group.luma.detach(), predicted[0].detach(), preset.satd, preset.transform8)[1]
+            return InterPrediction(*predicted, motion, eight, no)
+        return _by_satd(group, dpb, motion, direct, predicted, preset, constants)
+    candidates, side_bits, may_skip = [predicted], [_side_bits(motion, group.lam)], None
+    if group.type == "P":
+        near = (skip_vectors(motion.vectors[0], motion.lists[0].first) - motion.vectors[0][:, ::2, ::2]).abs().sum(-1) <= NEAR
+        may_skip = near & _all(motion.lists[0].first) & _all(repeat_blocks(motion.vectors[0][:, ::2, ::2], 2) == motion.vectors[0])
+    elif direct is not None and given:  # what has a direct macroblock's vectors is one
+        may_skip = _alike(direct, motion)
+        side_bits[0] = torch.where(may_skip, DIRECT_BITS, side_bits[0])
+    elif direct is not None:
+        with torch.no_grad():
+            candidates.append(dpb.compensate(direct.lists, direct.vectors, direct.direction))
+        side_bits.append(torch.full_like(group.lam, DIRECT_BITS))
+        may_skip = ~no
+    luma, chroma = ([c[i].detach() for c in candidates] for i in (0, 1))
+    best, skipped, eight = choose_coding(
+        group.luma.detach(), group.chroma.detach(), luma, chroma, side_bits, may_skip, group.qp.detach(), group.qpc.detach(), group.lam,
+        quantiser(preset, constants, decisions=True).numbers(), preset.psy_rd, preset.transform8,
+    )  # fmt: skip
+    if len(candidates) == 1:
+        return InterPrediction(*predicted, motion, eight, skipped)
+    assert direct is not None
+    return InterPrediction(*_merged(dpb, best == 1, direct, candidates[1], motion, predicted), eight, skipped)
+
+
+def _by_satd(
+    group: FrameGroup,
+    dpb: DecodedPictureBuffer,
+    motion: Motion,
+    direct: Motion,
+    predicted: tuple[Tensor, Tensor],
+    preset: Preset,
+    constants: Constants,
+) -> InterPrediction:
+    """Direct where that costs no more, without residual where a dead zone leaves nothing of it."""
+    luma, lam = group.luma.detach(), group.lam
+    with torch.no_grad():
+        by_neighbours = dpb.compensate(direct.lists, direct.vectors, direct.direction)
+    (own, eight), (other, other_eight) = (
+        choose_transform_8x8(luma, p.detach(), preset.satd, preset.transform8) for p in (predicted[0], by_neighbours[0])
+    )
+    is_direct = other + DIRECT_BITS * lam <= own + _side_bits(motion, lam) * lam
+    skipped = torch.zeros_like(is_direct)
+    if preset.trellis:
+        skipped = is_direct & ~_leaves_levels(group, by_neighbours, preset, constants)
+    merged = _merged(dpb, is_direct, direct, by_neighbours, motion, predicted)
+    return InterPrediction(*merged, torch.where(is_direct, other_eight, eight), skipped)
+
+
+def _leaves_levels(group: FrameGroup, predicted: Sequence[Tensor], preset: Preset, constants: Constants) -> Tensor:
+    """Macroblocks in which a dead zone leaves levels of the 4x4 transform or of chroma (x264's macroblock_probe_skip)."""
+    no = torch.zeros_like(group.lam, dtype=torch.bool)
+    quant = quantiser(preset, constants, decisions=True).numbers()
+    flags = code_luma(group.luma.detach(), predicted[0], group.qp.detach(), no, no, no, quant, False)[3]
+    levels = code_chroma(group.chroma.detach(), predicted[1], group.qpc.detach(), no, quant, True)[1]
+    return flags.unflatten(2, (-1, 4)).unflatten(1, (-1, 4)).any(4).any(2) | (levels != 0).any(-1).any(1)
+
+
+def _merged(
+    dpb: DecodedPictureBuffer, choice: Tensor, a: Motion, of_a: Sequence[Tensor], b: Motion, of_b: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Motion]:
+    """Motion of one kind where it is chosen, else of the other, and what it predicts, with its gradient."""
+    assert a.direction is not None
+    assert b.direction is not None
+    of_blocks = repeat_blocks(choice, 2)
+    vectors = [torch.where(of_blocks[..., None], v, w) for v, w in zip(a.vectors, b.vectors)]
+    motion = b._replace(vectors=vectors, direction=torch.where(of_blocks, a.direction, b.direction))
+    if torch.is_grad_enabled() and dpb.requires_grad:
+        return *dpb.compensate(motion.lists, motion.vectors, motion.direction), motion
+    luma, chroma = (torch.where(samples_of(choice, x), x, y) for x, y in zip(of_a, of_b))
+    return luma, chroma, motion
+
+
+def _side_bits(motion: Motion, lam: Tensor) -> Tensor:
+    """Bits of types and vectors of macroblocks that are not direct ``[N, H/16, W/16]``."""
+    bits, _ = motion_bits(motion.vectors, motion.uses_list, lam)
+    if motion.direction is None:
+        return bits + P_BITS
+    return bits + torch.where(motion.direction[:, ::2, ::2] == 2, BOTH_LISTS_BITS, ONE_LIST_BITS)
+
+
+def _alike(a: Motion, b: Motion) -> Tensor:
+    """Macroblocks that both predict alike ``[N, H/16, W/16]``."""
+    assert a.direction is not None
+    assert b.direction is not None
+    same = a.direction == b.direction
+    for v, w, used in zip(a.vectors, b.vectors, b.uses_list):
+        same = same & ((v == w).all(-1) | ~used)
+    return _all(same)
+
+
+def _all(flags: Tensor) -> Tensor:
+    """Whether a flag is set in all blocks of a macroblock. Shape: ``[N, H/8, W/8, ...] -> [N, H/16, W/16]``."""
+    flags = flags if flags.dim() == 3 else flags.flatten(3).all(3)
+    return flags.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).all(4).all(2)
+
+
+def without_residual(group: FrameGroup, luma: Tensor, chroma: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
+    """The group's source as it is coded: where macroblocks are skipped, the prediction itself, so that nothing is left to code there."""
+    y = torch.where(repeat_blocks(skipped, 16), luma, group.luma)
+    return y, torch.where(repeat_blocks(skipped, 8)[:, None], chroma, group.chroma)
