@@ -35,6 +35,17 @@ def decide_frame_types(
     return _MiniGops(frames, p_cost, b_cost, intra, keyint, least, scenecut / 100).types(bframes)
 
 
+def b_frames(first: int, last: int) -> list[tuple[int, int, int]]:
+    """The B frames between two anchors with what each refers to, the one in the middle first."""
+    if last - first < 2:
+        return []
+    middle = first + (last - first) // 2
+    return [
+        (middle, first, last),
+        *((b, *((first, middle) if b < middle else (middle, last))) for b in range(first + 1, last) if b != middle),
+    ]
+
+
 @dataclass(frozen=True)
 class _MiniGops:
     """The search for one clip's frame types: arguments of :func:`decide_frame_types`."""
@@ -51,16 +62,7 @@ class _MiniGops:
         """Cost of a mini-GOP: the P frame at its end and the B frames between."""
         c = self.frames
         total = self.p_cost[c[last], c[first]]
-        if last - first < 2:
-            return total
-        middle = first + (last - first) // 2
-        total += self.b_cost[c[middle], c[first], c[last]]
-        for b in range(first + 1, last):
-            if b < middle:
-                total += self.b_cost[c[b], c[first], c[middle]]
-            elif b > middle:
-                total += self.b_cost[c[b], c[middle], c[last]]
-        return total
+        return total + sum(self.b_cost[c[b], c[past], c[future]] for b, past, future in b_frames(first, last))
 
     def scenecut(self, j: int, since: int) -> bool:
         """Whether a scene begins with frame j, ``since`` frames after the last I frame."""

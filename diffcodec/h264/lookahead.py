@@ -18,7 +18,7 @@ from ..constants import Constant, listed
 from ..ops.interpolate.reference import half_resolution
 from ..ops.intra.reference import cheapest_mode
 from ..ops.motion_search.reference import INTER_COST, MOTION_COST, estimate_bipred, estimate_motion
-from .frame_types import B_SHARE, decide_frame_types, interior
+from .frame_types import B_SHARE, b_frames, decide_frame_types, interior
 from .gop import Gop
 from .plan import CodingPlan, reflected
 from .presets import Preset
@@ -126,7 +126,14 @@ class CostEstimator:
             return []
         spans = range(1, bframes + 2)
         pairs = [(c[j], c[j - d]) for c in clips for j in range(len(c)) for d in spans if j >= d]
-        triples = [(c[i + d // 2], c[i], c[i + d]) for c in clips for i in range(len(c)) for d in spans[1:] if i + d < len(c)]
+        triples = [
+            (c[b], c[past], c[future])
+            for c in clips
+            for i in range(len(c))
+            for d in spans[1:]
+            if i + d < len(c)
+            for b, past, future in b_frames(i, i + d)
+        ]
         self.estimate_p(pairs)
         self.estimate_b(triples)
         pairs, triples = list(dict.fromkeys(pairs)), list(dict.fromkeys(triples))

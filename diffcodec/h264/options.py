@@ -20,7 +20,7 @@ TUNES: dict[str, Callable[[Preset], dict[str, Any]]] = {
         "pb_ratio": 1.1,
     },
     "stillimage": lambda p: {"deblock_offset": -3, "psy": 2.0, "psy_trellis": 0.7, "aq_strength": 1.2},
-    "psnr": lambda p: {"adaptive": False, "tree": False, "psy": 0.0},
+    "psnr": lambda p: {"aq_strength": 0.0, "psy": 0.0},
     "fastdecode": lambda p: {"deblock": False},
     "zerolatency": lambda p: {"bframes": 0, "tree": False},
 }  # fmt: skip
@@ -64,7 +64,9 @@ def _deblock(preset: Preset, value: str) -> dict[str, Any]:
 
 def _aq_mode(preset: Preset, value: str) -> dict[str, Any]:
     on = _number(value, 0, 1) == 1  # modes 2 and 3 are not modelled
-    return {"adaptive": on, "tree": preset.tree and on}
+    if preset.tree and not on:  # the macroblock tree needs adaptive quantisation: x264 leaves it on without strength
+        return {"aq_strength": 0.0}
+    return {"adaptive": on}
 
 
 def _direct(preset: Preset, value: str) -> dict[str, Any]:
@@ -110,7 +112,7 @@ ALIASES = {
     "direct-pred": "direct", "me_range": "merange", "filter": "deblock", "nf": "no-deblock", "qcompress": "qcomp", "ip-factor": "ipratio",
     "pb-factor": "pbratio",
 }  # fmt: skip
-# Options that are taken and change nothing here: they change how long an encode takes, how bits are written, or the picture by less than the model knows
+# Options that are taken and change nothing here: how long an encode takes, how bits are written, or the picture by less than the model knows
 WITHOUT_EFFECT = frozenset(
     {
         "asm", "threads", "cabac", "coder", "me", "merange", "chroma-me", "mixed-refs", "fast-pskip", "b-adapt", "rc-lookahead", "weightp", "weightb",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +116,19 @@ def frame_qp_mbtree(crf: Tensor, fps: float, qcomp: float = 0.6) -> Tensor:
     return crf + 13.5 * (1 - qcomp) + _duration_offset(fps, qcomp)
 
 
+def later_intra_qp(before: Sequence[Tensor], offset: float) -> Tensor:
+    """Frame QP of an I frame that is not the first: that of the anchors before it, the latest first in weight, and finer (x264's accum_p_qp).
+
+    Args:
+        before: frame QPs of the anchors before it in coding order, of I frames as if they were P frames.
+        offset: of I frames.
+    """
+    total, norm = before[0] * 0, 0.0
+    for qp in before:
+        total, norm = total * 0.95 + qp, norm * 0.95 + 1
+    return total / norm - offset
+
+
 def frame_qp_complexity(
     crf: Tensor, fps: float, complexity: Tensor, types: str, aq_offset: Tensor | None, goes_on: bool = False, preset: Preset | None = None
 ) -> list[Tensor]:
@@ -147,7 +161,9 @@ def frame_qp_complexity(
     for i in anchors:
         blurred = total[i] if blurred is None else blurred / 2 + total[i]
         weight = 1.0 if weight is None else weight / 2 + 1
-        if types[i] == "I" and not (goes_on and i == 0):
+        if types[i] == "I" and i:
+            out[i] = later_intra_qp([out[j] + (i_offset if types[j] == "I" else 0) for j in anchors if j < i], i_offset)
+        elif types[i] == "I" and not goes_on:
             out[i] = crf - i_offset
         else:
             out[i] = (
@@ -166,6 +182,19 @@ def frame_qp_complexity(
                 q = (qs[0] * (after - i) + qs[1] * (i - before)) / (after - before)
             out[i] = q + extra
     return out
+
+
+def _with_later_intra(frame_qp: list[Tensor], plan: CodingPlan, offset: float) -> Tensor:
+    """Frame QPs with the macroblock tree, those of later I frames by :func:`later_intra_qp`."""
+    for first, last in plan.spans:
+        before: list[Tensor] = []
+        for i in range(first, last):
+            if plan.types[i] not in "IP":
+                continue
+            if plan.types[i] == "I" and before:
+                frame_qp[i] = later_intra_qp(before, offset)
+            before.append(frame_qp[i] + (offset if plan.types[i] == "I" else 0))
+    return torch.stack(frame_qp)
 
 
 def macroblock_qp(
@@ -191,7 +220,10 @@ def macroblock_qp(
             if preset.tree:
                 of_macroblocks = of_macroblocks + mbtree_offset(costs, adaptive, plan, preset.qcomp)
     if preset.tree:
-        frame_qp = frame_qp_mbtree(crf, fps, preset.qcomp)[listed(plan.clip, crf.device)]
+        of_clips = frame_qp_mbtree(crf, fps, preset.qcomp)
+        frame_qp = of_clips[listed(plan.clip, crf.device)]
+        if any("I" in plan.types[first + 1 : last] for first, last in plan.spans):
+            frame_qp = _with_later_intra(list(frame_qp.unbind()), plan, 6 * math.log2(preset.ip_ratio))
     else:
         parts = []
         for i, (first, last) in enumerate(plan.spans):

@@ -26,6 +26,7 @@ from .presets import Constants, Preset, constants_of
 
 BITRATE_STEPS = 3  # of finding the CRF of a bitrate
 LEAST_SLOPE = -0.03  # of the logarithm of the size by CRF; it is about -1/6
+NEIGHBOURS = "before", "after"  # what a call may be given beside its video: frames around it
 START = -1  # in place of a phase: the clip begins with an I frame
 
 
@@ -107,7 +108,9 @@ class X264H264(DiffH264):
         who, guide = self.who, draw.get("guide")
         if guide is not None and len(guide) != shape[0]:
             raise ValueError(f"{who} got guides for {len(guide)} samples; the batch has {shape[0]}")
-        super().check_draw({k: v for k, v in draw.items() if k != "guide"}, shape)
+        for name in NEIGHBOURS:
+            self._check_neighbours(name, draw.get(name), shape, guide)
+        super().check_draw({k: v for k, v in draw.items() if k not in ("guide", *NEIGHBOURS)}, shape)
         phase = draw["phase"]
         if phase.device.type == "cpu" and not traced(phase) and not START <= int(phase.min()) <= int(phase.max()) <= self.settings.bframes:
             raise ValueError(f"{who} got a draw with phases {phase.tolist()}; this preset has {START}..{self.settings.bframes}")
@@ -117,6 +120,12 @@ class X264H264(DiffH264):
     ) -> Mapping[str, Any]:
         strengths = dict(strengths)
         guides = strengths.pop("guide", None)
+        given = {name: strengths.pop(name) for name in NEIGHBOURS if strengths.get(name) is not None}
+        if given:
+            self.check(video)
+            for name, frames in given.items():
+                self._check_neighbours(name, frames, video.shape, guides)
+            return {**super().complete(video, draw, step, generator, strengths), **{k: v.to(video.device) for k, v in given.items()}}
         if guides is None:
             return super().complete(video, draw, step, generator, strengths)
         self.check(video)
@@ -125,6 +134,19 @@ class X264H264(DiffH264):
         for guide, clip in zip(guides, video):
             guide.check(clip)
         return {**super().complete(video, draw, step, generator, strengths), "guide": list(guides)}
+
+    def _check_neighbours(self, name: str, frames: object, shape: Sequence[int], guides: object) -> None:
+        """Frames around the video: of its size, batch and range."""
+        if frames is None:
+            return
+        if guides is not None or isinstance(self.gop, Gop):
+            raise ValueError(
+                f"{self.who} got {name}= and {'a guide' if guides is not None else repr(self.gop)}: that says already what is coded"
+            )
+        self.check(frames)  # type: ignore[arg-type]
+        own, wanted = tuple(frames.shape), (shape[0], *shape[2:])  # type: ignore[attr-defined]
+        if (own[0], *own[2:]) != wanted:
+            raise ValueError(f"{self.who} got {name}= of shape {own}; with a video of shape {tuple(shape)} its batch and size are expected")
 
     def gops(self, phase: Tensor, frames: int) -> list[Gop]:
         """The GOP of each clip, its types undecided where content decides. Shape: ``[B]``."""
@@ -140,12 +162,24 @@ class X264H264(DiffH264):
     def features(self, video: Tensor, draw: Mapping[str, Any], rate: bool = True) -> tuple[Tensor, Tensor | None, list[str]]:
         """Decoded video, if wanted what the bits of each frame are counted from, ``[B, T, 6]`` (see :mod:`diffcodec.h264.bits`), and frame types."""
         x = video.float()  # whole numbers inside: more precision would only let ties fall elsewhere
+        if any(draw.get(name) is not None for name in NEIGHBOURS):
+            return self._window(x, draw, rate)
         guides = draw.get("guide")
         gops = [] if guides is not None else self.gops(draw["phase"], video.shape[1])
         with backends.using(self.backend):
             crf = draw["crf"].to(x) if "crf" in draw else self.crf_of_bitrate(x, draw["bitrate"], gops, guides)
             out, counted, types = encode_video(x, crf, gops, guides, Settings(self.fps, self.settings, self.constants, rate))
         return out.to(video.dtype), counted, types
+
+    def _window(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None, list[str]]:
+        """:meth:`features` of frames between others that are given: all are coded, from an I frame on, and the video's are returned."""
+        parts = [draw.get("before"), video, draw.get("after")]
+        whole = torch.cat([x.to(video) if x is not None else video[:, :0] for x in parts], 1)
+        first = 0 if parts[0] is None else parts[0].shape[1]
+        last = first + video.shape[1]
+        plain = {k: v for k, v in draw.items() if k not in NEIGHBOURS} | {"phase": torch.full_like(draw["phase"], START)}
+        out, counted, types = self.features(whole, plain, rate)
+        return out[:, first:last], None if counted is None else counted[:, first:last], [t[first:last] for t in types]
 
     def crf_of_bitrate(self, video: Tensor, bitrate: Tensor, gops: Sequence[Gop], guides: Sequence[Guide] | None) -> Tensor:
         """CRF at which each clip is estimated to take so many bits a second ``[B]``; differentiable in them.

@@ -467,8 +467,9 @@ void choose_modes(int64_t threads, const float* source, const float* constructed
                             total += best[at];
                             side += !known_type ? constants[0] : modes[at] == names[at] ? constants[1] : constants[2];
                         }
-                    costs[t * some + b] = total + constants[4 + t] * l[first * bw + b];
-                    of_types[(t * n + i) * m + first * bw + b] = side + constants[4];
+                    float forbidden = t == 1 && !transform8 ? FORBIDDEN : 0.0f;
+                    costs[t * some + b] = total + constants[4 + t] * l[first * bw + b] + forbidden;
+                    of_types[(t * n + i) * m + first * bw + b] = side + constants[4] + forbidden;
                 }
             }
         for (int64_t b = 0; b < some; b++) {

@@ -321,7 +321,7 @@ def choose_modes(
         lam: ``[N, H/16, W/16]``.
         known: types of macroblocks, and modes of 8x8 and 4x4 blocks, that were chosen the last time: modes that neighbours predict come from there.
             Empty for none.
-        small: whether macroblocks of 8x8 and 4x4 blocks are looked at.
+        small: whether macroblocks of 8x8 and 4x4 blocks are looked at. Those of 8x8 blocks need the 8x8 transform: without it they cost too much.
 
     Returns:
         Type (0: 16x16, 1: 8x8, 2: 4x4), cost and bits of the type chosen ``[N, H/16, W/16]``; bits of the modes of each type
@@ -339,9 +339,10 @@ def choose_modes(
             of_blocks = repeat_blocks(lam, m).flatten(1)
             best, mode = cheapest_mode.reference(source, constructed, of_blocks, BITS_SMALL.like(lam), expected, k, use_satd, transform_8x8)
             bits = torch.full_like(best, BITS_UNKNOWN) if expected is None else torch.where(mode == expected, BITS_PREDICTED, BITS_OTHER)
-            costs.append(best.view(n, bh, m, bw, m).sum((2, 4)) + extra * lam)
+            forbidden = FORBIDDEN if k == 8 and not transform_8x8 else 0.0
+            costs.append(best.view(n, bh, m, bw, m).sum((2, 4)) + extra * lam + forbidden)
             modes.append(mode)
-            type_bits.append(bits.view(n, bh, m, bw, m).sum((2, 4)) + MB_BITS_SMALL)
+            type_bits.append(bits.view(n, bh, m, bw, m).sum((2, 4)) + MB_BITS_SMALL + forbidden)
     cost, mb_type = torch.stack(costs).min(0)
     of_types = torch.stack(type_bits)
     modes += [mode.new_empty(0)] * (3 - len(modes))

@@ -361,7 +361,7 @@ def _sum_of_blocks(costs, modes, likely, mb, y, x, n, BH, BW, mask, K: tl.conste
 @triton.jit
 def _choose_type(
     costs16, costs8, costs4, modes16, modes8, modes4, predicted8, predicted4, lam, bits_16x16, mb_type, cost, bits, of_types, BLOCKS, BH, BW,
-    KNOWN: tl.constexpr, SMALL: tl.constexpr, SIZE: tl.constexpr,
+    KNOWN: tl.constexpr, SMALL: tl.constexpr, EIGHT: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """The type of each macroblock by distortion + lambda bits."""
     mb = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
@@ -377,6 +377,9 @@ def _choose_type(
             if i == 1:
                 total, mine = _sum_of_blocks(costs8, modes8, predicted8, mb, y, x, n, BH, BW, mask, 8, KNOWN)
                 total += _MB_COST_8X8 * weight
+                if not EIGHT:
+                    total += _FORBIDDEN
+                    mine += _FORBIDDEN
             else:
                 total, mine = _sum_of_blocks(costs4, modes4, predicted4, mb, y, x, n, BH, BW, mask, 4, KNOWN)
                 total += _MB_COST_4X4 * weight
@@ -463,7 +466,7 @@ def choose_modes(
                 source, constructed, of_blocks, bits_small, expected if known else None, k, use_satd, transform_8x8
             )
     costs, modes = zip(*chosen)
-    sizes = (lam.numel(), bh, bw, bool(known), small, _SIZE)
+    sizes = (lam.numel(), bh, bw, bool(known), small, transform_8x8, _SIZE)
     _choose_type[(-(-lam.numel() // _SIZE),)](*costs, *modes, *predicted, lam, bits16, mb_type, cost, bits, of_types, *sizes)
     return mb_type, cost, bits, of_types, *(modes if small else (modes[0], modes[0].new_empty(0), modes[0].new_empty(0)))
 

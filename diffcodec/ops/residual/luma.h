@@ -36,7 +36,7 @@ struct Call {
     }
     // The levels that contexts are taken from, of coefficients in steps, and their places
     template <int N> DC_INLINE void guess(const Lanes* y, Lanes* levels, uint64_t* places) const {
-        DC_EACH_VECTOR(l) for (int i = 0; i < N; i++) store(levels[i] + l, vfloor(vabs(load<vf>(y[i] + l)) + quant.guess));
+        DC_EACH_VECTOR(l) for (int i = 0; i < N; i++) store(levels[i] + l, vfloor(vabs(load<vf>(y[i] + l))));
         nonzero<N>(levels, places);
     }
 };

@@ -10,10 +10,10 @@ struct Quant {
     float intra, inter, noise_width;  // intra, inter: thresholds of the dead zone
     bool decimate, trellis;
     float of_intra, of_inter, small;  // of_intra, of_inter: lambdas
-    float further_lambda, guess;      // constants of trellis.py
+    float further_lambda;             // a constant of trellis.py
     explicit Quant(const float* q)
         : intra(q[0]), inter(q[1]), noise_width(q[2]), decimate(q[3] != 0), trellis(q[4] != 0), of_intra(q[5]), of_inter(q[6]), small(q[7]),
-          further_lambda(q[8]), guess(q[9]) {}
+          further_lambda(q[8]) {}
 };
 
 constexpr int ZIGZAG4[16] = {0, 1, 4, 8, 5, 2, 3, 6, 9, 12, 13, 10, 7, 11, 14, 15};
@@ -193,7 +193,7 @@ DC_INLINE void choose_levels(const Cabac& cabac, int kind, const Lanes* y, const
                     store(longer[i] + l, pick5(bits.one + MORE, more, l));
                 }
             }
-            before.add(vfloor(v + quant.guess));
+            before.add(vfloor(v));
         }
         vf cost = {}, best = all(1e30f);
         vi end = alli(-1);

@@ -37,7 +37,6 @@ def numbers(quant: tuple[float, ...]) -> Tensor:
                 *lambdas,
                 t.small,
                 trellis.FURTHER_LAMBDA,
-                trellis.GUESS,
             ],
             dtype=torch.float32,
         )

@@ -22,10 +22,10 @@ from ...implement import backward_of, implements
 from ..common.tables import CORE, CORE_NORM, FLAT, HADAMARD2, STEPS, WALSH4
 from ..common.triton import SEARCH_ROWS, SEARCH_WARPS, TRANSFORMS, block_rows, hadamard_matrix, samples, satd, sum_rows
 from . import cabac, reference
-from .trellis import FURTHER_LAMBDA, GUESS, LAMBDA
+from .trellis import FURTHER_LAMBDA, LAMBDA
 
 _P = 4  # macroblocks in a program
-_FURTHER_LAMBDA, _GUESS = tl.constexpr(FURTHER_LAMBDA), tl.constexpr(GUESS)
+_FURTHER_LAMBDA = tl.constexpr(FURTHER_LAMBDA)
 _ABOVE, _MORE, _CONTEXTS = (tl.constexpr(v) for v in (cabac.ABOVE, cabac.MORE, cabac.CONTEXTS))
 _REGION, _LUMA, _CHROMA_SCORE, _BIG = (
     tl.constexpr(v) for v in (reference.MIN_SCORE_REGION, reference.MIN_SCORE_LUMA, reference.MIN_SCORE_CHROMA, float(reference.BIG_SCORE))
@@ -95,7 +95,7 @@ def _tally(y, used, mask, stats, position, FIRST: tl.constexpr, WIDE: tl.constex
         stats: of each macroblock ``[P, 1]``, at 5 x WIDE numbers: levels found, significance coded, last ones by place; of the contexts of magnitudes
             decisions that were 1, and all.
     """
-    v = tl.where(used[:, None], tl.floor(y + _GUESS), 0.0)
+    v = tl.where(used[:, None], tl.floor(y), 0.0)
     hit, larger, after, above, more = _classes(v)
     behind = tl.minimum(after, 1.0)
     at = stats + (position - FIRST)[None, :]
@@ -130,7 +130,7 @@ def _levels(y, lam, dead, zeros, ones, places, position, TRELLIS: tl.constexpr, 
         end_ = tl.load(places + 64 + position - FIRST, inside, -1.0).to(tl.int32)[None, :]
         s0, s1 = tl.load(zeros + map_, map_ >= 0, 0.0), tl.load(ones + map_, map_ >= 0, 0.0)
         l0, l1 = tl.load(zeros + end_, end_ >= 0, 0.0), tl.load(ones + end_, end_ >= 0, 0.0)
-        _hit, _larger, _follow, above, more = _classes(tl.floor(y + _GUESS))
+        _hit, _larger, _follow, above, more = _classes(tl.floor(y))
         above, more = _ABOVE + above.to(tl.int32), _MORE + more.to(tl.int32)
         one, two, longer = tl.load(zeros + above), tl.load(ones + above) + tl.load(zeros + more), tl.load(ones + more)
         coded = s1 + l0 + 1
