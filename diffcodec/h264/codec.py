@@ -38,7 +38,7 @@ class DiffH264(Codec):
         options: further options by x264's or ffmpeg's names, also inside ``x264-params``, as :class:`~diffcodec.RealCodec` takes them, as far as
             the model knows them (:data:`diffcodec.h264.OPTIONS`).
         bitrate: average bits per second in place of a CRF, 1e3..1e9, as what ``crf`` may be: each clip gets the CRF at which it is estimated to take
-            them. Differentiable. It costs five encodes more.
+            them. Differentiable. It costs six encodes more.
         model: "x264" (:class:`~diffcodec.h264.X264H264`), or "revmark", the simulator of the REVMark paper
             (:class:`~diffcodec.h264.REVMarkH264`), which has one fixed strength: crf, preset, fps, gop and the like are errors.
         **options: what else the model takes. "x264": ``constants=`` (:class:`~diffcodec.h264.Constants`) of a calibration of your own,
@@ -51,8 +51,8 @@ class DiffH264(Codec):
     ``RealCodec(...).encode(video).guide``. Frame types, vectors and quantisers are taken from it and the rest is simulated; the CRF then has a
     gradient and no other effect.
 
-    It takes ``before=`` and ``after=`` as well: frames ``[B, N, 3, H, W]`` that lie around a window of a longer video. They are coded with it, from an
-    I frame on, so that the window is predicted from what a stream would predict it from, and thrown away. Their number costs time, and memory where
+    It takes ``before=`` and ``after=`` as well: frames ``[B, N, 3, H, W]`` that lie around a window of a longer video. They are coded with it, from
+    an I frame on, so that the window is predicted from what a stream would predict it from, and thrown away. Their number costs time, and memory where
     they carry a gradient.
 
     Shape:

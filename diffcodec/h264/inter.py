@@ -28,7 +28,7 @@ class InterPrediction(NamedTuple):
     Attributes:
         luma, chroma: predictions ``[N, H, W]``, ``[N, 2, H/2, W/2]``.
         motion: where they come from.
-        transform_8x8, skipped: macroblocks with the 8x8 transform, and without residual; bool ``[N, H/16, W/16]``.
+        transform_8x8, skipped, direct: macroblocks with the 8x8 transform, without residual, without vectors of their own; bool ``[N, H/16, W/16]``.
     """
 
     luma: Tensor
@@ -36,6 +36,7 @@ class InterPrediction(NamedTuple):
     motion: Motion
     transform_8x8: Tensor
     skipped: Tensor
+    direct: Tensor
 
 
 def decide_inter(
@@ -62,7 +63,7 @@ def decide_inter(
     if not by_cost:
         if direct is None:
             eight = choose_transform_8x8(group.luma.detach(), predicted[0].detach(), preset.satd, preset.transform8)[1]
-            return InterPrediction(*predicted, motion, eight, no)
+            return InterPrediction(*predicted, motion, eight, no, no)
         return _by_satd(group, dpb, motion, direct, predicted, preset, constants)
     candidates, side_bits, may_skip = [predicted], [_side_bits(motion, group.lam)], None
     if group.type == "P":
@@ -82,9 +83,10 @@ def decide_inter(
         quantiser(preset, constants, decisions=True).numbers(), preset.psy_rd, preset.transform8,
     )  # fmt: skip
     if len(candidates) == 1:
-        return InterPrediction(*predicted, motion, eight, skipped)
+        of_direct = may_skip if direct is not None and may_skip is not None else no
+        return InterPrediction(*predicted, motion, eight, skipped, of_direct)
     assert direct is not None
-    return InterPrediction(*_merged(dpb, best == 1, direct, candidates[1], motion, predicted), eight, skipped)
+    return InterPrediction(*_merged(dpb, best == 1, direct, candidates[1], motion, predicted), eight, skipped, best == 1)
 
 
 def _by_satd(
@@ -108,7 +110,7 @@ def _by_satd(
     if preset.trellis:
         skipped = is_direct & ~_leaves_levels(group, by_neighbours, preset, constants)
     merged = _merged(dpb, is_direct, direct, by_neighbours, motion, predicted)
-    return InterPrediction(*merged, torch.where(is_direct, other_eight, eight), skipped)
+    return InterPrediction(*merged, torch.where(is_direct, other_eight, eight), skipped, is_direct)
 
 
 def _leaves_levels(group: FrameGroup, predicted: Sequence[Tensor], preset: Preset, constants: Constants) -> Tensor:

@@ -13,7 +13,7 @@ from ..ops.deblock.reference import motion_info
 from ..ops.intra.reference import BITS_16X16, cheapest_mode, choose_mb_type, choose_modes, merge_intra, predict_intra, refine_modes
 from ..ops.residual.reference import choose_transform_8x8, code_chroma, code_luma
 from .dpb import DecodedPictureBuffer
-from .inter import decide_inter
+from .inter import DIRECT_BITS, decide_inter
 from .motion import GuideMotion, SearchedMotion, motion_bits
 from .plan import FrameGroup
 from .presets import Constants, Preset, quantiser
@@ -136,12 +136,12 @@ def predict_inter_frames(
     """P and B frames: from references and, in P frames and where a guide says so, from neighbours in the source where that is cheaper."""
     _, _, luma, chroma, _, _, lam = group
     guided = isinstance(motion, GuideMotion)
-    predicted, predicted_chroma, found, transform_8x8, skipped = decide_inter(
+    predicted, predicted_chroma, found, transform_8x8, skipped, direct = decide_inter(
         group, dpb, motion.find(group, dpb), preset, constants, guided
     )
     side_bits, not_skipped = motion_bits(found.vectors, found.uses_list, lam) if rate else (torch.zeros_like(lam), found.intra)
     if rate:
-        side_bits, not_skipped = torch.where(skipped, 0.0, side_bits), not_skipped & ~skipped
+        side_bits, not_skipped = torch.where(skipped, 0.0, torch.where(direct, DIRECT_BITS, side_bits)), not_skipped & ~skipped & ~direct
     is_intra, intra16x16 = found.intra, torch.zeros_like(found.intra)
     if group.type == "P" or (guided and _worth_looking(is_intra)):
         modes = choose_intra(luma.detach(), luma.detach(), lam, preset)

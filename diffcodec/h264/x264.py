@@ -24,8 +24,8 @@ from .guide import Guide
 from .options import habits
 from .presets import Constants, Preset, constants_of
 
-BITRATE_STEPS = 3  # of finding the CRF of a bitrate
-LEAST_SLOPE = -0.03  # of the logarithm of the size by CRF; it is about -1/6
+BITRATE_STEPS = 4  # of finding the CRF of a bitrate
+USUAL_SLOPE, LEAST_SLOPE = -1 / 6, -0.03  # of the logarithm of the size by CRF
 NEIGHBOURS = "before", "after"  # what a call may be given beside its video: frames around it
 START = -1  # in place of a phase: the clip begins with an I frame
 
@@ -196,19 +196,11 @@ class X264H264(DiffH264):
             assert counted is not None
             return torch.log2(bits.count(counted, self.constants.rate).sum(1).double())
 
-        low, high = (torch.full_like(wanted, v) for v in (18.0, 34.0))
-        at_low, at_high = size(low), size(high)
+        tried = [(c, size(c)) for c in (torch.full_like(wanted, v) for v in (18.0, 34.0))]
         for _ in range(BITRATE_STEPS):
-            slope = ((at_high - at_low) / (high - low)).clamp(max=LEAST_SLOPE)
-            crf = (low + (wanted.detach() - at_low) / slope).clamp(0, 51)
-            found = size(crf)
-            # the nearer of the two ends is replaced, and both stay apart
-            nearer_low = (crf - low).abs() < (crf - high).abs()
-            apart = torch.where(nearer_low, (crf - high).abs(), (crf - low).abs()) > 0.5
-            low, at_low = torch.where(nearer_low & apart, crf, low), torch.where(nearer_low & apart, found, at_low)
-            high, at_high = torch.where(~nearer_low & apart, crf, high), torch.where(~nearer_low & apart, found, at_high)
-        slope = ((at_high - at_low) / (high - low)).clamp(max=LEAST_SLOPE)
-        crf = (crf + (wanted.detach() - found) / slope).clamp(0, 51)
+            crf = _between(tried, wanted.detach())[0]
+            tried.append((crf, size(crf)))
+        crf, slope = _between(tried, wanted.detach())
         return (crf + (wanted - wanted.detach()) / slope).to(video)
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
@@ -225,3 +217,17 @@ class X264H264(DiffH264):
         more = "".join(f", {k}={v!r}" for k, v in self._asked.items()) + more
         rate = f"crf={self.crf!r}" if "crf" in self.__dict__ else f"bitrate={self.bitrate!r}"
         return f"{rate}, preset={self.preset!r}, fps={self.fps:g}, gop={self.gop!r}{more}"
+
+
+def _between(tried: Sequence[tuple[Tensor, Tensor]], wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """CRF of a size by those that have been tried: between the nearest on both sides, or beyond the nearest; and the slope there. ``[B]`` each."""
+    crf, size = (torch.stack(list(x)) for x in zip(*tried))
+    too_large = size >= wanted
+    low, at = torch.where(too_large, crf, -1).max(0)  # coarsest of those that are too large
+    high, by = torch.where(too_large, 52, crf).min(0)  # finest of the others
+    size_low, size_high = size.gather(0, at[None])[0], size.gather(0, by[None])[0]
+    slope = torch.where((low >= 0) & (high <= 51), (size_high - size_low) / (high - low).clamp(min=1e-3), USUAL_SLOPE).clamp(
+        max=LEAST_SLOPE
+    )
+    start, of_start = torch.where(low >= 0, low, high), torch.where(low >= 0, size_low, size_high)
+    return (start + (wanted - of_start) / slope).clamp(0, 51), slope
