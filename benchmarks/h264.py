@@ -2,7 +2,8 @@
 
 fidelity   presets x CRFs, survival, skill, error cosine, bits
 unseen     what no constant was fitted on: other CRFs, another frame rate, weaker and stronger probes
-middle     a window from inside a stream: 24 frames encoded, frames 8..15 looked at
+middle     a window from inside a stream: 24 frames encoded, frames 8..15 looked at; alone, and with the frames around it
+options    tunes, profiles, fewer B frames, a bitrate: the same arguments to simulator and encoder
 large      256 x 256, where the clip allows
 guided     vectors, quantisers and frame types from the real encode
 steering   gradients, scored by the real encoder
@@ -51,14 +52,20 @@ class Task:
     habits: Preset | None = None
     constants: Constants | None = None
     simulator: str = "x264"
+    asked: tuple[tuple[str, Any], ...] = ()  # further arguments of both
 
     def real(self, gradient: str | nn.Module | None = None) -> dc.RealCodec:
-        return dc.RealCodec(crf=self.crf, preset=self.preset, fps=self.fps, options=dict(self.options), gradient=gradient)
+        asked = self._asked()
+        return dc.RealCodec(preset=self.preset, fps=self.fps, options=dict(self.options), gradient=gradient, **asked)
 
     def simulated(self) -> dc.Layer:
         if self.simulator == "revmark":
             return dc.DiffH264(model="revmark")
-        return dc.DiffH264(self.crf, self.habits or self.preset, self.fps, constants=self.constants)
+        return dc.DiffH264(preset=self.habits or self.preset, fps=self.fps, constants=self.constants, **self._asked())
+
+    def _asked(self) -> dict[str, Any]:
+        asked = dict(self.asked)
+        return asked if "bitrate" in asked else {"crf": self.crf, **asked}
 
     def generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
@@ -115,40 +122,71 @@ def fidelity_part(run: Run, clips: Sequence[report.Clip]) -> dict[str, Any]:
 
 
 def unseen_part(run: Run, clips: Sequence[report.Clip]) -> dict[str, Any]:
-    settings: dict[str, dict[str, Any]] = {f"CRF {c:g}": {"crf": c} for c in (19.0, 24.0, 30.0, 35.0)}
+    settings: dict[str, dict[str, Any]] = {f"CRF {c:g}": {"crf": c} for c in (19.0, 24.0, 30.0, 35.0, 40.0)}
     settings |= {f"50 fps, CRF {c:g}": {"crf": c, "fps": 50.0} for c in (22.0, 27.0)}
     settings |= {f"probes of {s:g} dB, CRF 22": {"crf": 22.0, "strength": s} for s in (34.0, 41.0)}
     return {"rows": table(run, clips, settings)}
 
 
+OPTIONS: dict[str, tuple[tuple[str, Any], ...]] = {
+    "tune film": (("tune", "film"),),
+    "tune animation": (("tune", "animation"),),
+    "tune grain": (("tune", "grain"),),
+    "tune zerolatency": (("tune", "zerolatency"),),
+    "profile main": (("profile", "main"),),
+    "profile baseline": (("profile", "baseline"),),
+    "no B frames": (("bframes", 0),),
+}
+
+
+def options_part(run: Run, clips: Sequence[report.Clip]) -> dict[str, Any]:
+    return {
+        "rows": table(run, clips, {f"{n}, CRF {c:g}": {"crf": c, "asked": asked} for n, asked in OPTIONS.items() for c in (22.0, 30.0)})
+    }
+
+
 def large_part(run: Run, clips: Sequence[report.Clip]) -> dict[str, Any]:
-    return {"size": 256, "rows": table(run, clips, {f"CRF {c:g}": {"crf": c} for c in (22.0, 32.0)})}
+    settings: dict[str, dict[str, Any]] = {f"CRF {c:g}": {"crf": c} for c in (22.0, 32.0)}
+    return {"size": 256, "rows": table(run, clips, settings | {"300 kbit/s": {"crf": 0.0, "asked": (("bitrate", 3e5),)}})}
 
 
 BEFORE, WINDOW, ENCODED = 8, 8, 24
 
 
-def inside(task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Survival of the probes in frames 8..15 of 24, real and simulated; both outputs without probe, 8 bits."""
+def inside(task: Task, around: Sequence[str] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Survival of the probes in frames 8..15 of 24, real and simulated; both outputs without probe, 8 bits.
+
+    Args:
+        task: clip and setting.
+        around: which of the frames "before" and "after" the window the simulator is given.
+    """
     torch.set_num_threads(1)
     clip = task.clip.video
     _, _, h, w = clip.shape
     marked = fidelity.quantised(clip + fidelity.probes(ENCODED, h, w, task.generator(), task.strength))  # [10, 24, 3, H, W]
     window = slice(BEFORE, BEFORE + WINDOW)
     real = task.real()
-    simulator = fidelity.repeatable(dc.DiffH264(task.crf, task.preset, gop="middle"), clip[window].shape, task.generator())
+    alone = fidelity.repeatable(dc.DiffH264(task.crf, task.preset, gop="middle"), clip[window].shape, task.generator())
+    layer = dc.DiffH264(task.crf, task.preset)
+
+    def simulator(videos: Tensor) -> Tensor:
+        """Shape: ``[B, 24, 3, H, W] -> [B, 8, 3, H, W]``."""
+        parts = {"before": videos[:, :BEFORE], "after": videos[:, BEFORE + WINDOW :]}
+        given = {k: v for k, v in parts.items() if k in around}
+        return layer(videos[:, window], **given) if given else alone(videos[:, window])
+
     with torch.no_grad():
-        base_real, base = real(clip[None])[0, window], simulator(clip[None, window])[0]
+        base_real, base = real(clip[None])[0, window], simulator(clip[None])[0]
         d = marked[:, window] - clip[window]
-        outputs = torch.cat([real(m[None])[:, window] for m in marked]), simulator(marked[:, window])
+        outputs = torch.cat([real(m[None])[:, window] for m in marked]), simulator(marked)
     gains = [((o - b) * d).flatten(1).sum(1) / d.flatten(1).square().sum(1) for o, b in zip(outputs, (base_real, base))]
     return gains[0], gains[1], base_real, fidelity.quantised(base)
 
 
 def middle_part(run: Run, clips: Sequence[report.Clip]) -> dict[str, Any]:
     rows = []
-    for crf in (22.0, 27.0):
-        found = run(inside, [Task(c, i, crf) for i, c in enumerate(clips)])
+    for crf, around in [(c, a) for c in (22.0, 27.0) for a in ((), ("before",), ("before", "after"))]:
+        found = run(partial(inside, around=around), [Task(c, i, crf) for i, c in enumerate(clips)])
         g_r, g_s = (torch.stack([f[k] for f in found]) for k in (0, 1))
         psnr = lambda a, b: dc.metrics.psnr(a[None], b[None]).item()  # noqa: E731
         window = [c.video[BEFORE : BEFORE + WINDOW] for c in clips]
@@ -157,6 +195,7 @@ def middle_part(run: Run, clips: Sequence[report.Clip]) -> dict[str, Any]:
         rows.append(
             {
                 "crf": crf,
+                "given": list(around),
                 "survival_error": (g_s.mean(0) - g_r.mean(0)).abs().mean().item(),
                 "per_clip_survival_error": (g_s - g_r).abs().mean().item(),
                 "skill": sum(skill) / len(skill),
@@ -259,6 +298,10 @@ THROUGH = (
 
 
 def steering_part(run: Run, clips: Sequence[report.Clip]) -> dict[str, Any]:
+    tasks = [Task(c, i, 30.0) for i, c in enumerate(clips)]
+    found = run(partial(steer, through="DiffH264", gains={}), tasks)
+    coarse = dict(zip(("static", "changing"), (sum(v) / len(found) for v in zip(*found))))
+    print("DiffH264, CRF 30", coarse, flush=True)
     tasks = [Task(c, i, 22.0) for i, c in enumerate(clips)]
     survival = torch.stack([m.survival for m in run(real_only, tasks)]).mean(0)
     gains = dict(zip(fidelity.PROBES, survival.tolist()))
@@ -268,7 +311,7 @@ def steering_part(run: Run, clips: Sequence[report.Clip]) -> dict[str, Any]:
         static, changing = (sum(v) / len(found) for v in zip(*found))
         rows.append({"through": through, "static": static, "changing": changing})
         print(f"{through}: {static:.2f} {changing:.2f}", flush=True)
-    return {"crf": 22.0, "rows": rows}
+    return {"crf": 22.0, "rows": rows, "crf_30": coarse}
 
 
 def real_only(task: Task) -> Measured:
@@ -322,6 +365,7 @@ PARTS: dict[str, tuple[Callable[[Run, Sequence[report.Clip]], dict[str, Any]], i
     "fidelity": (fidelity_part, 8, 128, report.START),
     "unseen": (unseen_part, 8, 128, report.START),
     "middle": (middle_part, ENCODED, 128, report.START - BEFORE),
+    "options": (options_part, 8, 128, report.START),
     "large": (large_part, 8, 256, report.START),
     "guided": (guided_part, 8, 128, report.START),
     "steering": (steering_part, 8, 128, report.START),

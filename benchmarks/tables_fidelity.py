@@ -88,7 +88,12 @@ def h264_unseen() -> Table:
     """Settings that no constant was fitted on, medium."""
     rows = [[r["name"], *_figures(r["figures"])] for r in load("h264_unseen")["rows"]]
     rows += [[f"256 x 256, {r['name']}", *_figures(r["figures"])] for r in load("h264_large")["rows"]]
-    rows += [[f"middle of a GOP, CRF {r['crf']:g}", *_figures(r | {"error_cosine": None})] for r in load("h264_middle")["rows"]]
+    given = {(): "", ("before",): ", with the frames before", ("before", "after"): ", with those before and after"}
+    rows += [
+        [f"middle of a GOP, CRF {r['crf']:g}{given[tuple(r['given'])]}", *_figures(r | {"error_cosine": None})]
+        for r in load("h264_middle")["rows"]
+    ]
+    rows += [[r["name"], *_figures(r["figures"])] for r in load("h264_options")["rows"]]
     return ["medium", *FIGURES], rows
 
 

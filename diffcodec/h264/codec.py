@@ -51,9 +51,9 @@ class DiffH264(Codec):
     ``RealCodec(...).encode(video).guide``. Frame types, vectors and quantisers are taken from it and the rest is simulated; the CRF then has a
     gradient and no other effect.
 
-    It takes ``before=`` and ``after=`` as well: frames ``[B, N, 3, H, W]`` that lie around a window of a longer video. They are coded with it, from
-    an I frame on, so that the window is predicted from what a stream would predict it from, and thrown away. Their number costs time, and memory where
-    they carry a gradient.
+    It takes ``before=`` and ``after=`` as well: frames ``[B, N, 3, H, W]`` that lie around a window of a longer video. They are coded with it,
+    from an I frame on, so that the window is predicted from what a stream would predict it from, and thrown away. Their number costs time, and
+    memory where they carry a gradient.
 
     Shape:
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
