@@ -26,6 +26,8 @@ from diffcodec import fidelity, report
 from diffcodec.files import video_files
 from diffcodec.h264 import PRESETS, Constants, presets
 from diffcodec.h264.bits import Weights
+from diffcodec.h264.options import habits
+from diffcodec.h264.presets import Preset
 
 PSNR_WEIGHT = 0.03  # one dB counts as much as 0.03 of survival
 
@@ -51,13 +53,13 @@ def real_of(task: tuple[report.Clip, int, float], preset: str, encoder: str, opt
     return fidelity.measure(dc.RealCodec(encoder, crf=crf, preset=preset, options=options), clip.video, torch.Generator().manual_seed(i))
 
 
-def simulated(task: tuple[report.Clip, int, float], preset: str, used: Constants) -> fidelity.Measured:
+def simulated(task: tuple[report.Clip, int, float], preset: Preset, used: Constants) -> fidelity.Measured:
     torch.set_num_threads(1)
     clip, i, crf = task
     return fidelity.measure(dc.DiffH264(crf, preset, constants=used), clip.video, torch.Generator().manual_seed(i), batch=10)
 
 
-def features(task: tuple[report.Clip, int, float], preset: str, used: Constants) -> Tensor:
+def features(task: tuple[report.Clip, int, float], preset: Preset, used: Constants) -> Tensor:
     """What the bits of a clip are counted from: ``[6]``."""
     torch.set_num_threads(1)
     clip, _, crf = task
@@ -97,7 +99,9 @@ def non_negative(x: Tensor, towards: Sequence[float] | None = None, hold: float 
     return [float(v) for v in nnls(rows.numpy(), y.numpy())[0]]
 
 
-def bit_weights(run: Callable[..., Any], tasks: Sequence[Any], reals: Sequence[fidelity.Measured], preset: str, used: Constants) -> Weights:
+def bit_weights(
+    run: Callable[..., Any], tasks: Sequence[Any], reals: Sequence[fidelity.Measured], preset: Preset, used: Constants
+) -> Weights:
     """Weights of the bits for given constants."""
     found = torch.stack(list(run(partial(features, preset=preset, used=used), tasks))).double()
     bits = torch.tensor([m.bits for m in reals], dtype=torch.float64)
@@ -137,6 +141,7 @@ def main() -> None:
     scale = torch.tensor([s for _, s, _ in plan], dtype=torch.float64)
     room = torch.tensor([r for _, _, r in plan], dtype=torch.float64)
     options = json.loads(args.options)
+    mine = habits(args.preset, options=options, strict=False)  # what the model knows of the options is no constant
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
         reals = list(pool.map(partial(real_of, preset=args.preset, encoder=args.encoder, options=options), tasks))
 
@@ -147,7 +152,7 @@ def main() -> None:
             return out
 
         def run(v: Tensor) -> Tensor:
-            return residuals(tasks, list(pool.map(partial(simulated, preset=args.preset, used=constants(v)), tasks)), reals).double()
+            return residuals(tasks, list(pool.map(partial(simulated, preset=mine, used=constants(v)), tasks)), reals).double()
 
         values, begin = origin, time.time()
         best = first = run(values)
@@ -168,7 +173,7 @@ def main() -> None:
             else:
                 break
         fitted = constants(values)
-        fitted = dataclasses.replace(fitted, rate=bit_weights(pool.map, tasks, reals, args.preset, fitted))
+        fitted = dataclasses.replace(fitted, rate=bit_weights(pool.map, tasks, reals, mine, fitted))
     data = {
         "encoder": {"name": args.encoder, "preset": args.preset, "options": options},
         "constants": fitted.to_dict(),

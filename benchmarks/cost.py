@@ -192,6 +192,24 @@ print((high() - before) / 2**20, x.numel() * 4 / 2**30)
 """
 
 
+LONG = """
+import time, torch, diffcodec as dc
+torch.set_num_threads(1)
+def high():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+frames = {frames}
+layer = dc.DiffH264(23, keyint=100)
+layer(torch.rand(1, 8, 3, 64, 64, requires_grad=True)).sum().backward()  # constants are made
+big = torch.nn.functional.interpolate(torch.rand(1, 3, 40, 80), scale_factor=16, mode="bicubic").clamp(0, 1)
+x = torch.stack([big[0, :, i // 2 : i // 2 + 256, i : i + 256] for i in range(frames)])[None].requires_grad_()
+grad = torch.rand(x.shape)
+open("/proc/self/clear_refs", "w").write("5")
+before, began = high(), time.process_time()
+layer(x).backward(grad)
+print((high() - before) * 1024 / (frames * 256 * 256), 1e3 * (time.process_time() - began) / frames)
+"""
+
+
 def in_a_fresh_process(code: str) -> list[float]:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return [float(v) for v in done.stdout.split()]
@@ -201,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=Path, required=True, help="folder of clips")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", nargs="+", default=["small", "large", "stills", "threads", "first", "memory"])
+    parser.add_argument("--only", nargs="+", default=["small", "large", "stills", "threads", "first", "memory", "long"])
     parser.add_argument("--presets", nargs="+", help="of small and large; all by default")
     parser.add_argument("--backends", nargs="+", default=["native"])
     args = parser.parse_args()
@@ -235,6 +253,12 @@ def main() -> None:
             beyond, given = in_a_fresh_process(PEAK.format(backend=backend))
             out["memory_1080p"][backend] = {"beyond_input_gib": beyond, "input_gib": given}
         print(out["memory_1080p"])
+    if "long" in args.only:
+        out["long_256"] = {}
+        for frames in (8, 64, 250):
+            beyond, ms = in_a_fresh_process(LONG.format(frames=frames))
+            out["long_256"][str(frames)] = {"beyond_input_bytes_a_pixel": beyond, "ms_a_frame": ms}
+        print(out["long_256"])
     if set(args.only) == set(parser.get_default("only")) and not args.presets:
         record("cost", out)
 
