@@ -9,7 +9,7 @@ from typing import Any
 from ..checks import require
 from .presets import PRESETS, Preset
 
-# Changes that a tune makes. Psy-trellis, weighted prediction and the entropy coder, which some of them change as well, are not modelled.
+# Changes that a tune makes. Psy-trellis and weighted prediction, which some of them change as well, are not modelled.
 TUNES: dict[str, Callable[[Preset], dict[str, Any]]] = {
     "film": lambda p: {"deblock_offset": -1, "psy_trellis": 0.15},
     "animation": lambda p: {
@@ -21,11 +21,15 @@ TUNES: dict[str, Callable[[Preset], dict[str, Any]]] = {
     },
     "stillimage": lambda p: {"deblock_offset": -3, "psy": 2.0, "psy_trellis": 0.7, "aq_strength": 1.2},
     "psnr": lambda p: {"aq_strength": 0.0, "psy": 0.0},
-    "fastdecode": lambda p: {"deblock": False},
+    "fastdecode": lambda p: {"deblock": False, "cabac": False},
     "zerolatency": lambda p: {"bframes": 0, "tree": False},
 }  # fmt: skip
 PSY_TUNES = ("film", "animation", "grain", "stillimage", "psnr")  # of which x264 takes one
-PROFILES: dict[str, dict[str, Any]] = {"baseline": {"transform8": False, "bframes": 0}, "main": {"transform8": False}, "high": {}}
+PROFILES: dict[str, dict[str, Any]] = {
+    "baseline": {"transform8": False, "bframes": 0, "cabac": False},
+    "main": {"transform8": False},
+    "high": {},
+}
 
 
 def _flag(field: str) -> Callable[[Preset, str], dict[str, Any]]:
@@ -96,6 +100,7 @@ OPTIONS: dict[str, Callable[[Preset, str], dict[str, Any]]] = {
     "aq-strength": _real("aq_strength", 0, 3),
     "mbtree": _flag("tree"),
     "8x8dct": _flag("transform8"),
+    "cabac": _flag("cabac"),
     "partitions": _partitions,
     "direct": _direct,
     "deblock": _deblock,
@@ -115,7 +120,7 @@ ALIASES = {
 # Options that are taken and change nothing here: how long an encode takes, how bits are written, or the picture by less than the model knows
 WITHOUT_EFFECT = frozenset(
     {
-        "asm", "threads", "cabac", "coder", "me", "merange", "chroma-me", "mixed-refs", "fast-pskip", "b-adapt", "rc-lookahead", "weightp", "weightb",
+        "asm", "threads", "coder", "me", "merange", "chroma-me", "mixed-refs", "fast-pskip", "b-adapt", "rc-lookahead", "weightp", "weightb",
         "b-pyramid", "sliced-threads", "sync-lookahead", "force-cfr", "annexb", "repeat-headers", "aud",
     }
 )  # fmt: skip
