@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import repeat_blocks
+from ..checks import replace_value
 from ..ops.intra.reference import samples_of
 from ..ops.residual.reference import choose_coding, choose_transform_8x8, code_chroma, code_luma
 from .direct import skip_vectors, spatial_direct
@@ -19,6 +20,7 @@ from .presets import Constants, Preset, quantiser
 
 # Bits of a macroblock's type beside its vectors (x264's i_mb_b_cost_table): direct; from one list; from both; of P frames
 DIRECT_BITS, ONE_LIST_BITS, BOTH_LISTS_BITS, P_BITS = 1.0, 3.0, 5.0, 1.0
+SKIP_SLOPE = 0.3  # share of the gradient of a coded macroblock that a skipped one has
 NEAR = 1  # quarter pixels that a vector may lie from the skipped one's for a macroblock to be skipped
 
 
@@ -162,6 +164,10 @@ def _all(flags: Tensor) -> Tensor:
 
 
 def without_residual(group: FrameGroup, luma: Tensor, chroma: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
-    """The group's source as it is coded: where macroblocks are skipped, the prediction itself, so that nothing is left to code there."""
-    y = torch.where(repeat_blocks(skipped, 16), luma, group.luma)
-    return y, torch.where(repeat_blocks(skipped, 8)[:, None], chroma, group.chroma)
+    """The group's source as it is coded: where macroblocks are skipped, the prediction itself, so that nothing is left to code there.
+
+    Some of the gradient still goes to the source: a stronger signal would have the macroblock coded.
+    """
+    pairs = ((luma, group.luma, repeat_blocks(skipped, 16)), (chroma, group.chroma, repeat_blocks(skipped, 8)[:, None]))
+    y, c = (torch.where(where, replace_value(torch.lerp(p, s, SKIP_SLOPE), p.detach()), s) for p, s, where in pairs)
+    return y, c
