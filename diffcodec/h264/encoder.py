@@ -56,6 +56,7 @@ def encode_video(
     # lookahead, frame types, QP: an encoder's own or a guide's
     plan, motion, qp = guided(crf, guides, t, settings) if guides is not None else decided(source, crf, gops, t, settings)
     dpb, features = DecodedPictureBuffer(plan, source.luma, guides is None and preset.subpel == 1), dict[int, Tensor]()
+    direct = preset.direct and any(letter in "Bb" for letter in plan.types)
     for group in plan.groups(source, qp, preset.chroma_offset):
         intra = group.type == "I"
         p = predict_intra_frames(group, preset, constants) if intra else predict_inter_frames(group, dpb, motion, preset, constants, rate)
@@ -65,7 +66,8 @@ def encode_video(
             stronger = 2 * preset.deblock_offset  # indexes of tables 8-16 and 8-17 are QPs and offsets
             luma, chroma = deblock(luma, chroma, *strengths, group.qp.detach() + stronger, group.qpc.detach() + stronger)
         dpb.store(group.frames, luma, chroma)
-        dpb.store_motion(group.frames, p.motion, p.intra)
+        if direct:
+            dpb.store_motion(group.frames, p.motion, p.intra)
         features |= dict(zip(group.frames, () if counted is None else counted.unbind()))
     out = yuv420_to_rgb(*dpb.output())[..., :h, :w].reshape(b, t, 3, h, w)  # colour
     types = ["".join(plan.types[i] for i in plan.shown[k * t : k * t + t]).upper() for k in range(b)]
@@ -95,8 +97,9 @@ def guided(crf: Tensor, guides: Sequence[Guide], frames: int, settings: Settings
 
 def code_residual(group: FrameGroup, p: Prediction, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Luma and chroma with their residuals coded, 4x4 blocks that have coefficients, and if wanted what bits are counted from ``[N, 6]``."""
-    luma, chroma = without_residual(group, p.luma, p.chroma, p.skipped) if group.type != "I" else (group.luma, group.chroma)
-    group = group._replace(luma=luma, chroma=chroma)
+    if p.skipped is not None:
+        luma, chroma = without_residual(group, p.luma, p.chroma, p.skipped)
+        group = group._replace(luma=luma, chroma=chroma)
     out = _code(group, p, group.qp, group.qpc, settings)
     if settings.rate and group.qp.requires_grad:
         out = (*out[:3], _features_by_qp(group, p, settings))

@@ -30,15 +30,16 @@ class InterPrediction(NamedTuple):
     Attributes:
         luma, chroma: predictions ``[N, H, W]``, ``[N, 2, H/2, W/2]``.
         motion: where they come from.
-        transform_8x8, skipped, direct: macroblocks with the 8x8 transform, without residual, without vectors of their own; bool ``[N, H/16, W/16]``.
+        transform_8x8: macroblocks with the 8x8 transform, bool ``[N, H/16, W/16]``.
+        skipped, direct: those without residual, and without vectors of their own; None where there can be none.
     """
 
     luma: Tensor
     chroma: Tensor
     motion: Motion
     transform_8x8: Tensor
-    skipped: Tensor
-    direct: Tensor
+    skipped: Tensor | None
+    direct: Tensor | None
 
 
 def decide_inter(
@@ -65,7 +66,7 @@ def decide_inter(
     if not by_cost:
         if direct is None:
             eight = choose_transform_8x8(group.luma.detach(), predicted[0].detach(), preset.satd, preset.transform8)[1]
-            return InterPrediction(*predicted, motion, eight, no, no)
+            return InterPrediction(*predicted, motion, eight, None, None)
         return _by_satd(group, dpb, motion, direct, predicted, preset, constants)
     candidates, side_bits, may_skip = [predicted], [_side_bits(motion, group.lam)], None
     if group.type == "P":
@@ -85,8 +86,7 @@ def decide_inter(
         quantiser(preset, constants, decisions=True).numbers(), preset.psy_rd, preset.transform8,
     )  # fmt: skip
     if len(candidates) == 1:
-        of_direct = may_skip if direct is not None and may_skip is not None else no
-        return InterPrediction(*predicted, motion, eight, skipped, of_direct)
+        return InterPrediction(*predicted, motion, eight, skipped, may_skip if direct is not None else None)
     assert direct is not None
     return InterPrediction(*_merged(dpb, best == 1, direct, candidates[1], motion, predicted), eight, skipped, best == 1)
 
@@ -108,9 +108,7 @@ def _by_satd(
         choose_transform_8x8(luma, p.detach(), preset.satd, preset.transform8) for p in (predicted[0], by_neighbours[0])
     )
     is_direct = other + DIRECT_BITS * lam <= own + _side_bits(motion, lam) * lam
-    skipped = torch.zeros_like(is_direct)
-    if preset.trellis:
-        skipped = is_direct & ~_leaves_levels(group, by_neighbours, preset, constants)
+    skipped = is_direct & ~_leaves_levels(group, by_neighbours, preset, constants) if preset.trellis else None
     merged = _merged(dpb, is_direct, direct, by_neighbours, motion, predicted)
     return InterPrediction(*merged, torch.where(is_direct, other_eight, eight), skipped, is_direct)
 

@@ -29,7 +29,8 @@ class Prediction:
         luma, chroma: predictions ``[N, H, W]``, ``[N, 2, H/2, W/2]``.
         intra, transform_8x8, intra16x16: macroblocks that are intra, take the 8x8 transform, are intra 16x16; bool ``[N, H/16, W/16]``.
         motion: of 8x8 blocks, vectors and references of both lists ``[N, H/8, W/8, 6]``.
-        side_bits: of modes and vectors ``[N, H/16, W/16]``. not_skipped: macroblocks that cannot be skipped, bool. skipped: those that are.
+        side_bits: of modes and vectors ``[N, H/16, W/16]``. not_skipped: macroblocks that cannot be skipped, bool.
+        skipped: those that are, None for none.
     """
 
     luma: Tensor
@@ -40,7 +41,7 @@ class Prediction:
     motion: Tensor
     side_bits: Tensor
     not_skipped: Tensor
-    skipped: Tensor
+    skipped: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def predict_intra_frames(group: FrameGroup, preset: Preset, constants: Constants
         predict_intra(replace_value(chroma, constructed_chroma), [chroma_mode], None),
         every, modes.mb_type == 1, modes.mb_type == 0,
         torch.zeros(*luma.shape[:1], luma.shape[1] // 8, luma.shape[2] // 8, 6, device=luma.device),
-        modes.bits, every, torch.zeros_like(every),
+        modes.bits, every, None,
     )  # fmt: skip
 
 
@@ -141,7 +142,9 @@ def predict_inter_frames(
     )
     side_bits, not_skipped = motion_bits(found.vectors, found.uses_list, lam) if rate else (torch.zeros_like(lam), found.intra)
     if rate:
-        side_bits, not_skipped = torch.where(skipped, 0.0, torch.where(direct, DIRECT_BITS, side_bits)), not_skipped & ~skipped & ~direct
+        for where, bits in ((direct, DIRECT_BITS), (skipped, 0.0)):
+            if where is not None:
+                side_bits, not_skipped = torch.where(where, bits, side_bits), not_skipped & ~where
     is_intra, intra16x16 = found.intra, torch.zeros_like(found.intra)
     if group.type == "P" or (guided and _worth_looking(is_intra)):
         modes = choose_intra(luma.detach(), luma.detach(), lam, preset)
@@ -156,7 +159,17 @@ def predict_inter_frames(
             intra16x16 = is_intra & (modes.mb_type == 0)
             side_bits, not_skipped = torch.where(is_intra, modes.bits, side_bits), not_skipped | is_intra
     info = motion_info(found.vectors, found.uses_list, [r.ref_id for r in found.lists])
-    return Prediction(predicted, predicted_chroma, is_intra, transform_8x8, intra16x16, info, side_bits, not_skipped, skipped & ~is_intra)
+    return Prediction(
+        predicted,
+        predicted_chroma,
+        is_intra,
+        transform_8x8,
+        intra16x16,
+        info,
+        side_bits,
+        not_skipped,
+        None if skipped is None else skipped & ~is_intra,
+    )
 
 
 def _worth_looking(some: Tensor) -> bool:
