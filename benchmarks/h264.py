@@ -331,7 +331,7 @@ def ablations() -> dict[str, dict[str, Any]]:
         "subme=5": {"habits": no(subme=5)},
         "psy=0": {"habits": no(psy=0.0)},
         "no-deblock=1": {"habits": no(deblock=False)},
-        "aq-mode=0": {"habits": no(adaptive=False, tree=False)},  # x264 has no tree without it
+        "aq-mode=0": {"habits": no(aq_strength=0.0)},  # the tree keeps it on, without strength
         "mbtree=0": {"habits": no(tree=False)},
         "bframes=0": {"habits": no(bframes=0)},
         "ref=1": {"habits": no(references=1)},
