@@ -38,7 +38,8 @@ class DiffH264(Codec):
         options: further options by x264's or ffmpeg's names, also inside ``x264-params``, as :class:`~diffcodec.RealCodec` takes them, as far as
             the model knows them (:data:`diffcodec.h264.OPTIONS`).
         bitrate: average bits per second in place of a CRF, 1e3..1e9, as what ``crf`` may be: each clip gets the CRF at which it is estimated to take
-            them. Differentiable. It costs six encodes more.
+            them. Differentiable. It costs six encodes more, eight where it has a gradient; one that no CRF reaches gets the
+            nearest. With ``before=`` it is that of all frames.
         model: "x264" (:class:`~diffcodec.h264.X264H264`), or "revmark", the simulator of the REVMark paper
             (:class:`~diffcodec.h264.REVMarkH264`), which has one fixed strength: crf, preset, fps, gop and the like are errors.
         **options: what else the model takes. "x264": ``constants=`` (:class:`~diffcodec.h264.Constants`) of a calibration of your own,

@@ -78,7 +78,7 @@ def decided(
     source: SourceFrames, crf: Tensor, gops: Sequence[Gop], frames: int, settings: Settings
 ) -> tuple[CodingPlan, SearchedMotion, Tensor]:
     """Frame types, motion and QPs as the lookahead and rate control find them."""
-    plan, costs = look_ahead(source.luma, gops, frames, settings.preset)
+    plan, costs = look_ahead(source.luma, gops, frames, settings.preset, settings.fps)
     qp = macroblock_qp(crf, settings.fps, source, plan, costs, settings.preset, settings.constants.qp)
     return plan, SearchedMotion(plan, costs, settings.preset), qp
 

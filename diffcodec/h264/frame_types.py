@@ -10,7 +10,6 @@ from torch import Tensor
 from .gop import Gop, group
 
 B_SHARE = 100 / 120  # what the cost of a B frame counts against that of a P frame
-MIN_KEYINT = 25  # x264's default where frames come 25 a second or faster
 
 
 def decide_frame_types(
@@ -20,7 +19,7 @@ def decide_frame_types(
     b_cost: Mapping[tuple[int, int, int], float],
     intra: Sequence[float],
     keyint: int = 250,
-    min_keyint: int = 0,
+    min_keyint: int = 25,
     scenecut: int = 40,
 ) -> str:
     """A letter a frame.
@@ -29,10 +28,9 @@ def decide_frame_types(
         frames: source frames of a clip in display order; they may repeat.
         bframes: most B frames in a row.
         p_cost: by (frame, reference). b_cost: by (frame, past, future). intra: by frame.
-        keyint: most frames from one I frame to the next. min_keyint: fewest, 0 for x264's own. scenecut: x264's ``--scenecut``.
+        keyint: most frames from one I frame to the next. min_keyint: fewest, before scene cuts have to be clearer. scenecut: x264's ``--scenecut``.
     """
-    least = min_keyint or min(keyint // 10, MIN_KEYINT)
-    return _MiniGops(frames, p_cost, b_cost, intra, keyint, least, scenecut / 100).types(bframes)
+    return _MiniGops(frames, p_cost, b_cost, intra, keyint, min_keyint, scenecut / 100).types(bframes)
 
 
 def b_frames(first: int, last: int) -> list[tuple[int, int, int]]:
@@ -108,7 +106,7 @@ def _with_pyramid(letters: str) -> str:
     return out
 
 
-def scenecut_bias(since: int, threshold: float = 0.4, min_keyint: int = MIN_KEYINT, keyint: int = 250) -> float:
+def scenecut_bias(since: int, threshold: float = 0.4, min_keyint: int = 25, keyint: int = 250) -> float:
     """How much cheaper than intra a P frame must be, by the distance to the last I frame: it grows from a sixteenth of the threshold to all of it."""
     low = threshold / 4
     if keyint == min_keyint:

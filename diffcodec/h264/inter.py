@@ -57,7 +57,7 @@ def decide_inter(
     direct = None
     if group.type == "B" and preset.direct and motion.direction is not None and (by_cost or not given):
         vectors, direction = spatial_direct(motion.vectors, motion.uses_list, dpb.still(group.frames))
-        direct = motion._replace(vectors=vectors, direction=direction)
+        direct = motion._replace(vectors=vectors, direction=direction, used=None)
     if direct is not None and not given:
         with torch.no_grad():
             predicted = dpb.compensate(motion.lists, motion.vectors, motion.direction)

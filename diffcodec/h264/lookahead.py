@@ -224,7 +224,7 @@ class LookaheadCosts:
 
 
 @torch.no_grad()
-def look_ahead(luma: Tensor, gops: Sequence[Gop], frames: int, preset: Preset) -> tuple[CodingPlan, LookaheadCosts]:
+def look_ahead(luma: Tensor, gops: Sequence[Gop], frames: int, preset: Preset, fps: float = 25) -> tuple[CodingPlan, LookaheadCosts]:
     """Decide the frame types that are open, and estimate what the plan that follows costs.
 
     Args:
@@ -235,7 +235,7 @@ def look_ahead(luma: Tensor, gops: Sequence[Gop], frames: int, preset: Preset) -
     undecided = [i for i, g in enumerate(gops) if "?" in g.types]
     clips = [[i * frames + reflected(j - gops[i].before, frames) for j in range(len(gops[i].types))] for i in undecided]
     if preset.bframes or preset.scenecut:
-        types = estimator.frame_types(clips, preset.bframes, preset.keyint, preset.min_keyint, preset.scenecut)
+        types = estimator.frame_types(clips, preset.bframes, preset.keyint, preset.least_keyint(fps), preset.scenecut)
     else:
         types = ["".join("P" if i % preset.keyint else "I" for i in range(len(c))) for c in clips]
     for i, letters in zip(undecided, types):

@@ -26,16 +26,20 @@ class Motion(NamedTuple):
         lists: references of list 0 and, in B frames, list 1. vectors: from each ``[N, H/8, W/8, 2]``.
         direction: which list each 8x8 block takes, 0, 1 or 2 for both, ``[N, H/8, W/8]``; None where there is one list.
         intra: macroblocks that nothing predicts ``[N, H/16, W/16]``.
+        used: of each list the blocks that use it, where the direction does not say it all: blocks of intra macroblocks use none.
     """
 
     lists: list[BlockReferences]
     vectors: list[Tensor]
     direction: Tensor | None
     intra: Tensor
+    used: list[Tensor] | None = None
 
     @property
     def uses_list(self) -> list[Tensor]:
         """Of each list, the blocks that use it, bool ``[N, H/8, W/8]``."""
+        if self.used is not None:
+            return self.used
         if self.direction is None:
             return [torch.ones_like(self.lists[0].ref_id, dtype=torch.bool)]
         return [self.direction != 1, self.direction != 0]
@@ -103,7 +107,7 @@ class GuideMotion:
             vectors.append(given[:, j].contiguous())
         direction = used[:, 1].long() * (1 + used[:, 0].long()) if len(lists) == 2 else None
         intra = ~used.any(1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).any(4).any(2)
-        return Motion(lists, vectors, direction, intra)
+        return Motion(lists, vectors, direction, intra, [used[:, j] for j in range(len(lists))])
 
 
 def _candidates(plan: CodingPlan, frames: Sequence[int], future: bool) -> tuple[list[int], int]:

@@ -92,13 +92,13 @@ OPTIONS: dict[str, Callable[[Preset, str], dict[str, Any]]] = {
     "keyint": _whole("keyint", 1, 2**30),
     "min-keyint": _whole("min_keyint", 0, 2**30),
     "scenecut": _whole("scenecut", 0, 100),
-    "subme": _whole("subme", 0, 9),
+    "subme": lambda p, v: {"subme": int(_number(v, 0, 9)), "subpel": 4 if _number(v, 0, 9) else 1},
     "trellis": _whole("trellis", 0, 2),
     "psy": lambda p, v: {} if _number(v, 0, 1) else {"psy": 0.0, "psy_trellis": 0.0},
     "psy-rd": _psy,
     "aq-mode": _aq_mode,
     "aq-strength": _real("aq_strength", 0, 3),
-    "mbtree": _flag("tree"),
+    "mbtree": lambda p, v: {"tree": p.tree and _number(v, 0, 1) == 1},  # presets without lookahead cannot have it
     "8x8dct": _flag("transform8"),
     "cabac": _flag("cabac"),
     "partitions": _partitions,
@@ -120,8 +120,8 @@ ALIASES = {
 # Options that are taken and change nothing here: how long an encode takes, how bits are written, or the picture by less than the model knows
 WITHOUT_EFFECT = frozenset(
     {
-        "asm", "threads", "coder", "me", "merange", "chroma-me", "mixed-refs", "fast-pskip", "b-adapt", "rc-lookahead", "weightp", "weightb",
-        "b-pyramid", "sliced-threads", "sync-lookahead", "force-cfr", "annexb", "repeat-headers", "aud",
+        "asm", "threads", "me", "merange", "chroma-me", "mixed-refs", "fast-pskip", "weightp", "weightb", "sliced-threads",
+        "sync-lookahead", "force-cfr", "annexb", "repeat-headers", "aud",
     }
 )  # fmt: skip
 _INNER = ("x264-params", "x264opts")
@@ -143,8 +143,10 @@ def habits(
     Raises:
         ValueError: unknown names, values out of range.
     """
-    given = dict(options or {})
-    asked = [(str(k), str(v)) for k, v in given.items() if k not in _INNER]
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"options expected a mapping of names to values, got {options!r}")
+    given = {str(k): str(int(v)) if isinstance(v, bool) else str(v) for k, v in (options or {}).items()}
+    asked = [(k, v) for k, v in given.items() if k not in _INNER]
     for key in _INNER:
         asked += [
             (name, value if eq else "1") for name, eq, value in (p.partition("=") for p in str(given.get(key, "")).split(":")) if name
@@ -166,7 +168,7 @@ def habits(
     out = preset if isinstance(preset, Preset) else PRESETS[preset]
     for name in _tunes(tune, strict):
         out = replace(out, **TUNES[name](out))
-    for name, value in asked:
+    for name, value in sorted(asked, key=lambda a: a[0].removeprefix("no-") in ("psy", "aq-mode")):  # whose word is the last one
         out = _changed(out, name, value, strict)
     if profile is not None:
         require("profile", profile, list(PROFILES))
@@ -179,6 +181,9 @@ def _tunes(tune: str | None, strict: bool) -> list[str]:
     for name in names:
         if strict:
             require("tune", name, list(TUNES))
+    if not strict:  # as x264 does
+        first = next((n for n in names if n in PSY_TUNES), None)
+        names = [n for n in names if n not in PSY_TUNES or n == first]
     if sum(n in PSY_TUNES for n in names) > 1:
         raise ValueError(f"tune={tune!r} names more than one of {', '.join(PSY_TUNES)}: x264 takes one of them")
     return [n for n in names if n in TUNES]

@@ -82,6 +82,11 @@ class Preset:
         """Of the chroma QP: finer with psy-RD, which makes luma coarser."""
         return -sum(bool(v) + (v >= 0.25) for v in (self.psy_rd, self.psy_trellis if self.trellis else 0.0))
 
+    def least_keyint(self, fps: float) -> int:
+        """Fewest frames from one I frame to the next, below which a scene cut has to be clearer (x264's ``--min-keyint``)."""
+        asked = self.min_keyint or min(self.keyint // 10, int(fps))
+        return max(1, min(asked, self.keyint // 2 + 1))
+
     def rate_distortion(self, frame_type: str) -> int:
         """How far decisions in frames of a type (I, P, B) go by rate and distortion: 0: not at all; 1: kinds of macroblocks; 2: intra modes, too."""
         subme = self.subme - (frame_type == "B")

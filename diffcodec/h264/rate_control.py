@@ -162,7 +162,8 @@ def frame_qp_complexity(
         blurred = total[i] if blurred is None else blurred / 2 + total[i]
         weight = 1.0 if weight is None else weight / 2 + 1
         if types[i] == "I" and i:
-            out[i] = later_intra_qp([out[j] + (i_offset if types[j] == "I" else 0) for j in anchors if j < i], i_offset)
+            own = [out[j] + (i_offset if types[j] == "I" and not (goes_on and j == 0) else 0) for j in anchors if j < i]
+            out[i] = later_intra_qp(own, i_offset)
         elif types[i] == "I" and not goes_on:
             out[i] = crf - i_offset
         else:
@@ -193,7 +194,8 @@ def _with_later_intra(frame_qp: list[Tensor], plan: CodingPlan, offset: float) -
                 continue
             if plan.types[i] == "I" and before:
                 frame_qp[i] = later_intra_qp(before, offset)
-            before.append(frame_qp[i] + (offset if plan.types[i] == "I" else 0))
+            stands_in = i == first and plan.display[i] < 0  # for an anchor in the middle of a stream
+            before.append(frame_qp[i] + (offset if plan.types[i] == "I" and not stands_in else 0))
     return torch.stack(frame_qp)
 
 
@@ -215,8 +217,9 @@ def macroblock_qp(
     adaptive = None
     with torch.no_grad():
         of_macroblocks = torch.zeros_like(costs.intra)
-        if preset.adaptive:
-            of_macroblocks = adaptive = preset.aq_strength * aq_offset(source.luma, source.chroma)[listed(plan.source, crf.device)]
+        if preset.adaptive or preset.tree:  # the tree needs adaptive quantisation, if without strength
+            strength = preset.aq_strength if preset.adaptive else 0.0
+            of_macroblocks = adaptive = strength * aq_offset(source.luma, source.chroma)[listed(plan.source, crf.device)]
             if preset.tree:
                 of_macroblocks = of_macroblocks + mbtree_offset(costs, adaptive, plan, preset.qcomp)
     if preset.tree:

@@ -26,6 +26,7 @@ from .presets import Constants, Preset, constants_of
 
 BITRATE_STEPS = 4  # of finding the CRF of a bitrate
 USUAL_SLOPE, LEAST_SLOPE = -1 / 6, -0.03  # of the logarithm of the size by CRF
+SLOPE_SPAN = 4.0  # CRFs over which it is taken for the gradient
 NEIGHBOURS = "before", "after"  # what a call may be given beside its video: frames around it
 START = -1  # in place of a phase: the clip begins with an I frame
 
@@ -109,7 +110,7 @@ class X264H264(DiffH264):
         if guide is not None and len(guide) != shape[0]:
             raise ValueError(f"{who} got guides for {len(guide)} samples; the batch has {shape[0]}")
         for name in NEIGHBOURS:
-            self._check_neighbours(name, draw.get(name), shape, guide)
+            self._check_neighbours(name, draw.get(name), shape, guide, draw.get("before") is not None)
         super().check_draw({k: v for k, v in draw.items() if k not in ("guide", *NEIGHBOURS)}, shape)
         phase = draw["phase"]
         if phase.device.type == "cpu" and not traced(phase) and not START <= int(phase.min()) <= int(phase.max()) <= self.settings.bframes:
@@ -120,11 +121,12 @@ class X264H264(DiffH264):
     ) -> Mapping[str, Any]:
         strengths = dict(strengths)
         guides = strengths.pop("guide", None)
-        given = {name: strengths.pop(name) for name in NEIGHBOURS if strengths.get(name) is not None}
+        given = {name: strengths.pop(name, None) for name in NEIGHBOURS}
+        given = {name: x for name, x in given.items() if x is not None and not (isinstance(x, Tensor) and x.dim() == 5 and not x.shape[1])}
         if given:
             self.check(video)
             for name, frames in given.items():
-                self._check_neighbours(name, frames, video.shape, guides)
+                self._check_neighbours(name, frames, video.shape, guides, "before" in given)
             return {**super().complete(video, draw, step, generator, strengths), **{k: v.to(video.device) for k, v in given.items()}}
         if guides is None:
             return super().complete(video, draw, step, generator, strengths)
@@ -135,7 +137,7 @@ class X264H264(DiffH264):
             guide.check(clip)
         return {**super().complete(video, draw, step, generator, strengths), "guide": list(guides)}
 
-    def _check_neighbours(self, name: str, frames: object, shape: Sequence[int], guides: object) -> None:
+    def _check_neighbours(self, name: str, frames: object, shape: Sequence[int], guides: object, before: bool) -> None:
         """Frames around the video: of its size, batch and range."""
         if frames is None:
             return
@@ -143,7 +145,14 @@ class X264H264(DiffH264):
             raise ValueError(
                 f"{self.who} got {name}= and {'a guide' if guides is not None else repr(self.gop)}: that says already what is coded"
             )
-        self.check(frames)  # type: ignore[arg-type]
+        if name == "after" and self.gop != "start" and not before:
+            raise ValueError(
+                f"{self.who}(gop={self.gop!r}) got after= without before=: the frames before a window say where it lies in its stream"
+            )
+        try:
+            self.check(frames)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}=: {error}") from None
         own, wanted = tuple(frames.shape), (shape[0], *shape[2:])  # type: ignore[attr-defined]
         if (own[0], *own[2:]) != wanted:
             raise ValueError(f"{self.who} got {name}= of shape {own}; with a video of shape {tuple(shape)} its batch and size are expected")
@@ -163,7 +172,8 @@ class X264H264(DiffH264):
         """Decoded video, if wanted what the bits of each frame are counted from, ``[B, T, 6]`` (see :mod:`diffcodec.h264.bits`), and frame types."""
         x = video.float()  # whole numbers inside: more precision would only let ties fall elsewhere
         if any(draw.get(name) is not None for name in NEIGHBOURS):
-            return self._window(x, draw, rate)
+            out, counted, types = self._window(x, draw, rate)
+            return out.to(video.dtype), counted, types
         guides = draw.get("guide")
         gops = [] if guides is not None else self.gops(draw["phase"], video.shape[1])
         with backends.using(self.backend):
@@ -186,6 +196,8 @@ class X264H264(DiffH264):
 
         By a few encodes: the logarithm of the size falls with the CRF nearly in a line.
         """
+        if guides is not None:  # QPs are the guide's at any CRF
+            return torch.full_like(bitrate, 23.0).to(video)
         settings = Settings(self.fps, self.settings, self.constants, True)
         wanted = torch.log2(bitrate.double() * video.shape[1] / self.fps)
         x = video.detach()
@@ -198,9 +210,14 @@ class X264H264(DiffH264):
 
         tried = [(c, size(c)) for c in (torch.full_like(wanted, v) for v in (18.0, 34.0))]
         for _ in range(BITRATE_STEPS):
-            crf = _between(tried, wanted.detach())[0]
+            crf = _between(tried, wanted.detach())
             tried.append((crf, size(crf)))
-        crf, slope = _between(tried, wanted.detach())
+        crf = _between(tried, wanted.detach())
+        if not wanted.requires_grad:
+            return crf.to(video)
+        # the slope over some CRFs: from one to the next whole QPs make sizes jump
+        span = torch.where(crf > 51 - SLOPE_SPAN, -SLOPE_SPAN, SLOPE_SPAN)
+        slope = ((size(crf + span) - size(crf)) / span).clamp(max=LEAST_SLOPE)
         return (crf + (wanted - wanted.detach()) / slope).to(video)
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
@@ -219,8 +236,8 @@ class X264H264(DiffH264):
         return f"{rate}, preset={self.preset!r}, fps={self.fps:g}, gop={self.gop!r}{more}"
 
 
-def _between(tried: Sequence[tuple[Tensor, Tensor]], wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """CRF of a size by those that have been tried: between the nearest on both sides, or beyond the nearest; and the slope there. ``[B]`` each."""
+def _between(tried: Sequence[tuple[Tensor, Tensor]], wanted: Tensor) -> Tensor:
+    """CRF of a size by those that have been tried: between the nearest on both sides, or beyond the nearest. ``[B]`` each."""
     crf, size = (torch.stack(list(x)) for x in zip(*tried))
     too_large = size >= wanted
     low, at = torch.where(too_large, crf, -1).max(0)  # coarsest of those that are too large
@@ -230,4 +247,4 @@ def _between(tried: Sequence[tuple[Tensor, Tensor]], wanted: Tensor) -> tuple[Te
         max=LEAST_SLOPE
     )
     start, of_start = torch.where(low >= 0, low, high), torch.where(low >= 0, size_low, size_high)
-    return (start + (wanted - of_start) / slope).clamp(0, 51), slope
+    return (start + (wanted - of_start) / slope).clamp(0, 51)
