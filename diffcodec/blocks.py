@@ -95,6 +95,11 @@ def sum_macroblocks(x: Tensor) -> Tensor:
     return x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).sum((-3, -1))
 
 
+def any_of_blocks(flags: Tensor, k: int) -> Tensor:
+    """Whether any of k x k flags is set. Shape: ``[N, h, w] bool -> [N, h/k, w/k]``."""
+    return flags.unflatten(2, (-1, k)).unflatten(1, (-1, k)).any(4).any(2)
+
+
 def repeat_edges(planes: Tensor, margin: int) -> Tensor:
     """Repeat the outermost samples all around. Shape: ``[N, H, W] -> [N, H + 2 margin, W + 2 margin]``."""
     return F.pad(planes[:, None], [margin] * 4, mode="replicate")[:, 0]

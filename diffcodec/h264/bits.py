@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass
 import torch
 from torch import Tensor
 
+from ..blocks import any_of_blocks
 from ..rate import terms
 
 
@@ -46,7 +47,7 @@ def features(levels: Sequence[Tensor], coded: Tensor, side_bits: Tensor, not_ski
     """
     octaves, nonzero = (sum(t) for t in zip(*(terms(v) for v in levels)))
     blocks = coded.flatten(1).sum(1).to(side_bits)
-    residual = coded.unflatten(2, (-1, 4)).unflatten(1, (-1, 4)).any(4).any(2)
+    residual = any_of_blocks(coded, 4)
     busy = residual | not_skipped
     return torch.stack(
         [octaves, nonzero, blocks, (side_bits * busy).flatten(1).sum(1), busy.flatten(1).sum(1).to(side_bits), torch.ones_like(blocks)], 1

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..blocks import repeat_blocks
+from ..blocks import any_of_blocks, repeat_blocks
 from ..checks import replace_value
 from ..ops.intra.reference import samples_of
 from ..ops.residual.reference import choose_coding, choose_transform_8x8, code_chroma, code_luma
@@ -53,7 +53,6 @@ def decide_inter(
         given: whether that is what the encoder had in the end: then what is direct is in it already.
     """
     by_cost = preset.rate_distortion(group.type)
-    no = torch.zeros_like(group.lam, dtype=torch.bool)
     direct = None
     if group.type == "B" and preset.direct and motion.direction is not None and (by_cost or not given):
         vectors, direction = spatial_direct(motion.vectors, motion.uses_list, dpb.still(group.frames))
@@ -79,7 +78,7 @@ def decide_inter(
         with torch.no_grad():
             candidates.append(dpb.compensate(direct.lists, direct.vectors, direct.direction))
         side_bits.append(torch.full_like(group.lam, DIRECT_BITS))
-        may_skip = ~no
+        may_skip = torch.ones_like(group.lam, dtype=torch.bool)
     luma, chroma = ([c[i].detach() for c in candidates] for i in (0, 1))
     best, skipped, eight = choose_coding(
         group.luma.detach(), group.chroma.detach(), luma, chroma, side_bits, may_skip, group.qp.detach(), group.qpc.detach(), group.lam,
@@ -119,7 +118,7 @@ def _leaves_levels(group: FrameGroup, predicted: Sequence[Tensor], preset: Prese
     quant = quantiser(preset, constants, decisions=True).numbers()
     flags = code_luma(group.luma.detach(), predicted[0], group.qp.detach(), no, no, no, quant, False)[3]
     levels = code_chroma(group.chroma.detach(), predicted[1], group.qpc.detach(), no, quant, True)[1]
-    return flags.unflatten(2, (-1, 4)).unflatten(1, (-1, 4)).any(4).any(2) | (levels != 0).any(-1).any(1)
+    return any_of_blocks(flags, 4) | (levels != 0).any(-1).any(1)
 
 
 def _merged(
@@ -158,7 +157,7 @@ def _alike(a: Motion, b: Motion) -> Tensor:
 def _all(flags: Tensor) -> Tensor:
     """Whether a flag is set in all blocks of a macroblock. Shape: ``[N, H/8, W/8, ...] -> [N, H/16, W/16]``."""
     flags = flags if flags.dim() == 3 else flags.flatten(3).all(3)
-    return flags.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).all(4).all(2)
+    return ~any_of_blocks(~flags, 2)
 
 
 def without_residual(group: FrameGroup, luma: Tensor, chroma: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..blocks import any_of_blocks
 from ..constants import listed
 from ..ops.motion_search.reference import choose_bipred, choose_reference, median_predictor, mvd_bits, search_partitions
 from .dpb import BlockReferences, DecodedPictureBuffer
@@ -106,7 +107,7 @@ class GuideMotion:
             lists.append(dpb.references(candidates, most, choice)[1])
             vectors.append(given[:, j].contiguous())
         direction = used[:, 1].long() * (1 + used[:, 0].long()) if len(lists) == 2 else None
-        intra = ~used.any(1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).any(4).any(2)
+        intra = ~any_of_blocks(used.any(1), 2)
         return Motion(lists, vectors, direction, intra, [used[:, j] for j in range(len(lists))])
 
 

@@ -17,7 +17,7 @@ from ...backend import operation
 from ...blocks import flat_blocks, from_flat_blocks, repeat_blocks
 from ...checks import half_up
 from ...constants import Constant
-from ..common.distortion import distortion, sa8d, satd
+from ..common.distortion import distortion
 from ..residual import cabac, rate
 from ..residual.cabac import EIGHT, LUMA
 from ..residual.reference import code_luma
@@ -437,16 +437,16 @@ def refine_modes(
             return x.view(n, h // 16, w // 16, m, m).transpose(2, 3).reshape(n, h // 16 * m, w // 16 * m)
 
         own = flat_blocks(source, k)
-        of_source, lam_k = _block_texture(own, k), repeat_blocks(lam, m)
+        of_source, lam_k = rate.block_texture(own, k), repeat_blocks(lam, m)
         levels, costs = [], []
         for mode in range(9):
             plane = from_flat_blocks(p[:, :, mode].unflatten(1, (h // k, w // k)), k)
             decoded, four, eight, _ = code_luma.reference(source, plane, qp, every, every & (k == 8), ~every, quant, True)
             levels.append((eight if k == 8 else four).abs().unflatten(-1, (-1, k * k)).flatten(1, 2))
             blocks = flat_blocks(decoded, k)
-            cost = (own - blocks).square().sum(-1) + psy * rate.TEXTURE_WEIGHT * lam_k * (of_source - _block_texture(blocks, k)).abs().sum(
-                0
-            )
+            cost = (own - blocks).square().sum(-1) + psy * rate.TEXTURE_WEIGHT * lam_k * (
+                of_source - rate.block_texture(blocks, k)
+            ).abs().sum(0)
             mode_bits = BITS_UNKNOWN if predicted is None else torch.where(predicted.view(cost.shape) == mode, BITS_PREDICTED, BITS_OTHER)
             costs.append(cost + rate.RATE_WEIGHT * lam_k.square() * mode_bits)
         before = modes[i].view(n, h // 16, m, w // 16, m).transpose(2, 3).reshape(n, -1, m * m)
@@ -456,15 +456,6 @@ def refine_modes(
         costs = [c + rate.RATE_WEIGHT * lam_k.square() * of_blocks(cabac.level_bits(v, kind, bits)) for c, v in zip(costs, levels)]
         out.append((torch.stack(costs, -1).flatten(1, 2) + FORBIDDEN * ~allowed).argmin(-1))
     return out[0], out[1]
-
-
-def _block_texture(blocks: Tensor, k: int) -> Tensor:
-    """As :func:`~diffcodec.ops.residual.rate.texture` for single blocks; 4x4 blocks have no 8x8 transform. Shape: ``[..., k*k] -> [2, ...]``."""
-    if k == 4:
-        four = satd(blocks, 4) - blocks.sum(-1).abs() / 2
-        return torch.stack([four, torch.zeros_like(four)])
-    dc4 = blocks.unflatten(-1, (2, 4, 2, 4)).sum((-3, -1)).abs().sum((-2, -1)) / 2
-    return torch.stack([satd(blocks, 8) - dc4, sa8d(blocks) - blocks.sum(-1).abs() / 4])
 
 
 @refine_modes.outputs

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...blocks import flat_blocks, repeat_blocks, sum_macroblocks
+from ...blocks import any_of_blocks, flat_blocks, repeat_blocks, sum_macroblocks
 from ..common.distortion import sa8d, satd
 from . import cabac
 from .cabac import CHROMA_AC, CHROMA_DC, EIGHT, FLAG_4X4, FLAG_16X16, FLAGS, LUMA, PATTERN
@@ -17,11 +17,17 @@ TEXTURE_WEIGHT, RATE_WEIGHT = 0.5, 0.9  # of lost texture by lambda (psy-RD), an
 
 
 def texture(planes: Tensor) -> Tensor:
-    """Sums of absolute Hadamard coefficients without the DCs, by 4x4 and by 8x8 blocks. Shape: ``[N, H, W] -> [2, N, H/16, W/16]``."""
-    x = flat_blocks(planes, 8)
-    dc4 = x.unflatten(-1, (2, 4, 2, 4)).sum((-3, -1)).abs().sum((-2, -1)) / 2
-    dc8 = x.sum(-1).abs() / 4
-    return torch.stack([sum_macroblocks(satd(x, 8) - dc4), sum_macroblocks(sa8d(x) - dc8)])
+    """:func:`block_texture` of each macroblock. Shape: ``[N, H, W] -> [2, N, H/16, W/16]``."""
+    return sum_macroblocks(block_texture(flat_blocks(planes, 8), 8))
+
+
+def block_texture(blocks: Tensor, k: int) -> Tensor:
+    """Sums of absolute Hadamard coefficients without DCs, by 4x4 and by 8x8 blocks, the latter 0 where k is 4. Shape: ``[..., k*k] -> [2, ...]``."""
+    if k == 4:
+        four = satd(blocks, 4) - blocks.sum(-1).abs() / 2
+        return torch.stack([four, torch.zeros_like(four)])
+    dc4 = blocks.unflatten(-1, (2, 4, 2, 4)).sum((-3, -1)).abs().sum((-2, -1)) / 2
+    return torch.stack([satd(blocks, 8) - dc4, sa8d(blocks) - blocks.sum(-1).abs() / 4])
 
 
 def distortion(source: Tensor, decoded: Tensor, lam: Tensor, psy: float, of_source: Tensor | None = None) -> Tensor:
@@ -81,9 +87,9 @@ class States:
 
     def flags_of(self, way: Coded) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
         """Flags that a way of coding has, their contexts, and which of them are coded; ``[N, h, w]`` each."""
-        blocks8 = _any(way.flags, 2)
+        blocks8 = any_of_blocks(way.flags, 2)
         if way.mb_type == 0:
-            coded = repeat_blocks(_any(way.flags, 4), 4)
+            coded = repeat_blocks(any_of_blocks(way.flags, 4), 4)
             return {FLAG_16X16: (way.flags, _flag_contexts(way.flags, self.outside), coded)}
         out = {PATTERN: (blocks8, cabac.neighbour_contexts(~blocks8, 0.0), torch.ones_like(blocks8))}
         if way.mb_type == 2:
@@ -113,11 +119,6 @@ def chroma_bits(levels: Tensor, qpc: Tensor, intra: Tensor) -> Tensor:
         bits = cabac.bits_of(cabac.adapt(*cabac.count(own, kind, every), cabac.slice_states(kind.first, qpc, intra)))
         total = total + cabac.level_bits(own, kind, bits).sum(-1)
     return total.view(n, bh, bw)
-
-
-def _any(flags: Tensor, k: int) -> Tensor:
-    """Whether any of k x k flags is set. Shape: ``[N, h, w] -> [N, h/k, w/k]``."""
-    return flags.unflatten(2, (-1, k)).unflatten(1, (-1, k)).any(4).any(2)
 
 
 def _flag_contexts(flags: Tensor, outside: Tensor) -> Tensor:

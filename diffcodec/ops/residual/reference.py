@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...backend import operation
-from ...blocks import flat_blocks, from_macroblock_blocks, macroblock_blocks, sum_macroblocks
+from ...blocks import any_of_blocks, flat_blocks, from_macroblock_blocks, macroblock_blocks, sum_macroblocks
 from ...checks import first_order, half_up, replace_value
 from ...constants import Constant
 from ..common.distortion import sa8d, sad, satd
@@ -412,7 +412,7 @@ def best_coding(
             decoded, four, eights, flags = code_luma(source, luma, qp, no, no | eight, no, quant, True)[:4]
             levels = (eights if eight else four).abs().unflatten(-1, (-1, 64 if eight else 16)).flatten(1, 2)
             ways.append(rate.Coded(levels, flags, 1 if eight else 2))
-            some = flags.unflatten(2, (-1, 4)).unflatten(1, (-1, 4)).any(4).any(2) | has_chroma
+            some = any_of_blocks(flags, 4) | has_chroma
             bits = side + chroma_bits + CODED_BITS * some
             costs.append(rate.distortion(source, decoded, lam, psy, of_source) + chroma_cost + rate.RATE_WEIGHT * lam.square() * bits)
     states = rate.States(ways, torch.full_like(qp, int(transform_8x8)).long(), qp, no)
