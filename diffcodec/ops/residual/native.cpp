@@ -323,10 +323,6 @@ void choose_coding(int64_t threads, const float* source, const float* chroma, co
     Scratch<float> decoded(n * 128 * m), levels(n * 128 * m), chroma_cost(2 * n * m), bits(2 * n * m);
     Scratch<uint8_t> any(2 * n * m);
     auto chroma_weight = [&](int64_t at) { return psy != 0 ? std::exp2((qp[at] - qpc[at]) / 3) : 1.0f; };
-    auto at_frame = [&](int64_t i, const auto& f) {
-        Deciding frame(threads, call, bh, bw, source + i * 256 * m, qp + i * m, lam + i * m, false, (float)psy, weights);
-        f(frame);
-    };
     for (int c = 0; c < candidates; c++) {
         code_chroma(threads, chroma, of_chroma[c], qpc, no, decoded, levels, n, bh, bw, quant, steps4, places, cabac);
         for (int64_t i = 0; i < n; i++) {
@@ -339,7 +335,8 @@ void choose_coding(int64_t threads, const float* source, const float* chroma, co
             });
         }
     }
-    for (int64_t i = 0; i < n; i++) at_frame(i, [&](Deciding& frame) {
+    for (int64_t i = 0; i < n; i++) {
+        Deciding frame(threads, call, bh, bw, source + i * 256 * m, qp + i * m, lam + i * m, false, (float)psy, weights);
         // the contexts of all are those that the first candidate leaves behind, by the 8x8 transform where there is one
         Way first(m, transform_8x8 ? 1 : 2);
         frame.code(first, luma[0] + i * 256 * m);
@@ -379,7 +376,7 @@ void choose_coding(int64_t threads, const float* source, const float* chroma, co
             if (skipped[at]) best[at] = last;
             eight[at] = transforms == 2 && !skipped[at] && others[best[at] * m + b] <= least[b];
         });
-    });
+    }
 }
 
 void choose_transform_8x8(int64_t threads, const float* source, const float* predicted, float* cost, uint8_t* eight, int64_t n, int64_t bh, int64_t bw,
