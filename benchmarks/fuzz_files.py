@@ -160,8 +160,8 @@ def readers(path: Path, folder: Path) -> dict[str, tuple[Callable[[], Any], bool
         "Clips keep": (lambda: dc.Clips([path], frames=4, size=32, damaged="keep")[0], False),
         "Clips lenient": (lambda: dc.Clips([path], frames=4, size=32, strict=False)[0], False),
         "roundtrip": (roundtrip, True),
-        "embed": (lambda: apply.embed(net, path, out, message="deadbeef"), True),
-        "embed keep": (lambda: reported(apply.embed(net, path, out, message="deadbeef", damaged="keep").damage), True),
+        "embed": (lambda: apply.embed(net, path, out, message="dead"), True),
+        "embed keep": (lambda: reported(apply.embed(net, path, out, message="dead", damaged="keep").damage), True),
         "extract": (lambda: reported(apply.extract(net, path).damage), True),
         "detect": (detect, True),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Marks in files: found again after re-encoding, claimed where there are none, frames marked a second.
+"""Marks in files: read after everything that happens to files, claimed where there are none, frames marked and read a second.
 
 Every part keeps what it has finished in --work and goes on from there.
 """
@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import diffcodec as dc
+from benchmarks import file_attacks
 from benchmarks.common import record
+from benchmarks.file_attacks import ATTACKS
 from diffcodec import report
 from diffcodec.files import video_files
 from revmark_ref import apply, framing, weights
@@ -43,64 +45,86 @@ def long_video(path: Path, frames: int) -> Iterator[Tensor]:
         yield big[None, :, top : top + HEIGHT, left : left + WIDTH]
 
 
-def again(source: Path, out: Path, crf: float) -> None:
-    """Decode and encode once more, libx264's defaults."""
+def clip(path: Path, i: int) -> tuple[int, Iterator[Tensor]]:
+    """4 to 10 s of a video, played to and fro, in one of four heights that it fills; its number of frames with it."""
+    frames = (100, 150, 200, 250)[i % 4]
+    info = dc.video_info(path)
+    height = min((360, 480, 288, 720)[i % 4], max(288, info.height))
 
     def chunks() -> Iterator[Tensor]:
-        for frame in dc.video.read_frames(source):
-            yield frame[None].float() / 255
+        video = dc.read_video(path, 0, min(info.frames, frames))
+        size = (height, 2 * round(height * video.shape[-1] / video.shape[-2] / 2))
+        turn = max(1, 2 * (len(video) - 1))
+        for k in range(frames):
+            at = k % turn
+            yield F.interpolate(video[at if at < len(video) else turn - at][None], size, mode="bicubic", antialias=True).clamp(0, 1)
 
-    dc.write_video(out, chunks(), fps=FPS, crf=crf)
+    return frames, chunks()
 
 
-def files(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, Any]:
-    """Embed into 10 s of 720p at 38 dB, re-encode at CRF 23, extract."""
-    done: dict[str, Any] = kept(args.work / "files.json")
-    a, b, c = (args.work / f"{name}.mp4" for name in ("source", "marked", "again"))
-    for i in range(args.count):
-        path = paths[i % len(paths)]
-        name = f"{path.name} {i // len(paths)}"
-        if name in done:
-            continue
-        dc.write_video(a, long_video(path, FPS * SECONDS), fps=FPS, crf=8, preset="ultrafast")
-        message = framing.to_hex(torch.randint(2, (net.model.bits,), generator=generator(1, f"file {path.name}", i)).numpy())
-        begin = time.perf_counter()
-        told = apply.embed(net, a, b, message=message, psnr=args.psnr)
-        seconds = time.perf_counter() - begin
-        again(b, c, args.crf)
-        found = apply.extract(net, c)
-        done[name] = {"sent": message, **found.to_dict(), "exact": found.message == message, "embed_fps": round(told.frames / seconds, 1)}
-        (args.work / "files.json").write_text(json.dumps(done))
-        print(name, done[name], flush=True)
-    exact = sum(r["exact"] for r in done.values())
-    return {
-        "exact": exact, "of": len(done), "psnr": args.psnr, "crf": args.crf, "seconds": SECONDS,
-        "median_embed_fps": statistics.median(r["embed_fps"] for r in done.values()), "rows": done,
-    }  # fmt: skip
+def attacks(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, Any]:
+    """Clips of 4 to 10 s, marked at the default strength and written at CRF 20, through every attack on files: is the message read?"""
+    return _through_attacks(net, paths, args, "attacks")
 
 
 def unmarked(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, Any]:
-    """Windows of 16 to 64 frames, of a random part of the frame, from videos that nobody marked: how many claims?"""
-    claims, smallest, rows = 0, 1.0, []
-    for i in range(args.windows):
-        g = generator(2, "unmarked", i)
+    """The same clips unmarked, as they are and through every attack: is a mark claimed?"""
+    return _through_attacks(net, paths, args, "unmarked")
+
+
+def _through_attacks(net: Any, paths: list[Path], args: argparse.Namespace, part: str) -> dict[str, Any]:
+    store = args.work / f"{part}.jsonl"
+    done = {(r["clip"], r["attack"]): r for r in map(json.loads, store.read_text().splitlines())} if store.is_file() else {}
+    source, marked = args.work / "source.mp4", args.work / "marked.mp4"
+    chosen = [(i, name) for i in range(args.count) for name in ["none", *ATTACKS]]
+    ready = -1
+    for i, name in chosen:
         path = paths[i % len(paths)]
-        info = dc.video_info(path)
-        length = min(info.frames, 16 + int(torch.randint(49, (1,), generator=g)))
-        start = int(torch.randint(info.frames - length + 1, (1,), generator=g))
-        share = 0.3 + 0.7 * float(torch.rand((), generator=g))
-        h, w = max(64, round(info.height * share)), max(64, round(info.width * share))
-        top, left = (int(torch.randint(n + 1, (1,), generator=g)) for n in (info.height - h, info.width - w))
-        window = dc.read_video(path, start, length, crop=(top, left, h, w), size=(net.model.height, net.model.width))
-        logits = apply.read_logits(net, iter(window))
-        found = framing.search(logits, net.model.frames)
-        text = framing.find_text(logits, net.model.frames)
-        claim = found.bits is not None or text is not None
-        claims += claim
-        smallest = min(smallest, found.p_value)
-        rows.append({"clip": path.name, "start": start, "frames": length, "p_value": float(f"{found.p_value:.3g}"), "claimed": claim})
-    print(f"claims in {claims} of {len(rows)} unmarked windows, smallest p-value {smallest:.2g}", flush=True)
-    return {"claims": claims, "of": len(rows), "threshold": framing.CLAIM, "smallest_p_value": smallest, "rows": rows}
+        called = f"{path.name} {i // len(paths)}"
+        if (called, name) in done:
+            continue
+        message = framing.to_hex(
+            torch.randint(2, (framing.message_bits(net.model.bits),), generator=generator(1, f"file {path.name}", i)).numpy()
+        )
+        if ready != i:
+            dc.write_video(source, clip(path, i)[1], fps=FPS, crf=8, preset="ultrafast")
+            if part == "attacks":
+                apply.embed(net, source, marked, message=message, psnr=args.psnr, crf=20)
+            else:
+                dc.write_video(marked, clip(path, i)[1], fps=FPS, crf=20, preset="veryfast")
+            ready = i
+        attack = ATTACKS.get(name)
+        out = marked if attack is None else args.work / f"attacked{attack.suffix}"
+        if attack is not None:
+            file_attacks.apply(attack, marked, out)
+        found = apply.extract(net, out)
+        row = {
+            "clip": called, "attack": name, "family": attack.family if attack else "none", "verdict": found.verdict, "score": round(found.score, 1),
+            "exact": part == "attacks" and found.message == message, "confidence": round(found.confidence, 3), "bytes": out.stat().st_size,
+        }  # fmt: skip
+        done[called, name] = row
+        with store.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if (part == "attacks") != row["exact"]:
+            print(row, flush=True)
+    rows = [done[f"{paths[i % len(paths)].name} {i // len(paths)}", name] for i, name in chosen]
+    claimed = [r for r in rows if r["verdict"] in ("message", "text")]
+    by = {}
+    for name in ["none", *ATTACKS]:
+        own = [r for r in rows if r["attack"] == name]
+        by[name] = {
+            "family": own[0]["family"], "files": len(own), "exact": sum(r["exact"] for r in own),
+            "unreadable": sum(r["verdict"] == "unreadable" for r in own),
+                "median_confidence": round(statistics.median(r["confidence"] for r in own), 3),
+        }  # fmt: skip
+    out_: dict[str, Any] = {
+        "files": len(rows), "exact": sum(r["exact"] for r in rows), "wrong_messages": sum(not r["exact"] for r in claimed),
+        "unreadable": sum(r["verdict"] == "unreadable" for r in rows), "largest_score": max(r["score"] for r in rows),
+        "smallest_score": min(r["score"] for r in rows), "psnr": args.psnr, "attacks": by,
+        "not_exact": [r for r in rows if not r["exact"]] if part == "attacks" else [r for r in rows if r["verdict"] != "none"],
+    }  # fmt: skip
+    print({k: v for k, v in out_.items() if not isinstance(v, (dict, list))}, flush=True)
+    return out_
 
 
 def speed(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, Any]:
@@ -109,40 +133,49 @@ def speed(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, An
     a, b = args.work / "source.mp4", args.work / "marked.mp4"
     for path in [p for p in paths if dc.video_info(p).height >= 720] or paths[:1]:
         dc.write_video(a, long_video(path, FPS * SECONDS), fps=FPS, crf=18, preset="veryfast")
-        for preset in ("ultrafast", "superfast", "veryfast", "medium"):
-            times = []
+        for preset in ("ultrafast", "veryfast", "medium"):
+            times, reading = [], []
             for _ in range(3):
                 begin = time.perf_counter()
-                told = apply.embed(net, a, b, message="0" * -(-net.model.bits // 4), psnr=args.psnr, preset=preset)
+                told = apply.embed(
+                    net, a, b, message="0" * (framing.message_bits(net.model.bits) // 4), psnr=args.psnr, preset=preset, force=True
+                )
                 times.append(told.frames / (time.perf_counter() - begin))
-            rows[f"{path.name} {preset}"] = {"fps": [round(t, 1) for t in times], "bytes": b.stat().st_size}
+                begin = time.perf_counter()
+                apply.extract(net, b)
+                reading.append(told.frames / (time.perf_counter() - begin))
+            row = {"embed_fps": [round(t, 1) for t in times], "extract_fps": [round(t, 1) for t in reading]}
+            rows[f"{path.name} {preset}"] = row | {"bytes_before": told.bytes_before, "bytes_after": told.bytes_after}
             print(path.name, preset, rows[f"{path.name} {preset}"], flush=True)
-    return {"threads": torch.get_num_threads(), "crf": 18, "rows": rows}
+    return {"threads": torch.get_num_threads(), "rows": rows}
 
 
 def kept(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
-PARTS: dict[str, Callable[[Any, list[Path], argparse.Namespace], dict[str, Any]]] = {"files": files, "unmarked": unmarked, "speed": speed}
+PARTS: dict[str, Callable[[Any, list[Path], argparse.Namespace], dict[str, Any]]] = {
+    "attacks": attacks,
+    "unmarked": unmarked,
+    "speed": speed,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=Path, required=True, help="folder of video files")
-    parser.add_argument("--weights", default="small")
+    parser.add_argument("--weights", default="base")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--count", type=int, default=20, help="files that are marked")
-    parser.add_argument("--windows", type=int, default=200, help="unmarked windows")
-    parser.add_argument("--psnr", type=float, default=38.0)
-    parser.add_argument("--crf", type=float, default=23.0)
+    parser.add_argument("--count", type=int, default=20, help="clips, in turn")
+    parser.add_argument("--psnr", type=float, default=40.0)
     parser.add_argument("--work", type=Path, default=Path("out/watermark"), help="folder for files in between")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     net, _ = weights.load(args.weights)
     digest = hashlib.sha256(weights.find(args.weights).read_bytes()).hexdigest()
     if kept(args.work / "of.json").get("weights") != digest:  # finished parts of other weights are none
-        (args.work / "files.json").unlink(missing_ok=True)
+        for part in PARTS:
+            (args.work / f"{part}.jsonl").unlink(missing_ok=True)
         (args.work / "of.json").write_text(json.dumps({"weights": digest}))
     paths = video_files(args.clips)
     clips = [{"name": p.name, "sha256": report.sha256(p)} for p in paths]

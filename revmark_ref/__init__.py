@@ -2,10 +2,10 @@
 
 Example:
     >>> from revmark_ref import load, embed, extract
-    >>> net, config = load("small")
-    >>> embed(net, "in.mp4", "out.mp4", message="deadbeef")
+    >>> net, config = load("base")
+    >>> embed(net, "in.mp4", "out.mp4", message="0123456789abcdef")
     >>> extract(net, "out.mp4").message
-    'deadbeef'
+    '0123456789abcdef'
 """
 
 import diffcodec  # noqa: F401  # first: with it Ctrl-C ends a command without a traceback while the rest is imported

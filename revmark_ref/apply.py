@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from diffcodec.files import replacing
 from diffcodec.media import DAMAGED, NO_SPACE, Damage, decode, opened
 from diffcodec.video import X264_PRESETS, VideoError, video_info
 
-from . import framing
+from . import framing, reading
+from .filemark import BITS, LOWEST_RATE, PERIOD, WORD, Mark
 from .framing import Found, MessageError
-from .marking import Marked, Marking, Progress, Small
+from .marking import Coding, Marked, Marking, Progress, SegmentPen, Small, WavePen
 from .model import Detector, REVMark
 
 _CONTAINERS = (".mp4", ".mkv", ".mov", ".m4v")
@@ -33,31 +35,39 @@ def embed(
     message: str | None = None,
     text: str | None = None,
     psnr: float = 40.0,
-    crf: float = 18.0,
-    preset: str = "ultrafast",
+    crf: float | None = None,
+    preset: str = "veryfast",
     progress: Progress | None = None,
     damaged: str = "error",
+    key: str = "",
+    force: bool = False,
 ) -> Marked:
-    """Mark a video file. Every segment of 8 frames carries the message (or the next part of the text); the output appears whole or not at all.
+    """Mark a video file with a message (or a text), from its first frame to its last; the output appears whole or not at all.
 
-    The residual is computed at the model's size and scaled up (A.1), on the video's own luma and chroma planes: what is not marked is not
-    converted. Audio and subtitles are copied, with languages, titles, dispositions and the order of tracks; time stamps are kept where a player could
-    follow them. A video that is to be turned is written turned.
+    Weights of the mapping "waves" (``base``) draw waves on luma, at the frame's own size (:mod:`revmark_ref.filemark`). Those of a network compute a
+    residual for every 8 frames at the model's size, which is scaled up (A.1). What is not marked is not converted. Audio and subtitles are
+    copied, with
+    languages, titles, dispositions and the order of tracks; time stamps are kept where a player could follow them. A video that is to be turned is
+    written turned.
 
     Args:
         net: the model.
         source: any video that ffmpeg reads; 8-bit 4:2:0 inside (others are converted, with a warning where that loses bits or transparency).
         out: .mp4, .mkv, .mov or .m4v, written with libx264.
-        message: hex digits, the raw payload of every segment.
-        text: up to 200 bytes of UTF-8, framed over consecutive segments and repeated.
-        psnr: of the marked frames before encoding, in dB, 25..60.
-        crf, preset: of libx264.
+        message: hex digits (16 for ``base``: 64 bits); a check of 32 bits is written with them.
+        text: up to 200 bytes of UTF-8, laid over consecutive words and repeated.
+        psnr: of the marked frames before encoding, in dB, 25..60; frames with nearly no texture get a weaker mark.
+        crf: of libx264. None for 20, and not many more bits a second than the source's video has (1.15 times as many; more where the source's codec
+            is a better one).
+        preset: of libx264.
         progress: called with the number of frames written.
         damaged: "error", or "keep": mark what can be decoded, and warn.
+        key: any string; only with the same one the mark is found again.
+        force: also mark a video that carries a mark of this key already.
 
     Raises:
         MessageError: neither or both of message and text, wrong length, not hex, text too long for the video.
-        VideoError: unreadable, damaged or too short input, unusable output path, no space.
+        VideoError: unreadable, damaged, marked, too short or too small input, unusable output path, no space.
     """
     import av
 
@@ -65,7 +75,7 @@ def embed(
         raise MessageError("give either message (hex digits) or text")
     if not 25 <= psnr <= 60:
         raise ValueError(f"psnr expected to lie in [25, 60] dB, got {psnr!r}")
-    if not 0 <= crf <= 51:
+    if crf is not None and not 0 <= crf <= 51:
         raise ValueError(f"crf expected to lie in [0, 51], got {crf!r}")
     require("preset", preset, X264_PRESETS)
     require("damaged", damaged, DAMAGED)
@@ -73,26 +83,63 @@ def embed(
     if out.suffix.lower() not in _CONTAINERS:
         raise VideoError(f"{out}: expected a file ending in {', '.join(_CONTAINERS)}, got {out.suffix!r}")
     model = net.model
-    rows = framing.from_hex(message, model.bits)[None] if message is not None else framing.frame_text(text or "", model.bits)
+    if message is not None:
+        rows = framing.protected(framing.from_hex(message, framing.message_bits(model.bits)), model.bits, key)[None]
+    else:
+        rows = framing.frame_text(text or "", model.bits, key)
+    waves = model.mapping == "waves"
     try:
         with opened(source) as (reader, video):
             if out.exists() and os.path.samefile(source, out):
                 raise VideoError(f"{out}: input and output are the same file; the input is never overwritten")
-            rate = video.average_rate or video.guessed_rate or Fraction(25)
+            rate = float(video.average_rate or video.guessed_rate or 25)
             if text is not None:
-                total = video.frames or video_info(source).frames
-                needed = len(rows) * model.frames
+                total = (video.frames or video_info(source).frames) / rate
+                needed = len(rows) * (WORD * PERIOD if waves else model.frames / rate)
                 if total < needed:
                     raise MessageError(
-                        f"--text {text!r} needs {framing.seconds_needed(text, model.bits, model.frames, float(rate)):.1f} s of video at"
-                        f" {float(rate):g} frames a second ({needed} frames); {source} has {total / float(rate):.1f} s ({total} frames)"
+                        f"--text {text!r} needs {needed:.1f} s of video{'' if waves else f' at {rate:g} frames a second'}"
+                        f" ({math.ceil(needed * rate)} frames); {source} has {total:.1f} s ({round(total * rate)} frames)"
                     )
+            if waves:
+                if model.bits != BITS:
+                    raise ValueError(f"files are marked with {BITS} waves, these weights have {model.bits}")
+                _fits(source, video.codec_context.height, video.codec_context.width, rate)
+                if not force and reading.read(source, key, damage=Damage(), groups_=1).marked:
+                    raise VideoError(f"{source} carries a mark of this key already; force=True (--force) writes another over it")
+            pen = WavePen(Mark.of(key), rows, psnr, rate) if waves else SegmentPen(net, rows, psnr)
+            coding = Coding(20.0 if crf is None else crf, preset, _most(reader, video) if crf is None else None)
             with replacing(out) as temporary, av.open(f"file:{temporary}", "w") as writer:
-                return Marking(net, reader, video, writer, rows, psnr, crf, preset, progress, source, damaged).run()
+                done = Marking(pen, reader, video, writer, coding, progress, source, damaged).run()
+            return dataclasses.replace(done, bytes_before=source.stat().st_size, bytes_after=out.stat().st_size)
     except av.error.FFmpegError as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise VideoError(f"{out}: no space left to write it; nothing was kept") from error
         raise VideoError(f"{source} -> {out}: {error.strerror or error}; nothing was kept") from error
+
+
+SMALLEST = 96  # pixels of the short side: three to the longest wave that is finest
+
+
+def _fits(source: Path, height: int, width: int, rate: float) -> None:
+    if min(height, width) < SMALLEST:
+        raise VideoError(f"{source}: {width} x {height} is too small for a mark to be read back; the shorter side needs {SMALLEST} pixels")
+    if rate < LOWEST_RATE:
+        raise VideoError(f"{source}: {rate:g} frames a second are too few for a mark to be read back; it needs {LOWEST_RATE}")
+
+
+# bits that libx264 needs for what another codec says in one
+_WORTH = {"hevc": 1.6, "vp9": 1.6, "av1": 2.0, "vvc": 2.5}
+
+
+def _most(reader: Any, video: Any) -> int | None:
+    """Bits a second that the marked video may have: about those of the source. None where the source does not say."""
+    rate = video.bit_rate
+    if not rate and reader.bit_rate:
+        rate = reader.bit_rate - sum(s.bit_rate or 0 for s in reader.streams if s.type == "audio")
+    if not rate or rate < 1000:
+        return None
+    return int(1.15 * rate * _WORTH.get(video.codec_context.name, 1.0))
 
 
 def small_frames(path: str | os.PathLike[str], height: int, width: int, damage: Damage) -> Iterator[Tensor]:
@@ -137,51 +184,76 @@ class Extracted:
     """What a video says.
 
     Attributes:
-        message: hex digits of the payload, None where no mark is claimed or a text was found.
+        message: hex digits, None where none was read whose check holds.
         text: None where none was found.
+        verdict: "message", "text", "unreadable" (there is a mark of this key, but no message whose check holds), "none".
         confidence: share of single bits of all segments that agree with the message.
-        p_value: probability that an unmarked video would say as much, over all phases and masks tried.
+        p_value: probability that an unmarked video would say as much, over all that was tried; 1 where there is no mark.
         segments: that were read.
-        phase: frames before the first whole segment.
+        score: for ``base``, power of the spectrum under the mark's lattice, in standard deviations of chance (unmarked videos reach about 7).
+        geometry: how the marked frame lies in this one, for ``base``: scale (of width and height), turn in degrees, mirrored, backwards.
         damage: what is wrong with the file, None where nothing was noticed.
     """
 
     message: str | None
     text: str | None
+    verdict: str
     confidence: float
     p_value: float
     segments: int
-    phase: int
+    score: float = 0.0
+    geometry: dict[str, Any] = dataclasses.field(default_factory=dict)
     damage: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "message": self.message, "text": self.text, "confidence": round(self.confidence, 4), "p_value": float(f"{self.p_value:.3g}"),
-            "segments": self.segments, "phase": self.phase, "damage": self.damage,
-        }  # fmt: skip
+        return dataclasses.asdict(self) | {
+            "confidence": round(self.confidence, 4),
+            "p_value": float(f"{self.p_value:.3g}"),
+            "score": round(self.score, 1),
+        }
 
 
-def extract(net: REVMark, path: str | os.PathLike[str], progress: Progress | None = None) -> Extracted:
+def extract(net: REVMark, path: str | os.PathLike[str], progress: Progress | None = None, key: str = "") -> Extracted:
     """Read the mark of a video file.
 
-    Every phase of the segments is tried, so frames may have been cut off its beginning. A mark is claimed where segments agree as an unmarked
-    video would with a probability below 1e-6; two whole segments (16 frames) are the least that can agree.
+    A message or a text is claimed only where its check holds. Marks of ``base`` are found in whatever geometry, and at whatever clock the video has
+    now (:mod:`revmark_ref.sync`); of those of a network every phase of the segments is tried, and their segments must agree as those of an
+    unmarked video would with a probability below 1e-6 as well.
 
     Raises:
-        VideoError: unreadable, or shorter than a segment.
+        VideoError: unreadable, or too short to say anything.
     """
     damage = Damage()
+    if net.model.mapping == "waves":
+        found = reading.read(path, key, progress, damage)
+        if not found.windows:
+            raise VideoError(f"{path}: too short to be read")
+        message = None if found.bits is None else framing.to_hex(found.bits)
+        verdict = "message" if message else "text" if found.text else "unreadable" if found.marked else "none"
+        chance = {"message": reading.CHANCE, "text": reading.CHANCE, "unreadable": reading.CHANCE_MARKED, "none": 1.0}[verdict]
+        return Extracted(
+            message,
+            found.text,
+            verdict,
+            found.confidence,
+            chance,
+            found.windows,
+            found.score,
+            found.geometry(),
+            str(damage) if damage else None,
+        )
     logits = read_logits(net, small_frames(path, net.model.height, net.model.width, damage), progress)
     wrong = str(damage) if damage else None
     if not len(logits):
         raise VideoError(f"{path}: too short to be read, a segment has {net.model.frames} frames")
-    told = framing.find_text(logits, net.model.frames)  # first: the segments of a text that is repeated agree with each other, too
+    told = framing.find_text(logits, net.model.frames, key)  # first: the segments of a text that is repeated agree with each other, too
     if told is not None:
-        text, by = told
-        return Extracted(None, text, by.confidence, by.p_value, by.segments, by.phase, wrong)
-    found: Found = framing.search(logits, net.model.frames)
-    message = None if found.bits is None else framing.to_hex(found.bits)
-    return Extracted(message, None, found.confidence, found.p_value, found.segments, found.phase, wrong)
+        return Extracted(None, told[0], "text", told[1].confidence, told[1].p_value, told[1].segments, 0.0, {}, wrong)
+    agreed: Found = framing.search(logits, net.model.frames)
+    bits = None if agreed.bits is None else framing.message_of(agreed.bits, key)
+    verdict = "none" if agreed.bits is None else "unreadable" if bits is None else "message"
+    message = None if bits is None else framing.to_hex(bits)
+    return Extracted(message, None, verdict, agreed.confidence, agreed.p_value, agreed.segments, 0.0, {}, wrong)
 
 
 @torch.no_grad()

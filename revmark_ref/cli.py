@@ -16,6 +16,7 @@ from typing import Any
 from diffcodec.cli import run
 
 Progress = Callable[[int], None]
+_PRESETS = ("paper", "small", "linear-small", "base")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,30 +37,34 @@ def _parser() -> argparse.ArgumentParser:
     e.add_argument("input", type=Path)
     e.add_argument("output", type=Path, help=".mp4, .mkv, .mov or .m4v")
     what = e.add_mutually_exclusive_group(required=True)
-    what.add_argument("--message", metavar="HEX", help="payload of every segment, in hex digits (32 bits are 8 digits)")
-    what.add_argument("--text", metavar="STR", help="up to 200 bytes of UTF-8, spread over consecutive segments and repeated")
+    what.add_argument("--message", metavar="HEX", help="in hex digits: 16 (64 bits) for base, 4 for small")
+    what.add_argument("--text", metavar="STR", help="up to 200 bytes of UTF-8, spread over the video and repeated")
+    e.add_argument("--key", default="", metavar="STR", help="any string; only with the same one the mark is found again")
     e.add_argument("--psnr", type=float, default=40.0, help="of the marked frames before encoding, in dB")
-    e.add_argument("--crf", type=float, default=18.0, help="of libx264")
-    e.add_argument("--preset", default="ultrafast", help="of libx264; slower ones make smaller files")
-    e.add_argument("--weights", default="small", help="shipped weights by name, or a file")
+    e.add_argument("--crf", type=float, help="of libx264 (default: 20, and about the bits a second that the input's video has)")
+    e.add_argument("--preset", default="veryfast", help="of libx264; slower ones make smaller files")
+    e.add_argument("--weights", default="base", help="shipped weights by name, or a file")
+    e.add_argument("--force", action="store_true", help="also mark a video that carries a mark of this key already")
     e.add_argument(
         "--damaged", choices=["error", "keep"], default="error", help="what to do with a damaged input: keep marks what can be decoded"
     )
 
     x = verb("extract", _extract, "read the mark of a video file; exit status 0 also when there is none")
     x.add_argument("input", type=Path)
+    x.add_argument("--key", default="", metavar="STR", help="that the video was marked with")
     x.add_argument("--json", action="store_true", help="print JSON")
-    x.add_argument("--weights", default="small", help="shipped weights by name, or a file")
+    x.add_argument("--weights", default="base", help="shipped weights by name, or a file")
 
-    d = verb("detect", _detect, "tell which frames of a video file are marked")
+    d = verb("detect", _detect, "tell whether a video file is marked; with a detector, which of its frames")
     d.add_argument("input", type=Path)
-    d.add_argument("--json", action="store_true", help="print JSON, with a probability for each frame")
-    d.add_argument("--weights", default="small-detector", help="shipped detector by name, or a file")
+    d.add_argument("--key", default="", metavar="STR", help="that the video was marked with, for base")
+    d.add_argument("--json", action="store_true", help="print JSON, with a probability for each frame where a detector looks at frames")
+    d.add_argument("--weights", default="base", help="base, or a detector of frames: a shipped one by name (small-detector), or a file")
 
     t = verb("train", _train, "train encoder and decoder")
     t.add_argument("--data", required=True, help="folder of videos, a file of `revmark pack`, or 'synthetic'")
     t.add_argument("--out", type=Path, required=True, help="folder of the run")
-    t.add_argument("--preset", choices=["paper", "small"], default="small")
+    t.add_argument("--preset", choices=list(_PRESETS), default="small")
     t.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of the run")
     t.add_argument("--start", type=Path, help="weights or run to begin with")
     t.add_argument(
@@ -105,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tables", nargs="+", type=int, choices=range(1, 11), default=[1, 2, 3, 8, 9, 10], metavar="N", help="of the paper, 1..10"
     )
     v.add_argument("--variants", nargs="+", default=[], help="other weights, for tables 4 to 7")
-    v.add_argument("--detector", default="small-detector", help="for table 10")
+    v.add_argument("--detector", default="small-detector", help="for table 10 (of small's marks)")
     v.add_argument("--figures", action="store_true", help="figures 5 and 6 as well")
     v.add_argument("--windows", type=int, default=4, help="clips of each video")
     v.add_argument("--seed", type=int, default=0)
@@ -131,8 +136,17 @@ def _embed(args: argparse.Namespace, command: str) -> None:
 
     net, _ = weights.load(args.weights)
     with _bar("marking", args.input) as progress:
-        done = apply.embed(net, args.input, args.output, args.message, args.text, args.psnr, args.crf, args.preset, progress, args.damaged)
-    print(f"{args.output}: {done.frames} frames in {done.segments} segments, {args.psnr:g} dB before encoding")
+        done = apply.embed(
+            net, args.input, args.output, args.message, args.text, args.psnr, args.crf, args.preset, progress, args.damaged, args.key, args.force
+        )  # fmt: skip
+    print(
+        f"{args.output}: {done.frames} frames, {done.seconds:.1f} s, {args.psnr:g} dB before encoding;"
+        f" {_size(done.bytes_before)} became {_size(done.bytes_after)}"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def _extract(args: argparse.Namespace, command: str) -> None:
@@ -140,19 +154,37 @@ def _extract(args: argparse.Namespace, command: str) -> None:
 
     net, _ = weights.load(args.weights)
     with _bar("reading", args.input, quiet=args.json) as progress:
-        found = apply.extract(net, args.input, progress)
+        found = apply.extract(net, args.input, progress, args.key)
+    sure = f"({100 * found.confidence:.1f} % of the bits of {found.segments} segments agree, p = {found.p_value:.1e})"
     if args.json:
         print(json.dumps(found.to_dict()))
     elif found.text is not None:
-        print(f"text {found.text!r} ({100 * found.confidence:.1f} % of the bits of {found.segments} segments agree)")
+        print(f"text {found.text!r} {sure}")
     elif found.message is not None:
-        print(
-            f"message {found.message} ({100 * found.confidence:.1f} % of the bits of {found.segments} segments agree, p = {found.p_value:.1e})"
-        )
+        print(f"message {found.message} {sure}")
+    elif found.verdict == "unreadable":
+        print(f"marked, but unreadable: no message in {found.segments} segments passes its check (p of a mark = {found.p_value:.1e})")
     else:
-        print(f"no mark found in {found.segments} segments (p = {found.p_value:.2g})")
+        print(f"no mark found in {found.segments} segments")
+    if found.geometry and not args.json:
+        lies = _lies(found.geometry)
+        if lies:
+            print(f"the video was changed: {lies}")
     if found.damage:
         print(f"revmark extract: {args.input}: {found.damage}; what could be decoded was read", file=sys.stderr)
+
+
+def _lies(geometry: dict[str, Any]) -> str:
+    """What was done to a video, in words; empty where nothing was."""
+    across, down = geometry["scale"]
+    out = ["mirrored"] * geometry["mirrored"] + ["played backwards"] * geometry["backwards"]
+    if min(geometry["turn"], 360 - geometry["turn"]) >= 0.5:
+        out.append(f"turned by {geometry['turn']:g} degrees")
+    if max(abs(across - 1), abs(down - 1)) > 0.02:
+        out.append(
+            f"cut, padded or stretched (the mark is {across:g} times as wide and {down:g} times as tall as in a whole frame of this size)"
+        )
+    return ", ".join(out)
 
 
 def _detect(args: argparse.Namespace, command: str) -> None:
@@ -160,8 +192,25 @@ def _detect(args: argparse.Namespace, command: str) -> None:
 
     from . import apply, weights
 
-    detector, size = weights.load_detector(args.weights)
     damage = Damage()
+    if args.weights == "base":
+        with _bar("looking", args.input, quiet=args.json) as progress:
+            told = apply.extract(weights.load("base")[0], args.input, progress, args.key)
+        if args.json:
+            print(
+                json.dumps(
+                    {"marked": told.verdict != "none"}
+                    | {k: told.to_dict()[k] for k in ("verdict", "p_value", "score", "segments", "damage")}
+                )
+            )
+        elif told.verdict == "none":
+            print(f"not marked with this key, as far as {told.segments} segments tell")
+        else:
+            print(f"marked (an unmarked video would seem so with a probability of {told.p_value:.1e})")
+        if told.damage:
+            print(f"revmark detect: {args.input}: {told.damage}; what could be decoded was read", file=sys.stderr)
+        return
+    detector, size = weights.load_detector(args.weights)
     with _bar("looking", args.input, quiet=args.json) as progress:
         found = apply.detect(detector, size, args.input, progress, damage=damage)
     marked = apply.spans([p > 0.5 for p in found])

@@ -12,7 +12,7 @@ from typing import Any
 from diffcodec.checks import require
 from diffcodec.strength import Ramp
 
-MAPPINGS = ("linear", "spread")
+MAPPINGS = ("linear", "spread", "waves")
 MOTIONS = ("block", "spynet", "none")
 DISTORTIONS = ("none", "jpeg", "compnet", "revmark", "x264", "exact")
 
@@ -24,8 +24,9 @@ class Model:
     Attributes:
         bits: payload L (section 4.1: 96).
         frames, height, width: clip that one message is written into (section 4.1: 8 x 128 x 128).
-        mapping: how the message becomes a volume: "linear" (section 3.2: one linear layer, up-sampled) or "spread" (every bit over the whole
-            clip, as DVMark wants it; :class:`revmark_ref.mapping.Spread`).
+        mapping: how the message becomes a volume: "linear" (section 3.2: one linear layer, up-sampled), "spread" (every bit over the whole
+            clip, as DVMark wants it; :class:`revmark_ref.mapping.Spread`), or "waves" (no network at all: a wave for each bit and a mask;
+            :mod:`revmark_ref.waves`; of the fields below only ``tile`` counts then).
         widths: channels of the encoder's U-Net, one level each; each level after the first halves time, height and width.
         decoder_widths: channels of the decoder's strided convolutions.
         hidden: width of the decoder's first linear layer.
@@ -34,7 +35,7 @@ class Model:
         tas: with TAsBlock in encoder and decoder (section 3.1).
         motion: what TAsBlock aligns frames with: "block" (block search), "spynet" (the paper's; weights are brought along) or "none".
         target: index of TAsBlock's target frame (code: 4).
-        tile: side of the patterns of "spread".
+        tile: side of the patterns of "spread" and of the period of "waves".
         sigma: clipping of the residual at that many standard deviations, twice (code: 7).
     """
 
@@ -82,7 +83,7 @@ class Model:
     def side(self) -> int:
         """Height and width are multiples of this."""
         least = self.patch * 2 ** (len(self.widths) - 1)
-        return math.lcm(least, self.tile if self.mapping == "spread" else 8)
+        return math.lcm(least, 8 if self.mapping == "linear" else self.tile)
 
     def alpha(self, alpha: float) -> float:
         """Strength on this clip size that gives the PSNR of the paper's ``alpha`` on 3 x 128 x 128: its residual has one norm a frame."""
@@ -268,6 +269,29 @@ PRESETS: dict[str, Config] = {
             distortion=((0, "x264"), (500, "exact")), crf=(18.0, 32.0), codec_share=0.6,
             attack_weights=(0.5, 1.5, 0.5, 2.0, 0.5, 1.0),
             restart_below=0.0, validate_every=100, save_every=50,
+        ),
+    ),
+    # The paper's own mapping on a task that two CPU cores train in half an hour: the message is learnt at the paper's first strength, which then
+    # comes
+    # down over steps 400..800, and only then there is compression.
+    "linear-small": Config(
+        Model(
+            bits=32, height=64, width=64, widths=(16, 32, 64), decoder_widths=(16, 32, 64, 128), hidden=128, convs=1, patch=2, tas=False,
+            motion="none",
+        ),
+        Training(
+            steps=1400, batch=8, lr=1e-3, halve_every=900, warmup=20, alpha=Ramp(20.0, 6.5, 400, 800),
+            adversarial_weight=Ramp(0.0, 0.0, 0, 0), mask_weight=Ramp(0.0, 0.0, 0, 0),
+            distortion=((0, "none"), (900, "x264")), crf=(18.0, 36.0), codec_share=0.9, restart_below=0.0, validate_every=100, save_every=100,
+        ),
+    ),
+    # The mark of revmark_ref.waves at the paper's size: some hundred numbers, which begin near where they end.
+    "base": Config(
+        Model(mapping="waves", tile=32, tas=False, motion="none"),
+        Training(
+            steps=300, batch=8, lr=1e-2, halve_every=150, warmup=10, alpha=Ramp(6.2, 6.2, 0, 0), adversarial_weight=Ramp(0.0, 0.0, 0, 0),
+            mask_weight=Ramp(0.0, 0.0, 0, 0), distortion=((0, "x264"), (200, "exact")), crf=(18.0, 34.0), codec_share=0.6,
+            attack_weights=(0.5, 1.5, 0.5, 2.0, 0.5, 1.0), restart_below=0.0, validate_every=100, save_every=50,
         ),
     ),
 }  # fmt: skip

@@ -6,6 +6,7 @@ neighbouring segments, and would look like a message that is repeated; under the
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 
@@ -17,12 +18,42 @@ MASKS = 8
 CLAIM = 1e-6  # p-value below which a mark is claimed
 LONGEST = 200  # bytes of a text
 _CORRECTS = 4  # bytes of Reed-Solomon parity at least; half of them can be wrong
+_CHECK = 4  # bytes of a text's check
 
 Array = np.ndarray
 
 
 class MessageError(ValueError):
     """A message that cannot be written: not hex, of the wrong length, too long for the video."""
+
+
+def check_bits(bits: int) -> int:
+    """How many bits of a payload are its check: 32, half of a payload below 64 bits."""
+    return 32 if bits >= 64 else bits // 2
+
+
+def message_bits(bits: int) -> int:
+    """How many bits of a payload are the message."""
+    return bits - check_bits(bits)
+
+
+def check(message: Array, size: int, key: str = "") -> Array:
+    """Check of a message, ``size`` bits of its keyed hash (BLAKE2b, RFC 7693). Shape: ``[M] -> [size]``, 0 or 1."""
+    packed = np.packbits(np.asarray(message, dtype=np.uint8)).tobytes()
+    digest = hashlib.blake2b(packed, digest_size=8, key=key.encode()[:64], person=b"revmark check").digest()
+    return np.unpackbits(np.frombuffer(digest, dtype=np.uint8))[:size].astype(np.int64)
+
+
+def protected(message: Array, bits: int, key: str = "") -> Array:
+    """Payload ``[bits]`` of a message: the message, then its check."""
+    return np.concatenate([message, check(message, check_bits(bits), key)])
+
+
+def message_of(payload: Array, key: str = "") -> Array | None:
+    """Inverse of :func:`protected`; None where the check does not hold."""
+    size = check_bits(len(payload))
+    message = np.asarray(payload[: len(payload) - size], dtype=np.int64)
+    return message if (check(message, size, key) == payload[len(payload) - size :]).all() else None
 
 
 def masks(bits: int) -> Array:
@@ -149,13 +180,6 @@ def search(logits: Array, frames: int) -> Found:
 # --- text over several segments -----------------------------------------------------------------------------------------------
 
 
-def crc16(data: bytes) -> int:
-    """CRC-16/CCITT-FALSE (polynomial 0x1021, from 0xFFFF)."""
-    import binascii
-
-    return binascii.crc_hqx(data, 0xFFFF)
-
-
 def _code(length: int) -> tuple[object, int]:
     """Reed-Solomon code for a body of that many bytes, and its parity: a quarter of the body, at least 4 bytes."""
     from reedsolo import RSCodec
@@ -172,13 +196,17 @@ def sync(bits: int) -> Array:
 
 
 def segments_for(length: int, bits: int) -> int:
-    """Segments that a text of ``length`` bytes takes: the sync word and ``length, text, CRC-16`` under Reed-Solomon, L // 8 bytes each."""
-    body = 1 + length + 2
+    """Segments that a text of ``length`` bytes takes: the sync word and ``length, text, check`` under Reed-Solomon, L // 8 bytes each."""
+    body = 1 + length + _CHECK
     return 1 + -(-(body + _code(body)[1]) // (bits // 8))
 
 
-def frame_text(text: str, bits: int) -> Array:
-    """Segments ``[n, L]`` of a text: sync, then length, UTF-8 bytes and CRC-16 under Reed-Solomon.
+def _text_check(body: bytes, key: str) -> bytes:
+    return hashlib.blake2b(body, digest_size=_CHECK, key=key.encode()[:64], person=b"revmark text").digest()
+
+
+def frame_text(text: str, bits: int, key: str = "") -> Array:
+    """Segments ``[n, L]`` of a text: sync, then length, UTF-8 bytes and four bytes of their keyed hash under Reed-Solomon.
 
     Raises:
         MessageError: empty, longer than 200 bytes, or a payload below 8 bits.
@@ -189,7 +217,7 @@ def frame_text(text: str, bits: int) -> Array:
     if bits < 8:
         raise MessageError(f"--text needs a payload of at least 8 bits a segment, this model has {bits}")
     body = bytes([len(data)]) + data
-    body += crc16(body).to_bytes(2, "big")
+    body += _text_check(body, key)
     coded = bytes(_code(len(body))[0].encode(body))  # type: ignore[attr-defined]
     width = bits // 8
     coded += bytes(-len(coded) % width)
@@ -201,15 +229,40 @@ def frame_text(text: str, bits: int) -> Array:
     return np.stack(rows)
 
 
-def find_text(logits: Array, frames: int) -> tuple[str, Found] | None:
-    """The text that a video carries, None where there is none.
+def text_of(rows: Array, key: str = "") -> str | None:
+    """The text that words carry, None where there is none.
 
-    Repetitions are added up (soft) for every length that fits; a text is believed when the sync word stands out, Reed-Solomon decodes it, and
-    length and CRC-16 agree.
+    Repetitions are added up for every length that fits; a text is believed when the sync word stands out, Reed-Solomon decodes it, and length and
+    check agree.
+
+    Args:
+        rows: soft bits of neighbouring words, unmasked, ``[n, L]``.
+    """
+    bits = rows.shape[1]
+    mark = 2 * sync(bits) - 1
+    for cycle in sorted({segments_for(n, bits) for n in range(1, LONGEST + 1)}):
+        if cycle > len(rows):
+            break
+        folded = np.stack([rows[i::cycle].sum(0) for i in range(cycle)])
+        score = (folded * mark).sum(1) / (np.abs(folded).sum(1) + 1e-9)
+        at = int(score.argmax())
+        if score[at] < 0.5:
+            continue
+        for length in range(1, LONGEST + 1):
+            if segments_for(length, bits) == cycle:
+                text = _decode(np.roll(folded, -at, axis=0)[1:], length, bits, key)
+                if text is not None:
+                    return text
+    return None
+
+
+def find_text(logits: Array, frames: int, key: str = "") -> tuple[str, Found] | None:
+    """The text that the segments of a network's marks carry (:func:`text_of`), None where there is none.
 
     Args:
         logits: of the clips that begin at every frame, ``[N - T + 1, L]``.
         frames: T.
+        key: of the text.
     """
     bits = logits.shape[1]
     if bits < 8 or not np.isfinite(logits).all():
@@ -223,41 +276,31 @@ def find_text(logits: Array, frames: int) -> tuple[str, Found] | None:
             heard = ((plain > 0) == (mark > 0)).sum(1)  # of each segment with the sync word [n]
             tried.append((-np.sort(heard)[::-1][:4].sum(), phase, first, plain))
     for _, phase, first, plain in sorted(tried, key=lambda x: x[:3])[:4]:
-        for length in range(1, LONGEST + 1):
-            cycle = segments_for(length, bits)
-            if cycle > len(plain):
-                break
-            # the sync word is where the first segment of the cycle is; masks repeat every 8 segments, cycles every `cycle`
-            folded = np.stack([plain[i::cycle].sum(0) for i in range(cycle)])
-            score = (folded * mark).sum(1) / (np.abs(folded).sum(1) + 1e-9)
-            at = int(score.argmax())
-            if score[at] < 0.5:
-                continue
-            text = _decode(np.roll(folded, -at, axis=0)[1:], length, bits)
-            if text is None:
-                continue
-            sent = 2 * frame_text(text, bits)[(np.arange(len(plain)) - at) % cycle] - 1
-            right = float(((plain > 0) == (sent > 0)).mean())
+        text = text_of(plain, key)
+        if text is not None:
+            sent = 2 * frame_text(text, bits, key) - 1
+            cycle = len(sent)
+            right = max(float(((plain > 0) == (sent[(np.arange(len(plain)) - at) % cycle] > 0)).mean()) for at in range(cycle))
             p = math.exp(-2 * plain.size * max(0.0, right - 0.5) ** 2)  # Hoeffding's bound
             return text, Found(None, min(1.0, p * LONGEST * MASKS * frames), right, len(plain), phase, first)
     return None
 
 
-def _decode(rows: Array, length: int, bits: int) -> str | None:
+def _decode(rows: Array, length: int, bits: int, key: str) -> str | None:
     from reedsolo import ReedSolomonError
 
     width = bits // 8
     data = np.packbits((rows[:, : 8 * width] > 0).astype(np.uint8), axis=1).tobytes()
-    body = 1 + length + 2
+    body = 1 + length + _CHECK
     code, parity = _code(body)
     try:
         plain = bytes(code.decode(data[: body + parity])[0])  # type: ignore[attr-defined]
     except ReedSolomonError:
         return None
-    if plain[0] != length or crc16(plain[:-2]) != int.from_bytes(plain[-2:], "big"):
+    if plain[0] != length or _text_check(plain[:-_CHECK], key) != plain[-_CHECK:]:
         return None
     try:
-        return plain[1:-2].decode()
+        return plain[1:-_CHECK].decode()
     except UnicodeDecodeError:
         return None
 

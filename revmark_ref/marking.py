@@ -1,24 +1,29 @@
-"""How a video is marked on its way through: frames at the model's size, residuals on the planes, tracks, time stamps."""
+"""How a video is marked on its way through: what is drawn on the frames (a network's residual, or waves), planes, tracks, time stamps."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffcodec.media import Converter, Damage, Pictures, decode, lost_in_8_bits, orientation, turned, x264_options
 from diffcodec.video import VideoError
 
 from . import framing
+from .filemark import FLATTEST, PERIOD, Mark, Painter
 from .model import REVMark
+from .waves import BASE, POWER, hidden
 
 Progress = Callable[[int], None]
 TOGETHER = 2  # segments that go through the network at once: for a single one torch has no fast 3-D convolution on a CPU
@@ -31,15 +36,18 @@ class Marked:
     """What :func:`revmark_ref.embed` did.
 
     Attributes:
-        frames, segments: written; the last segment may be cut short by the end of the video.
+        frames, segments: written (a segment of waves is a period); the last segment may be cut short by the end of the video.
         seconds: length of the video.
         damage: what is wrong with the input, None where nothing was noticed.
+        bytes_before, bytes_after: sizes of both files.
     """
 
     frames: int
     segments: int
     seconds: float
     damage: str | None = None
+    bytes_before: int = 0
+    bytes_after: int = 0
 
 
 # Tags that say how the input was written, not what it is
@@ -76,31 +84,49 @@ class _Clock:
         return stamp
 
 
+class Pen(Protocol):
+    """What draws a mark on frames.
+
+    Attributes:
+        together: frames that are drawn on at once; fewer at the end.
+        least: frames that a video must have to be read back.
+    """
+
+    together: int
+    least: int
+
+    def start(self, frame: Any, turn: tuple[int, bool], format_: str) -> None:
+        """The first frame, how it is turned, and the format that is written."""
+
+    def __call__(self, frames: list[Any], seconds: list[float]) -> Iterator[Any]:
+        """The marked frames, turned."""
+
+    def segments(self) -> int:
+        """How many segments (periods) were written."""
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How the marked video is written: libx264's CRF and preset, and bits a second that are not to be exceeded by much (None: as many as it
+    takes)."""
+
+    crf: float
+    preset: str
+    most: int | None = None
+
+
 class Marking:
-    """One video on its way through: decode, mark by segments, encode, interleave with what is copied."""
+    """One video on its way through: decode, mark, encode, interleave with what is copied."""
 
     def __init__(
-        self,
-        net: REVMark,
-        reader: Any,
-        video: Any,
-        writer: Any,
-        rows: np.ndarray,
-        psnr: float,
-        crf: float,
-        preset: str,
-        progress: Progress | None,
-        source: Path,
-        damaged: str,
+        self, pen: Pen, reader: Any, video: Any, writer: Any, coding: Coding, progress: Progress | None, source: Path, damaged: str
     ) -> None:
-        self.net, self.reader, self.video, self.writer = net, reader, video, writer
-        self.rows, self.progress, self.source, self.damaged = rows, progress, source, damaged
-        self.mse, self.crf, self.preset = 10 ** (-psnr / 10), crf, preset
-        self.white = framing.masks(net.model.bits)
+        self.pen, self.reader, self.video, self.writer = pen, reader, video, writer
+        self.coding, self.progress, self.source, self.damaged = coding, progress, source, damaged
         self.stream: Any = None
         self.rate = video.average_rate or video.guessed_rate or Fraction(25)
         self.clock = _Clock(round(1 / (self.rate * video.time_base)))
-        self.frames = self.segments = 0
+        self.frames = 0
         self.first: int | None = None
         self.last = 0
 
@@ -124,7 +150,7 @@ class Marking:
                     pass_on(packet)
             self._judge(damage)
             held.append(frame)
-            if len(held) == TOGETHER * self.net.model.frames:
+            if len(held) == self.pen.together:
                 self._write(held)
                 held = []
         if held:
@@ -134,11 +160,11 @@ class Marking:
         self._judge(damage)
         if damage:
             warnings.warn(f"{self.source}: {damage}; what could be decoded was marked", stacklevel=3)
-        if self.frames < self.net.model.frames:
-            raise VideoError(f"{self.source}: {self.frames} frames; a mark needs at least {self.net.model.frames}")
+        if self.frames < self.pen.least:
+            raise VideoError(f"{self.source}: {self.frames} frames; a mark needs at least {self.pen.least} to be read back")
         self.writer.mux(self.stream.encode(None))
         length = (self.last - (self.first or 0)) * self.video.time_base
-        return Marked(self.frames, self.segments, float(length), str(damage) if damage else None)
+        return Marked(self.frames, self.pen.segments(), float(length), str(damage) if damage else None)
 
     def _judge(self, damage: Damage) -> None:
         if damage and self.damaged == "error":
@@ -180,13 +206,17 @@ class Marking:
         context = self.video.codec_context
         if lost := lost_in_8_bits(frame):
             warnings.warn(f"{self.source} has {lost}; it is marked in 8 bits without", stacklevel=5)
-        options = x264_options({"crf": str(self.crf), "preset": self.preset})
+        given = {"crf": f"{self.coding.crf:g}", "preset": self.coding.preset}
+        if self.coding.most is not None:
+            given |= {"maxrate": str(self.coding.most), "bufsize": str(2 * self.coding.most)}
+        options = x264_options(given)
         stream = self.writer.add_stream("libx264", rate=self.rate, options=options)
         h, w = (frame.width, frame.height) if self.turn[0] % 2 else (frame.height, frame.width)
         stream.height, stream.width = h, w
         stream.pix_fmt = "yuv420p" if h % 2 == 0 and w % 2 == 0 else "yuv444p"
         stream.codec_context.time_base = self.video.time_base
         own = stream.codec_context
+        own.thread_count = min(4, os.cpu_count() or 1)  # of the encoder: drawing goes on meanwhile
         for name in ("colorspace", "color_range", "color_primaries", "color_trc", "sample_aspect_ratio"):
             with contextlib.suppress(AttributeError, TypeError, ValueError, ZeroDivisionError):
                 value = getattr(context, name)
@@ -196,30 +226,116 @@ class Marking:
 
     @torch.no_grad()
     def _write(self, held: list[Any]) -> None:
-        """Mark and encode the frames of up to ``TOGETHER`` segments; what the end cuts short is filled with the last frame for the model."""
+        stamps = [self.clock(frame.pts) for frame in held]
+        base = self.video.time_base
+        if self.first is None:
+            self.first = stamps[0]
+            self.pen.start(held[0], self.turn, self.stream.pix_fmt)
+        for marked, stamp in zip(self.pen(held, [float((s - self.first) * base) for s in stamps]), stamps):
+            marked.pts, marked.time_base = stamp, base
+            self.last = stamp
+            self.writer.mux(self.stream.encode(marked))
+            self.frames += 1
+        if self.progress is not None:
+            self.progress(self.frames)
+
+
+class SegmentPen:
+    """Draws what a network makes of a segment of frames at its own size (A.1).
+
+    Args:
+        net: the model.
+        rows: payloads ``[n, L]`` of segments, in turn.
+        psnr: of the marked frames, in dB.
+    """
+
+    def __init__(self, net: REVMark, rows: np.ndarray, psnr: float) -> None:
+        self.net, self.rows, self.mse = net, rows, 10 ** (-psnr / 10)
+        self.white = framing.masks(net.model.bits)
+        self.together, self.least = TOGETHER * net.model.frames, 2 * net.model.frames
+        self.done = 0
+
+    def segments(self) -> int:
+        return self.done
+
+    def start(self, frame: Any, turn: tuple[int, bool], format_: str) -> None:
+        self.planes = _Planes(frame, turn, format_)
+        model = self.net.model
+        self.widen = _Widen(self.planes, (model.height, model.width))
+
+    def __call__(self, frames: list[Any], seconds: list[float]) -> Iterator[Any]:
+        """Up to ``TOGETHER`` segments; what the end cuts short is filled with the last frame for the model."""
         model, t = self.net.model, self.net.model.frames
         picture = Small(model.height, model.width)
-        clip = torch.stack([picture(f) for f in held])  # [n, 3, h, w]
+        clip = torch.stack([picture(f) for f in frames])  # [n, 3, h, w]
         clip = torch.cat([clip, clip[-1:].expand(TOGETHER * t - len(clip), -1, -1, -1)]).unflatten(0, (TOGETHER, t))
-        number = self.segments + np.arange(TOGETHER)
+        number = self.done + np.arange(TOGETHER)
         signs = (2 * self.rows[number % len(self.rows)] - 1) * self.white[number % framing.MASKS]
         residuals = self.net.residual(clip, torch.from_numpy((signs > 0).astype(np.float32)), 6.2)  # [TOGETHER, T, 3, h, w]
-        marker = _Planes(held[0], self.turn, self.stream.pix_fmt, residuals.shape[-2:])
-        for residual in residuals:
-            now, held = held[:t], held[t:]
-            if not now:
-                break
-            planes = marker.scaled(residual[: len(now)], self.mse)
-            self.segments += 1
-            for i, frame in enumerate(now):
-                marked = marker.add(frame, [p[i] for p in planes])
-                marked.pts, marked.time_base = self.clock(frame.pts), self.video.time_base
-                self.first = marked.pts if self.first is None else self.first
-                self.last = marked.pts
-                self.writer.mux(self.stream.encode(marked))
-                self.frames += 1
-            if self.progress is not None:
-                self.progress(self.frames)
+        for i, residual in enumerate(residuals):
+            now = frames[i * t : (i + 1) * t]
+            if now:
+                planes = self.widen(residual[: len(now)], self.mse)
+                self.done += 1
+                for j, frame in enumerate(now):
+                    yield self.planes.add(frame, [p[j] for p in planes])
+
+
+class WavePen:
+    """Draws the waves of a key (:mod:`revmark_ref.filemark`) on luma, below what the picture hides; colours are not touched.
+
+    Args:
+        mark: of the key.
+        words: payloads ``[n, BITS]``.
+        psnr: of the marked frames, in dB; where a picture has nearly no texture the mark is weaker, so that it stays unseen.
+    """
+
+    together = 1
+
+    def __init__(self, mark: Mark, words: np.ndarray, psnr: float, rate: float) -> None:
+        self.mark, self.words, self.level = mark, words, 255 * 10 ** (-psnr / 20)
+        self.least = math.ceil(SHORTEST * rate)
+        self.last = 0.0
+
+    def segments(self) -> int:
+        return math.ceil(self.last / PERIOD + 1e-9) or 1
+
+    def start(self, frame: Any, turn: tuple[int, bool], format_: str) -> None:
+        self.planes = _Planes(frame, turn, format_)
+        h, w = self.planes.h, self.planes.w
+        scale = min(1.0, GRID / min(h, w))
+        self.grid = (round(h * scale), round(w * scale))
+        self.painter = Painter(self.mark, self.words, *self.grid)
+        self.luma = Luma(*self.grid)
+
+    def __call__(self, frames: list[Any], seconds: list[float]) -> Iterator[Any]:
+        for frame, at in zip(frames, seconds):
+            self.last = at
+            mask = hidden(self.luma(frame)[None, None])[0, 0]
+            waves = self.painter(at)
+            fine = F.interpolate((mask * waves)[None, None], (self.planes.h, self.planes.w), mode="bilinear")[0, 0]
+            gain = self.level / max(1e-6, float(fine.norm()) / math.sqrt(fine.numel()))
+            gain = min(gain, FLATTEST / (BASE**POWER * float(waves.norm()) / math.sqrt(waves.numel())))
+            yield self.planes.add(frame, [fine.mul_(gain * self.planes.gains[0]).round_().to(torch.int16), None, None])
+
+
+GRID = 192  # short side of the grid that a mark is drawn on before it is widened to the frame
+SHORTEST = 4 * PERIOD  # seconds
+
+
+class Luma:
+    """Luma of decoded frames as they are shown, at a given size, each pixel the mean of the area that it covers."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.height, self.width = height, width
+        self._convert = Converter()
+
+    def __call__(self, frame: Any) -> Tensor:
+        """Shape: ``[height, width]``, in 8-bit levels."""
+        turn = orientation(frame)
+        height, width = (self.width, self.height) if turn[0] % 2 else (self.height, self.width)
+        picture = self._convert(frame, "gray", width=width, height=height, interpolation="AREA")
+        return torch.from_numpy(np.ascontiguousarray(turned(picture, turn))).float()
 
 
 class Small:
@@ -236,9 +352,9 @@ class Small:
 
 
 class _Planes:
-    """Adds a small RGB residual to the YCbCr planes of frames of one size, turned as they are shown."""
+    """Adds residuals to the YCbCr planes of frames of one size, turned as they are shown."""
 
-    def __init__(self, frame: Any, turn: tuple[int, bool], format_: str, size: Any) -> None:
+    def __init__(self, frame: Any, turn: tuple[int, bool], format_: str) -> None:
         self.format, self.turn, self.convert = format_, turn, Converter()
         half = format_ == "yuv420p"
         h, w = frame.height, frame.width
@@ -246,7 +362,6 @@ class _Planes:
         self.sizes = [s[::-1] if turn[0] % 2 else s for s in self.stored]
         self.h, self.w = self.sizes[0]
         self.room = torch.empty(self.h * self.w, dtype=torch.int16)
-        self.matrices = [(_widen(n, size[0]), _widen(m, size[1])) for n, m in self.sizes[:2]]
         full = int(frame.color_range or 0) == 2
         self.gains = (1.0, 1.0) if full else (219 / 255, 224 / 255)
         kr, kb = _WEIGHTS[709 if int(frame.colorspace or 2) == 1 else 601]
@@ -258,35 +373,53 @@ class _Planes:
             ]
         )
 
-    def scaled(self, residual: Tensor, mse: float) -> list[Tensor]:
-        """Residual of each plane on its 8-bit scale, of that mean squared error in RGB. Shape: ``[n, 3, h, w]`` -> three ``[n, H, W]``."""
-        rows, columns = self.matrices[0]
-        # energy after widening, without widening: ||A x B'||^2 = <A'A x, x B'B>
-        energy = ((rows.T @ rows) @ residual * (residual @ (columns.T @ columns))).sum() / (residual.shape[0] * 3 * self.h * self.w)
-        gain = float((mse / energy.clamp(min=1e-20)).sqrt())
-        ycc = torch.einsum("ij,njhw->nihw", self.matrix, residual * (255 * gain))
-        out = []
-        for i in range(3):
-            a, b = self.matrices[min(i, 1)]
-            out.append((a @ (ycc[:, i] * self.gains[min(i, 1)]) @ b.T).round_().to(torch.int16))
-        return out
-
-    def add(self, frame: Any, planes: list[Tensor]) -> Any:
-        """The frame with a residual for each plane added."""
+    def add(self, frame: Any, residuals: Sequence[Tensor | None]) -> Any:
+        """The frame with a residual for each plane added, None leaves a plane as it is."""
         import av
 
         flat = self.convert(frame, self.format, width=self.stored[0][1], height=self.stored[0][0]).reshape(-1)
         out, read, at = torch.empty(len(flat), dtype=torch.uint8), 0, 0
-        for (h, w), (rows, columns), residual in zip(self.stored, self.sizes, planes):
-            plane = np.ascontiguousarray(turned(flat[read : read + h * w].reshape(h, w), self.turn))
-            torch.add(torch.from_numpy(plane), residual, out=self.room[: h * w].view(rows, columns))
-            out[at : at + h * w] = self.room[: h * w].clamp_(0, 255)
+        for (h, w), (rows, columns), residual in zip(self.stored, self.sizes, residuals):
+            plane = torch.from_numpy(np.ascontiguousarray(turned(flat[read : read + h * w].reshape(h, w), self.turn)))
+            if residual is None:
+                out[at : at + h * w] = plane.reshape(-1)
+            else:
+                torch.add(plane, residual, out=self.room[: h * w].view(rows, columns))
+                out[at : at + h * w] = self.room[: h * w].clamp_(0, 255)
             read += h * w
             at += h * w
         array = out.numpy().reshape((-1, self.w) if self.format == "yuv420p" else (3, self.h, self.w))
         marked = av.VideoFrame.from_ndarray(array, format=self.format)
         marked.colorspace, marked.color_range = frame.colorspace, frame.color_range
         return marked
+
+
+class _Widen:
+    """Small RGB residuals, brought to the planes of a frame.
+
+    Args:
+        planes: of the frame.
+        size: of the residuals.
+    """
+
+    def __init__(self, planes: _Planes, size: tuple[int, int]) -> None:
+        self.planes = planes
+        self.matrices = [(_widen(n, size[0]), _widen(m, size[1])) for n, m in planes.sizes[:2]]
+
+    def __call__(self, residual: Tensor, mse: float) -> list[Tensor]:
+        """Residual of each plane on its 8-bit scale, of that mean squared error in RGB. Shape: ``[n, 3, h, w]`` -> three ``[n, H, W]``."""
+        rows, columns = self.matrices[0]
+        # energy after widening, without widening: ||A x B'||^2 = <A'A x, x B'B>
+        energy = ((rows.T @ rows) @ residual * (residual @ (columns.T @ columns))).sum() / (
+            residual.shape[0] * 3 * self.planes.h * self.planes.w
+        )
+        gain = float((mse / energy.clamp(min=1e-20)).sqrt())
+        ycc = torch.einsum("ij,njhw->nihw", self.planes.matrix, residual * (255 * gain))
+        out = []
+        for i in range(3):
+            a, b = self.matrices[min(i, 1)]
+            out.append((a @ (ycc[:, i] * self.planes.gains[min(i, 1)]) @ b.T).round_().to(torch.int16))
+        return out
 
 
 def _widen(n: int, m: int) -> Tensor:

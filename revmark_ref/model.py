@@ -17,6 +17,7 @@ from diffcodec.checks import check_video
 from .blocks import SLOPE, Motion, TAsBlock, conv, estimator, level, scale_residual, to_channels, to_pixels
 from .config import Model
 from .mapping import Linear, Matched, Spread, dct_basis
+from .waves import WaveDecoder, WaveEncoder
 
 
 def inside(video: Tensor) -> Tensor:
@@ -158,8 +159,9 @@ class REVMark(nn.Module):
         super().__init__()
         self.model = model
         self.motion = estimator(model.motion)
-        self.encoder = Encoder(model, self.motion)
-        self.decoder = Decoder(model, self.motion)
+        waves = model.mapping == "waves"
+        self.encoder: Encoder | WaveEncoder = WaveEncoder(model) if waves else Encoder(model, self.motion)
+        self.decoder: Decoder | WaveDecoder = WaveDecoder(model) if waves else Decoder(model, self.motion)
 
     def check(self, video: Tensor) -> None:
         check_video(video, "REVMark")
@@ -185,15 +187,18 @@ class REVMark(nn.Module):
         self.check(video)
         if message.shape != (len(video), self.model.bits):
             raise ValueError(f"REVMark expected a message [{len(video)}, {self.model.bits}], got shape {tuple(message.shape)}")
+        if isinstance(self.encoder, WaveEncoder):
+            return self.encoder(video, message.to(video), alpha, self.decoder)[:, :, None].expand_as(video) / 255  # type: ignore[no-any-return]
         clip = inside(video)
-        heard = None if self.decoder.filter is None else self.decoder.filter.read(clip)
+        matched = self.decoder.filter if isinstance(self.decoder, Decoder) else None
+        heard = None if matched is None else matched.read(clip)
         out = self.encoder(clip, message.to(video), self.model.alpha(alpha), heard)
         return out.transpose(1, 2) / 2
 
     def extract(self, video: Tensor) -> Tensor:
         """Logits ``[B, L]`` of the bits of a clip ``[B, T, 3, H, W]`` in [0, 1]."""
         self.check(video)
-        return self.decoder(inside(video))  # type: ignore[no-any-return]
+        return self.decoder(video if isinstance(self.decoder, WaveDecoder) else inside(video))  # type: ignore[no-any-return]
 
 
 class Discriminator(nn.Module):
@@ -241,7 +246,7 @@ class Detector(nn.Module):
     @classmethod
     def of(cls, net: REVMark, width: int = 32) -> Detector:
         """A detector to be trained for a model's marks, which begins with the model's patterns."""
-        spread = net.decoder.filter
+        spread = getattr(net.decoder, "filter", None)
         if spread is None:
             return cls(width)
         share, bits = spread.weight.shape[:2]

@@ -21,6 +21,7 @@ from .model import Detector, REVMark
 FOLDER = Path(__file__).parent / "weights"
 # of the files in the package: SHA-256
 SHIPPED = {
+    "base": "f636728c1057547d31f216788a9994dfcea25e5d35c4871ad98d667474c9a53f",
     "small": "b261475125f79ee95dc71f8a3da74f576e38a919c9e3992935fabf30794d9477",
     "small-detector": "c1625cd9dae2e8eef8dd1bffcfed4d047d4f920014a91d42d3b2a6d9c6d15c25",
 }
@@ -67,7 +68,7 @@ def load(name: str | os.PathLike[str]) -> tuple[REVMark, Config]:
     """A model ready for use, with the configuration that it was trained with.
 
     Args:
-        name: "small", or a file that :func:`export` wrote.
+        name: "base", "small", or a file that :func:`export` wrote.
 
     Raises:
         CheckpointError: missing, damaged, or not weights of revmark.

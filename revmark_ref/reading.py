@@ -1,0 +1,198 @@
+"""The mark of ``base`` read from a file: frames in, a message whose check holds or none."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffcodec.media import Damage, decode, opened, orientation
+
+from . import framing, sync
+from .filemark import CELLS, TILE, VECTORS, WORD, Mark
+from .marking import Luma, Progress
+from .sync import Aligned, Place, Windows
+
+TRIALS = 4  # alignments of a geometry
+WORTH = 6.5  # score of a geometry below which reading is not tried
+MARKED = 12.0  # score of a geometry from which a mark is there
+AGREED = 0.7  # and agreement of its pilots
+CHANCE = 48 * 2.0**-32  # that one of the payloads tried in 20 s of an unmarked video passes the check of 32 bits
+CHANCE_MARKED = 1e-6  # see docs
+TOGETHER = (4, 10**9)  # windows that are added up before a spectrum's power is taken
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a file says.
+
+    Attributes:
+        bits: message ``[M]``, None where none was read.
+        text: None where none was read.
+        marked: a mark is there, readable or not.
+        confidence: share of the payload's bits of all windows that agree with the message.
+        score: of the best geometry.
+        windows: that were searched.
+        place, aligned: the geometry.
+        cell: pixels of a cell in an uncut frame of this size.
+    """
+
+    bits: np.ndarray | None
+    text: str | None
+    marked: bool
+    confidence: float
+    score: float
+    windows: int
+    place: Place | None
+    aligned: Aligned | None
+    cell: float
+
+    def geometry(self) -> dict[str, Any]:
+        """How the marked frame lies in the one that was read: scales of its width and height, turn in degrees (clockwise), mirrored (left to
+        right, before
+        the turn), backwards; empty where no mark is."""
+        if self.place is None or self.aligned is None:
+            return {}
+        pose = self.aligned.pose
+        # wave vectors go with the inverse transposed of what places go with
+        forward = np.linalg.inv((self.place.map @ sync.ORIENTATIONS[pose.orientation]).T) / self.cell  # [2, 2], rows and columns
+        mirrored = bool(np.linalg.det(forward) < 0)
+        straight = forward @ np.diag([1.0, -1.0 if mirrored else 1.0])
+        return {
+            "scale": [round(float(np.linalg.norm(forward[:, i])), 3) for i in (1, 0)],
+            "turn": round(float(np.rad2deg(np.arctan2(straight[0, 1], straight[1, 1]))) % 360, 1) % 360,
+            "mirrored": mirrored,
+            "backwards": pose.backwards,
+        }
+
+
+def frames(path: str | os.PathLike[str], damage: Damage, progress: Progress | None = None) -> Iterator[tuple[Tensor, float]]:
+    """Luma of each frame, ``sync.ROWS`` pixels over the short side at most, and its time in seconds.
+
+    Raises:
+        VideoError: unreadable file.
+    """
+    luma: Luma | None = None
+    last = -1.0
+    with opened(path) as (container, stream):
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        for seen, frame in enumerate(decode(container, stream, damage), 1):
+            shown = (frame.width, frame.height) if orientation(frame)[0] % 2 else (frame.height, frame.width)
+            scale = min(1.0, sync.ROWS / min(shown))
+            height, width = (max(8, round(n * scale)) for n in shown)
+            if luma is None or (luma.height, luma.width) != (height, width):
+                luma = Luma(height, width)
+            at = float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else last + 1 / rate
+            if not last < at < last + 5:  # a clock that jumps: go on beside it
+                at = last + 1 / rate
+            last = at
+            yield luma(frame), at
+            if progress is not None:
+                progress(seen)
+
+
+def groups(source: Iterator[tuple[Tensor, float]]) -> Iterator[Tensor]:
+    """Demodulated windows, ``sync.GROUP`` at a time. A frame of another size begins a new group."""
+    windows, held = Windows(), list[Tensor]()
+    size = None
+    for y, at in source:
+        if size is not None and y.shape != size:
+            held += windows.end()
+            if held:
+                yield torch.stack(held)
+            windows, held = Windows(), []
+        size = y.shape
+        held += windows.add(sync.whitened(y), at)
+        if len(held) >= sync.GROUP:
+            yield torch.stack(held)
+            held = []
+    held += windows.end()
+    if held:
+        yield torch.stack(held)
+
+
+def read(
+    path: str | os.PathLike[str], key: str = "", progress: Progress | None = None, damage: Damage | None = None, groups_: int | None = None
+) -> Read:
+    """Search a file for the mark of a key, 20 s at a time, until a message is read.
+
+    Args:
+        path: any video that ffmpeg reads.
+        key: of the mark.
+        progress: called with the number of frames seen.
+        damage: counts what is wrong with the file.
+        groups_: most groups of 20 s that are searched, None for all.
+
+    Raises:
+        VideoError: unreadable file.
+    """
+    mark = Mark.of(key)
+    best: Read | None = None
+    seen = 0
+    for windows in itertools.islice(groups(frames(path, Damage() if damage is None else damage, progress)), groups_):
+        seen += len(windows)
+        found = read_group(windows, mark, key, seen)
+        if found.bits is not None or found.text is not None:
+            return found
+        if best is None or (found.marked, found.score) > (best.marked, best.score):
+            best = found
+    return best or Read(None, None, False, 0.0, 0.0, 0, None, None, 1.0)
+
+
+def read_group(windows: Tensor, mark: Mark, key: str, seen: int) -> Read:
+    """Read some windows ``[C, H, W]``."""
+    cell = min(windows.shape[1:]) / CELLS
+    score, marked = 0.0, False
+    where: tuple[Place, Aligned] | None = None
+    for together in TOGETHER:
+        for place in sync.search(sync.Spectrum(windows, min(together, len(windows))), cell):
+            score = max(score, place.score)
+            if place.score < WORTH:
+                continue
+            v = sync.responses(windows, place)
+            trials = sorted((a for x in sync.combined(v) for a in sync.align(x, mark)), key=lambda a: -a.likelihood)
+            for aligned in trials[:TRIALS]:
+                sure = place.score > MARKED and aligned.pilots > AGREED
+                bits = framing.message_of(mark.bits(aligned.z), key)
+                text = read_text(v, aligned, mark, key) if bits is None and sure else None
+                if bits is not None or text is not None:
+                    return Read(bits, text, True, confidence(v, aligned, mark), place.score, seen, place, aligned, cell)
+                if sure and where is None:
+                    marked, where = True, (place, aligned)
+    place_, aligned_ = where or (None, None)
+    return Read(None, None, marked, 0.0, score, seen, place_, aligned_, cell)
+
+
+def confidence(v: np.ndarray, aligned: Aligned, mark: Mark) -> float:
+    """Share of single waves of all windows whose sign agrees with the payload that they say together."""
+    v = aligned.pose.of(v)
+    x = _model(aligned, mark) * mark.signs(mark.bits(aligned.z))
+    lined = v * np.exp(-1j * np.angle(v @ x.conj()))[:, None] * x.conj()
+    return float((lined[:, mark.data].real > 0).mean())
+
+
+def read_text(v: np.ndarray, aligned: Aligned, mark: Mark, key: str) -> str | None:
+    """The text of windows ``[C, J]``: words of ``WORD`` periods, from whichever window on."""
+    plain = aligned.pose.of(v) * _model(aligned, mark).conj()
+    if aligned.pose.backwards:
+        plain = plain[::-1]
+    plain = plain * np.exp(-1j * np.angle(plain[:, mark.pilots].sum(1)))[:, None]  # the clock's phase in each window
+    for first in range(WORD):
+        words = [mark.bits(plain[i : i + 2].sum(0)) for i in range(first, len(plain) - 1, WORD)]
+        if words:
+            text = framing.text_of(2.0 * np.stack(words) - 1, key)
+            if text is not None:
+                return text
+    return None
+
+
+def _model(aligned: Aligned, mark: Mark) -> np.ndarray:
+    """What a window says of waves of sign +1."""
+    turn = 2 * np.pi / TILE * (VECTORS @ aligned.offset)
+    return np.exp(1j * (mark.phases + turn))  # type: ignore[no-any-return]

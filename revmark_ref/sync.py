@@ -1,0 +1,363 @@
+"""How the mark of a file is found, whatever was done to its geometry and its clock.
+
+1. Frames are whitened and demodulated: multiplied by the waves' turning in time and added up over windows of two periods (a lock-in). What does
+not move
+   goes; of each window remains a complex picture in which bit j is a plane wave.
+2. In the spectrum of those pictures the mark is a set of points on a lattice, whatever the message. The map from cells to pixels (scale of each
+axis, turn,
+   mirror) that puts the most power under the lattice is searched.
+3. At those points each window gives a vector of 120 complex numbers. Windows differ by a phase (cuts, speed, start) and by how well they were
+kept: their
+   first singular vector adds them up. Where the frame's centre was, and the phase, is what the pilots say.
+4. The signs of the waves are the payload; whether it is one is for its check to say (:mod:`revmark_ref.framing`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .filemark import CELLS, PERIOD, TILE, VECTORS, Mark
+from .waves import SIZE, deviation
+
+ROWS = 192  # pixels of the short side that are looked at: 1.5 to a cell
+BASE = 3.0  # levels added to the deviation when whitening
+GROUP = 64  # windows that are searched together: 20 s
+SCALES = math.log(1.75)  # either way
+ASPECTS = math.log(1.5)
+TILT = 6.5  # degrees either way
+# how a frame may lie: mirrored or not, and quarter turns; from wave vectors of the marked frame to those of the one that is looked at
+ORIENTATIONS = [np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), q) @ np.diag([1, m]) for m in (1, -1) for q in range(4)]
+_NUMBER = {tuple(v): i for i, v in enumerate(VECTORS.tolist())}
+# where the response to each wave is found among those to the lattice, if the frame lies so
+_PLACES = [np.array([_NUMBER[tuple(v)] for v in (VECTORS @ o.T).tolist()]) for o in ORIENTATIONS]
+
+
+_SQUARES = (VECTORS**2).sum(1)
+_NEAR = np.abs(_SQUARES[:, None] - _SQUARES) <= 6
+_RINGS = _NEAR / _NEAR.sum(1, keepdims=True)  # mean over waves of about the same frequency
+
+
+class Windows:
+    """Demodulates frames over windows of two periods that begin at every period."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, _Window] = {}
+
+    def add(self, y: Tensor, seconds: float) -> Iterator[Tensor]:
+        """Take in a whitened frame ``[H, W]``; hands out the windows that it ends, complex ``[H, W]``."""
+        at = seconds / PERIOD
+        last = math.floor(at)
+        for number in [n for n in self.open if n < last - 1]:
+            yield from self.open.pop(number).end()
+        for number in (last - 1, last):
+            if number not in self.open:
+                self.open[number] = _Window(y)
+            self.open[number].add(y, at, math.sin(math.pi * (at - number) / 2) ** 2)
+
+    def end(self) -> Iterator[Tensor]:
+        """The windows that are open still."""
+        for number in sorted(self.open):
+            yield from self.open.pop(number).end()
+
+
+class _Window:
+    """Sums of a window: frames times the turning wave, frames, and the weights."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.real, self.imaginary, self.plain = (torch.zeros_like(like) for _ in range(3))
+        self.total, self.turned, self.frames = 0.0, 0j, 0
+
+    def add(self, y: Tensor, at: float, weight: float) -> None:
+        turn = complex(math.cos(2 * math.pi * at), math.sin(2 * math.pi * at))
+        self.real.add_(y, alpha=weight * turn.real)
+        self.imaginary.add_(y, alpha=weight * turn.imag)
+        self.plain.add_(y, alpha=weight)
+        self.total += weight
+        self.turned += weight * turn
+        self.frames += 1
+
+    def end(self) -> Iterator[Tensor]:
+        """Less what does not move; nothing where there are too few frames to tell."""
+        if self.frames < 3 or self.total <= 0:
+            return
+        rest = self.turned / self.total
+        self.real.sub_(self.plain, alpha=rest.real)
+        self.imaginary.sub_(self.plain, alpha=rest.imag)
+        yield torch.complex(self.real, self.imaginary) / math.sqrt(self.total)
+
+
+def whitened(y: Tensor) -> Tensor:
+    """A frame less its surroundings' mean, over their deviation. Shape: ``[H, W]`` in levels -> same."""
+    mean, width = deviation(y[None, None], _odd(SIZE * min(y.shape) / CELLS))
+    return ((y - mean) / (width + BASE))[0, 0].clamp(-3, 3)
+
+
+def _odd(x: float) -> int:
+    return max(3, 2 * int(x // 2) + 1)
+
+
+@dataclass
+class Place:
+    """A geometry that the lattice was found under.
+
+    Attributes:
+        map: ``[2, 2]``, from cycles per cell to cycles per pixel, up to mirrors and quarter turns.
+        score: power under the lattice, in deviations of what chance gives.
+    """
+
+    map: np.ndarray
+    score: float
+
+
+class Spectrum:
+    """Power of windows over spatial frequency, each frequency against its surroundings.
+
+    Args:
+        windows: ``[C, H, W]``, complex.
+        together: windows that are added up before the power is taken.
+    """
+
+    def __init__(self, windows: Tensor, together: int) -> None:
+        c, h, w = windows.shape
+        self.h, self.w = _fast(2 * h), _fast(2 * w)
+        total = torch.zeros(self.h, self.w)
+        self.count = 0
+        for first in range(0, c, together):
+            spectrum = torch.fft.fft2(windows[first : first + together].sum(0), s=(self.h, self.w))
+            power = spectrum.real.square() + spectrum.imag.square()
+            total += power / _around(power).clamp(min=1e-12)
+            self.count += 1
+        self.power = (total / self.count / _around(total / self.count)).numpy()  # 1 where there is nothing
+        coarse = torch.from_numpy(self.power)[None, None]
+        self.coarse = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(coarse, (1, 1, 1, 1), mode="circular"), 3, 1)[0, 0].numpy()
+
+    def at(self, frequency: np.ndarray, coarse: bool = False) -> np.ndarray:
+        """Power at frequencies ``[..., 2]`` in cycles per pixel; those that the pixels cannot hold count for nothing."""
+        plane = self.coarse if coarse else self.power
+        inside = (np.abs(frequency) < 0.49).all(-1)
+        y, x = frequency[..., 0] * self.h, frequency[..., 1] * self.w
+        if coarse:
+            out = plane[np.rint(y).astype(np.int64) % self.h, np.rint(x).astype(np.int64) % self.w]
+        else:
+            y0, x0 = np.floor(y), np.floor(x)
+            fy, fx = y - y0, x - x0
+            y0, x0 = y0.astype(np.int64) % self.h, x0.astype(np.int64) % self.w
+            y1, x1 = (y0 + 1) % self.h, (x0 + 1) % self.w
+            out = (plane[y0, x0] * (1 - fx) + plane[y0, x1] * fx) * (1 - fy) + (plane[y1, x0] * (1 - fx) + plane[y1, x1] * fx) * fy
+        return np.where(inside, np.minimum(out, CAP), 1.0)
+
+    def score(self, maps: np.ndarray, vectors: np.ndarray, coarse: bool = False) -> np.ndarray:
+        """Mean power under the lattice less 1, in deviations of chance. Shape: ``[N, 2, 2]`` -> ``[N]``."""
+        out = np.empty(len(maps))
+        for first in range(0, len(maps), 4096):
+            part = maps[first : first + 4096]
+            out[first : first + 4096] = self.at(np.einsum("nij,lj->nli", part, vectors), coarse).mean(1)
+        return (out - 1) * math.sqrt(len(vectors) * self.count)
+
+
+CAP = 12.0  # of the power at one frequency, over its surroundings: a grid in the picture is no mark
+
+
+def _around(power: Tensor) -> Tensor:
+    """Mean power of the frequencies around each. Shape: ``[H, W]`` -> same."""
+    n = AROUND
+    x = torch.nn.functional.pad(power[None, None], (n, n, n, n), mode="circular")
+    for size in ((1, 2 * n + 1), (2 * n + 1, 1)):
+        x = torch.nn.functional.avg_pool2d(x, size, 1)
+    return x[0, 0]
+
+
+AROUND = 14
+
+
+def _fast(n: int) -> int:
+    """The next size that has a fast Fourier transform."""
+    while True:
+        m = n
+        for p in (2, 3, 5):
+            while m % p == 0:
+                m //= p
+        if m == 1:
+            return n
+        n += 1
+
+
+def search(spectrum: Spectrum, cell: float, best: int = 6) -> list[Place]:
+    """Geometries under which the lattice has the most power, best first.
+
+    Args:
+        spectrum: of a group of windows.
+        cell: pixels of a cell where the whole frame is there.
+        best: that are handed out.
+    """
+    k = VECTORS / TILE
+    tilts = np.deg2rad(np.arange(-TILT, TILT + 0.1, 1.0))
+    steps = np.arange(-SCALES, SCALES + 1e-9, COARSE)
+    tall, wide = (a.ravel() for a in np.meshgrid(steps, steps, indexing="ij"))
+    keep = np.abs(tall - wide) < ASPECTS
+    scale = np.exp(-np.stack([tall[keep], wide[keep]], 1)) / cell  # [S, 2]
+    found: list[tuple[float, np.ndarray]] = []
+    low = k[(VECTORS**2).sum(1) < LOW]  # the lower ones are less particular about scale
+    for tilt in tilts:
+        maps = _turn(tilt) @ (scale[:, :, None] * np.eye(2))
+        scores = spectrum.score(maps, low, coarse=True)
+        found += [(scores[i], maps[i]) for i in np.argsort(-scores)[:4]]
+    found.sort(key=lambda f: -f[0])
+    places: list[Place] = []
+    for _, start in found[: 3 * best]:
+        map_, score = _climb(spectrum, start, k)
+        if all(np.abs(map_ - p.map).max() > 0.004 * np.abs(map_).max() for p in places):
+            places.append(Place(map_, score))
+    return sorted(places, key=lambda p: -p.score)[:best]
+
+
+LOW = 49
+COARSE = 0.025
+
+
+def _turn(angle: float) -> np.ndarray:
+    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+
+def _climb(spectrum: Spectrum, start: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, float]:
+    """The best geometry near one: steps of scale, aspect and turn that get finer."""
+    best = start
+    score = float(spectrum.score(best[None], k)[0])
+    for step in (0.02, 0.01, 0.005, 0.0025, 0.00125):
+        while True:
+            tries = [
+                _turn(a * step) @ np.diag(np.exp([b * step, c * step])) @ best for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)
+            ]
+            scores = spectrum.score(np.stack(tries), k)
+            i = int(scores.argmax())
+            if scores[i] <= score + 1e-9:
+                break
+            best, score = tries[i], float(scores[i])
+    return best, score
+
+
+def responses(windows: Tensor, place: Place) -> np.ndarray:
+    """What each window says of each wave under a geometry. Shape: ``[C, H, W]`` -> complex ``[C, J]``."""
+    h, w = windows.shape[1:]
+    q = 2 * math.pi * torch.from_numpy(VECTORS / TILE @ place.map.T)  # [J, 2], radians per pixel
+    y = torch.arange(h, dtype=torch.float64) + 0.5 - h / 2
+    x = torch.arange(w, dtype=torch.float64) + 0.5 - w / 2
+    rows = torch.polar(torch.ones(()).double(), -y[:, None] * q[:, 0]).to(windows.dtype)  # [H, J]
+    columns = torch.polar(torch.ones(()).double(), -x[:, None] * q[:, 1]).to(windows.dtype)  # [W, J]
+    return torch.stack([((window @ columns) * rows).sum(0) for window in windows]).numpy()  # type: ignore[no-any-return]
+
+
+def combined(v: np.ndarray) -> list[np.ndarray]:
+    """Windows added up, ``[C, J]`` -> some of ``[J]``: by the clock as it is; by one that is a little wrong, the rate at which they add up best;
+    and with the
+    phase and weight that the others give each of them (the first right singular vector), which no cut disturbs. Which of them says something is
+    for the
+    pilots to tell: what moves in the picture adds up, too."""
+    v = v / np.sqrt((np.abs(v) ** 2).mean(1, keepdims=True)).clip(1e-12)
+    rates = np.arange(-SPEEDS, SPEEDS + 1) * (2 * math.pi * FASTEST / SPEEDS)
+    turned = np.exp(-1j * rates[:, None] * np.arange(len(v))) @ v  # [R, J]
+    power = (np.abs(turned) ** 2).sum(1)
+    peaks = [i for i in np.argsort(-power) if 0 < i < len(rates) - 1 and power[i] >= max(power[i - 1], power[i + 1]) and i != SPEEDS]
+    _, s, right = np.linalg.svd(v, full_matrices=False)
+    return [turned[SPEEDS], *(turned[i] for i in peaks[:2]), s[0] * right[0]]
+
+
+SPEEDS = 36
+FASTEST = 0.06  # share by which a video may run too fast or too slow
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How the marked frame lies in the one that is looked at: one of ``ORIENTATIONS``, and whether time runs backwards."""
+
+    orientation: int
+    backwards: bool
+
+    def of(self, x: np.ndarray) -> np.ndarray:
+        """Responses to the lattice ``[..., J]`` in the order of the marked frame's waves; backwards, conjugates from the opposite places."""
+        if self.backwards:
+            return x[..., _PLACES[(self.orientation + 2) % 4 + self.orientation // 4 * 4]].conj()
+        return x[..., _PLACES[self.orientation]]
+
+
+POSES = [Pose(o, b) for o in range(len(ORIENTATIONS)) for b in (False, True)]
+
+
+@dataclass
+class Aligned:
+    """Responses with the frame's offset and the clock's phase taken out.
+
+    Attributes:
+        z: ``[J]``; the real part has the sign of the wave.
+        pose: how the frame lies.
+        offset: ``[2]`` in cells.
+        pilots: how well the pilots agree, at most 1.
+        likelihood: logarithm of the likelihood against others.
+    """
+
+    z: np.ndarray
+    pose: Pose
+    offset: np.ndarray
+    pilots: float
+    likelihood: float
+
+
+def align(x: np.ndarray, mark: Mark, best: int = 3, tried: int = 24) -> list[Aligned]:
+    """Poses and offsets that the pilots agree with, and under which the other waves are real, likeliest first.
+
+    Args:
+        x: what the windows say together, ``[J]``.
+        mark: of the key.
+        best: that are handed out.
+        tried: candidates of the pilots that are looked at closely.
+    """
+    n = FINE
+    power = _RINGS @ np.abs(x) ** 2  # waves came with one strength: a weight of amplitude over noise power
+    unit = x / power * np.sqrt(np.mean(power))
+    unit /= np.sqrt(np.mean(np.abs(unit) ** 2))
+    a, b = VECTORS[mark.pilots].T % n
+    peaks: list[tuple[float, Pose, np.ndarray, float]] = []
+    for pose in POSES:
+        grid = np.zeros((n, n), dtype=np.complex64)
+        grid[a, b] = (pose.of(unit) * np.exp(-1j * mark.phases))[mark.pilots]
+        # sum_j unit_j exp(-2 pi i k_j . d / TILE) at d = TILE / n (0, 1, ...)
+        surface = np.fft.fft2(grid)
+        size = np.abs(surface)
+        for _ in range(4):
+            at = np.unravel_index(int(size.argmax()), size.shape)
+            peaks.append((float(size[at]), pose, np.array(at) * TILE / n, float(np.angle(surface[at]))))
+            near = [(np.arange(-3, 4) + i) % n for i in at]
+            size[np.ix_(*near)] = 0
+    peaks.sort(key=lambda p: -p[0])
+    out = [_polish(pose.of(unit) * np.exp(-1j * mark.phases), mark, pose, offset, phase) for _, pose, offset, phase in peaks[:tried]]
+    return sorted(out, key=lambda a: -a.likelihood)[:best]
+
+
+FINE = 96  # offsets that are tried, along each axis of a tile
+
+
+def _polish(unit: np.ndarray, mark: Mark, pose: Pose, offset: np.ndarray, phase: float) -> Aligned:
+    """Offset and phase that leave the least imaginary part: data by their squares, which have no sign."""
+    pilot = np.zeros(len(unit), dtype=bool)
+    pilot[mark.pilots] = True
+    design = np.concatenate([2 * math.pi / TILE * VECTORS, np.ones((len(unit), 1))], 1)
+    for _ in range(4):
+        z = unit * np.exp(-1j * (design[:, :2] @ offset + phase))
+        error = np.where(pilot, np.angle(z), np.angle(z * z) / 2)
+        weight = (np.abs(z) * np.where(pilot, 1.0, 0.5)) ** 2
+        step = np.linalg.solve(design.T @ (design * weight[:, None]), design.T @ (error * weight))
+        offset, phase = offset + np.clip(step[:2], -0.3, 0.3), phase + float(np.clip(step[2], -0.5, 0.5))
+    z = unit * np.exp(-1j * (design[:, :2] @ offset + phase))
+    agree = float(z[mark.pilots].real.sum() / np.abs(z[mark.pilots]).sum())
+    # a wave of amplitude m in noise of deviation d says m re(z) / d^2: with a known sign that, without log cosh of it
+    level = np.abs(z.real).mean()
+    noise = max(1e-3, float((z.imag**2).mean()))
+    said = level * z.real / noise
+    likelihood = said[pilot].sum() + (np.logaddexp(said, -said) - math.log(2))[~pilot].sum() - (z.imag**2).sum() / (2 * noise)
+    return Aligned(z, pose, offset, agree, float(likelihood - len(z) / 2 * math.log(noise)))
