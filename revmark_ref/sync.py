@@ -133,7 +133,7 @@ class Spectrum:
             power = spectrum.real.square() + spectrum.imag.square()
             total += power / _around(power).clamp(min=1e-12)
             self.count += 1
-        self.power = (total / self.count / _around(total / self.count)).numpy()  # 1 where there is nothing
+        self.power = (total / _around(total).clamp(min=1e-12)).numpy()  # 1 where there is nothing, 0 where all is black
         coarse = torch.from_numpy(self.power)[None, None]
         self.coarse = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(coarse, (1, 1, 1, 1), mode="circular"), 3, 1)[0, 0].numpy()
 
@@ -236,7 +236,7 @@ def _climb(spectrum: Spectrum, start: np.ndarray, k: np.ndarray) -> tuple[np.nda
             ]
             scores = spectrum.score(np.stack(tries), k)
             i = int(scores.argmax())
-            if scores[i] <= score + 1e-9:
+            if not scores[i] > score + 1e-9:
                 break
             best, score = tries[i], float(scores[i])
     return best, score
