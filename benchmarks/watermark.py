@@ -30,36 +30,35 @@ from revmark_ref.keys import generator
 HEIGHT, WIDTH, FPS, SECONDS = 720, 1280, 25, 10
 
 
-def long_video(path: Path, frames: int) -> Iterator[Tensor]:
-    """``frames`` frames of 1280 x 720: the video played to and fro, scaled to cover the frame and cropped in the middle."""
+def to_and_fro(path: Path, frames: int) -> Iterator[Tensor]:
+    """``frames`` frames ``[3, H, W]`` of a video that is played to its end and back."""
     video = dc.read_video(path, 0, min(dc.video_info(path).frames, frames))
-    h, w = video.shape[-2:]
-    scale = max(HEIGHT / h, WIDTH / w)
-    size = (max(HEIGHT, round(h * scale)), max(WIDTH, round(w * scale)))
     turn = max(1, 2 * (len(video) - 1))
     for i in range(frames):
         at = i % turn
-        frame = video[at if at < len(video) else turn - at]
-        big = F.interpolate(frame[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+        yield video[at if at < len(video) else turn - at]
+
+
+def scaled(frame: Tensor, size: tuple[int, int]) -> Tensor:
+    """Shape: ``[3, h, w] -> [1, 3, *size]``."""
+    return F.interpolate(frame[None], size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def long_video(path: Path, frames: int) -> Iterator[Tensor]:
+    """``frames`` frames of 1280 x 720: the video played to and fro, scaled to cover the frame and cropped in the middle."""
+    for frame in to_and_fro(path, frames):
+        h, w = frame.shape[-2:]
+        scale = max(HEIGHT / h, WIDTH / w)
+        size = (max(HEIGHT, round(h * scale)), max(WIDTH, round(w * scale)))
         top, left = (size[0] - HEIGHT) // 2, (size[1] - WIDTH) // 2
-        yield big[None, :, top : top + HEIGHT, left : left + WIDTH]
+        yield scaled(frame, size)[..., top : top + HEIGHT, left : left + WIDTH]
 
 
-def clip(path: Path, i: int) -> tuple[int, Iterator[Tensor]]:
-    """4 to 10 s of a video, played to and fro, in one of four heights that it fills; its number of frames with it."""
-    frames = (100, 150, 200, 250)[i % 4]
-    info = dc.video_info(path)
-    height = min((360, 480, 288, 720)[i % 4], max(288, info.height))
-
-    def chunks() -> Iterator[Tensor]:
-        video = dc.read_video(path, 0, min(info.frames, frames))
-        size = (height, 2 * round(height * video.shape[-1] / video.shape[-2] / 2))
-        turn = max(1, 2 * (len(video) - 1))
-        for k in range(frames):
-            at = k % turn
-            yield F.interpolate(video[at if at < len(video) else turn - at][None], size, mode="bicubic", antialias=True).clamp(0, 1)
-
-    return frames, chunks()
+def clip(path: Path, i: int) -> Iterator[Tensor]:
+    """4 to 10 s of a video, played to and fro, in one of four heights that it fills."""
+    height = min((360, 480, 288, 720)[i % 4], max(288, dc.video_info(path).height))
+    for frame in to_and_fro(path, (100, 150, 200, 250)[i % 4]):
+        yield scaled(frame, (height, 2 * round(height * frame.shape[-1] / frame.shape[-2] / 2)))
 
 
 def attacks(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, Any]:
@@ -87,11 +86,11 @@ def _through_attacks(net: Any, paths: list[Path], args: argparse.Namespace, part
             torch.randint(2, (framing.message_bits(net.model.bits),), generator=generator(1, f"file {path.name}", i)).numpy()
         )
         if ready != i:
-            dc.write_video(source, clip(path, i)[1], fps=FPS, crf=8, preset="ultrafast")
+            dc.write_video(source, clip(path, i), fps=FPS, crf=8, preset="ultrafast")
             if part == "attacks":
                 apply.embed(net, source, marked, message=message, psnr=args.psnr, crf=20)
             else:
-                dc.write_video(marked, clip(path, i)[1], fps=FPS, crf=20, preset="veryfast")
+                dc.write_video(marked, clip(path, i), fps=FPS, crf=20, preset="veryfast")
             ready = i
         attack = ATTACKS.get(name)
         out = marked if attack is None else args.work / f"attacked{attack.suffix}"

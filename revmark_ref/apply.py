@@ -46,9 +46,8 @@ def embed(
 
     Weights of the mapping "waves" (``base``) draw waves on luma, at the frame's own size (:mod:`revmark_ref.filemark`). Those of a network compute a
     residual for every 8 frames at the model's size, which is scaled up (A.1). What is not marked is not converted. Audio and subtitles are
-    copied, with
-    languages, titles, dispositions and the order of tracks; time stamps are kept where a player could follow them. A video that is to be turned is
-    written turned.
+    copied, with languages, titles, dispositions and the order of tracks; time stamps are kept where a player could follow them. A video that is to
+    be turned is written turned.
 
     Args:
         net: the model.
@@ -190,7 +189,7 @@ class Extracted:
         confidence: share of single bits of all segments that agree with the message.
         p_value: probability that an unmarked video would say as much, over all that was tried; 1 where there is no mark.
         segments: that were read.
-        score: for ``base``, power of the spectrum under the mark's lattice, in standard deviations of chance (unmarked videos reach about 7).
+        score: for ``base``, power of the spectrum under the mark's lattice, in standard deviations of chance (unmarked videos reach about 11).
         geometry: how the marked frame lies in this one, for ``base``: scale (of width and height), turn in degrees, mirrored, backwards.
         damage: what is wrong with the file, None where nothing was noticed.
     """

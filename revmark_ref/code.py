@@ -1,6 +1,5 @@
 """The channel code of payloads in files: convolutional, rate 1/2, constraint length 7, generators 171 and 133 (octal), decoded softly by
-Viterbi's algorithm
-(Odenwalder 1970; the code of CCSDS 131.0-B). Waves that a codec takes away, mostly the finest ones, cost it no bit."""
+Viterbi's algorithm (Odenwalder 1970; the code of CCSDS 131.0-B). Waves that a codec takes away, mostly the finest ones, cost it no bit."""
 
 from __future__ import annotations
 

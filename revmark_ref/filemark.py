@@ -2,8 +2,7 @@
 
 Distances are in *cells*: the short side of a frame, as it is shown, has ``CELLS`` of them, counted from its centre. A wave is
 ``s_j cos(2 pi (k_j . x / TILE - t / PERIOD) + phase_j)`` with ``t`` in seconds. The wave vectors are all those of a lattice between two
-frequencies, so
-mirrors, quarter turns and playing backwards only change their places. 204 waves carry the coded payload by their signs
+frequencies, so mirrors, quarter turns and playing backwards only change their places. 204 waves carry the coded payload by their signs
 (:mod:`revmark_ref.code`); the others are pilots, whose signs the key gives, and tell a reader where the frame's centre was and how it lies.
 """
 

@@ -303,8 +303,3 @@ def _decode(rows: Array, length: int, bits: int, key: str) -> str | None:
         return plain[1:-_CHECK].decode()
     except UnicodeDecodeError:
         return None
-
-
-def seconds_needed(text: str, bits: int, frames: int, fps: float) -> float:
-    """Shortest video that holds a text once, in seconds."""
-    return segments_for(len(text.encode()), bits) * frames / fps

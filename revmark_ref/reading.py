@@ -23,8 +23,8 @@ TRIALS = 4  # alignments of a geometry
 WORTH = 6.5  # score of a geometry below which reading is not tried
 MARKED = 12.0  # score of a geometry from which a mark is there
 AGREED = 0.7  # and agreement of its pilots
-CHANCE = 48 * 2.0**-32  # that one of the payloads tried in 20 s of an unmarked video passes the check of 32 bits
-CHANCE_MARKED = 1e-6  # see docs
+CHANCE = 48 * 2.0**-32  # that one of the payloads tried in 28 s of an unmarked video passes the check of 32 bits
+CHANCE_MARKED = 1e-6  # not derived: no unmarked file came near it
 TOGETHER = (4, 10**9)  # windows that are added up before a spectrum's power is taken
 
 
@@ -120,14 +120,14 @@ def groups(source: Iterator[tuple[Tensor, float]]) -> Iterator[Tensor]:
 def read(
     path: str | os.PathLike[str], key: str = "", progress: Progress | None = None, damage: Damage | None = None, groups_: int | None = None
 ) -> Read:
-    """Search a file for the mark of a key, 20 s at a time, until a message is read.
+    """Search a file for the mark of a key, 28 s at a time, until a message is read.
 
     Args:
         path: any video that ffmpeg reads.
         key: of the mark.
         progress: called with the number of frames seen.
         damage: counts what is wrong with the file.
-        groups_: most groups of 20 s that are searched, None for all.
+        groups_: most groups of 28 s that are searched, None for all.
 
     Raises:
         VideoError: unreadable file.

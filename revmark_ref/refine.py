@@ -12,7 +12,7 @@ import diffcodec as dc
 
 from .keys import generator
 from .model import REVMark
-from .waves import WaveEncoder, added, luma
+from .waves import WaveEncoder, added, hidden, luma
 
 RATE = 0.15  # of a step, in units of the residual's deviation
 HIGHEST = 2.5  # of a sample, in units of the residual's deviation below the mask
@@ -60,7 +60,7 @@ def refine(
     layers = default_layers() if layers is None else layers
     with torch.no_grad():
         start = 255 * net.residual(video, message, alpha)[:, :, 0]  # [B, T, H, W]
-        mask = encoder.mask(luma(video))
+        mask = hidden(luma(video))
         sign = 2 * message - 1
         full = (sign * net.extract(added(video, start))).mean(1, keepdim=True).clamp(min=1e-6)
     below = start / mask  # the residual before the mask

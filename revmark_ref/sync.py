@@ -1,15 +1,12 @@
 """How the mark of a file is found, whatever was done to its geometry and its clock.
 
 1. Frames are whitened and demodulated: multiplied by the waves' turning in time and added up over windows of two periods (a lock-in). What does
-not move
-   goes; of each window remains a complex picture in which bit j is a plane wave.
+   not move goes; of each window remains a complex picture in which wave j is a plane wave.
 2. In the spectrum of those pictures the mark is a set of points on a lattice, whatever the message. The map from cells to pixels (scale of each
-axis, turn,
-   mirror) that puts the most power under the lattice is searched.
-3. At those points each window gives a vector of 120 complex numbers. Windows differ by a phase (cuts, speed, start) and by how well they were
-kept: their
-   first singular vector adds them up. Where the frame's centre was, and the phase, is what the pilots say.
-4. The signs of the waves are the payload; whether it is one is for its check to say (:mod:`revmark_ref.framing`).
+   axis, turn) that puts the most power under the lattice is searched.
+3. At those points each window gives a vector of 240 complex numbers. Windows differ by a phase (cuts, speed, start) and by how well they were
+   kept; they are added up in several ways. How the frame lies, where its centre was, and the phase, is what the pilots say.
+4. The signs of the other waves are the coded payload; whether it is one is for its check to say (:mod:`revmark_ref.framing`).
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from .waves import SIZE, deviation
 
 ROWS = 192  # pixels of the short side that are looked at: 1.5 to a cell
 BASE = 3.0  # levels added to the deviation when whitening
-GROUP = 64  # windows that are searched together: 20 s
+GROUP = 64  # windows that are searched together: 28 s
 SCALES = math.log(1.75)  # either way
 ASPECTS = math.log(1.5)
 TILT = 6.5  # degrees either way
@@ -36,8 +33,6 @@ ORIENTATIONS = [np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), q) @ np.diag
 _NUMBER = {tuple(v): i for i, v in enumerate(VECTORS.tolist())}
 # where the response to each wave is found among those to the lattice, if the frame lies so
 _PLACES = [np.array([_NUMBER[tuple(v)] for v in (VECTORS @ o.T).tolist()]) for o in ORIENTATIONS]
-
-
 _SQUARES = (VECTORS**2).sum(1)
 _NEAR = np.abs(_SQUARES[:, None] - _SQUARES) <= 6
 _RINGS = _NEAR / _NEAR.sum(1, keepdims=True)  # mean over waves of about the same frequency
@@ -203,7 +198,7 @@ def search(spectrum: Spectrum, cell: float, best: int = 6) -> list[Place]:
     keep = np.abs(tall - wide) < ASPECTS
     scale = np.exp(-np.stack([tall[keep], wide[keep]], 1)) / cell  # [S, 2]
     found: list[tuple[float, np.ndarray]] = []
-    low = k[(VECTORS**2).sum(1) < LOW]  # the lower ones are less particular about scale
+    low = k[_SQUARES < LOW]  # the lower ones are less particular about scale
     for tilt in tilts:
         maps = _turn(tilt) @ (scale[:, :, None] * np.eye(2))
         scores = spectrum.score(maps, low, coarse=True)
@@ -255,10 +250,8 @@ def responses(windows: Tensor, place: Place) -> np.ndarray:
 
 def combined(v: np.ndarray) -> list[np.ndarray]:
     """Windows added up, ``[C, J]`` -> some of ``[J]``: by the clock as it is; by one that is a little wrong, the rate at which they add up best;
-    and with the
-    phase and weight that the others give each of them (the first right singular vector), which no cut disturbs. Which of them says something is
-    for the
-    pilots to tell: what moves in the picture adds up, too."""
+    and with the phase and weight that the others give each of them (the first right singular vector), which no cut disturbs. Which of them says
+    something is for the pilots to tell: what moves in the picture adds up, too."""
     v = v / np.sqrt((np.abs(v) ** 2).mean(1, keepdims=True)).clip(1e-12)
     rates = np.arange(-SPEEDS, SPEEDS + 1) * (2 * math.pi * FASTEST / SPEEDS)
     turned = np.exp(-1j * rates[:, None] * np.arange(len(v))) @ v  # [R, J]

@@ -1,9 +1,8 @@
 """The mark of ``base``: travelling waves, shaped by what the picture hides, found by correlation.
 
 Bit j is the sign of one wave ``cos(2 pi (k_j . x / tile - t / period) + phase_j)`` in luma, ``x`` in samples of the clip and ``t`` in frames.
-All waves of a
-mark have one period in time and wave vectors on one lattice, so the mark repeats in space after a tile and in time after a period. What that buys:
-
+All waves of a mark have one period in time and wave vectors on one lattice, so the mark repeats in space after a tile and in time after a period.
+What that buys:
 - Every frame carries every bit, the energy of the mark is the same in all frames, and so is its change from frame to frame: nothing pulses.
 - What does not move in the picture has no part at the mark's temporal frequency: a decoder that looks there alone does not hear it.
 - In the spectrum the mark is a set of points. Scaling, turning and mirroring the video moves the points, whatever their signs are, so the geometry is
@@ -35,8 +34,7 @@ TYPICAL = 20.0  # mask of a clip of average texture (geometric mean over trainin
 @functools.cache
 def wave_vectors(count: int, tile: int, lowest: float = LOWEST) -> tuple[tuple[int, int], ...]:
     """``count`` wave vectors (rows, columns) in cycles per tile, lowest first, one of each pair k and -k; which one is drawn, so that the mark
-    as a whole
-    drifts nowhere.
+    as a whole drifts nowhere.
 
     Raises:
         ValueError: the tile holds fewer.
@@ -129,10 +127,6 @@ class WaveEncoder(Waves):
         super().__init__(model)
         self.log_amplitude = nn.Parameter(torch.zeros(model.bits))
 
-    def mask(self, y: Tensor) -> Tensor:
-        """Shape: ``[B, T, H, W]``, luma in levels -> same."""
-        return hidden(y)
-
     def volume(self, amount: Tensor, height: int, width: int) -> Tensor:
         """All waves times their signed amounts. Shape: ``[B, L] -> [B, T, H, W]``."""
         p = self.tile
@@ -159,7 +153,7 @@ class WaveEncoder(Waves):
             ``[B, T, H, W]``.
         """
         sign = 2 * message - 1
-        mask = self.mask(luma(video))
+        mask = hidden(luma(video))
         size = video.shape[-2:]
         amount = torch.ones_like(message)
         with torch.no_grad():
@@ -184,9 +178,8 @@ class WaveDecoder(Waves):
     """Matched filters on the whitened clip.
 
     Whitening subtracts the surroundings' mean and divides by their deviation: it undoes the encoder's mask and gives each place the weight of
-    its noise.
-    Each tile is then correlated with every wave; in time, the parts of the response (its DCT) are combined by their share over the energy that the
-    band has in that tile (maximal-ratio combining), which silences the parts that the picture fills, what does not move first of all.
+    its noise. Each tile is then correlated with every wave; in time, the parts of the response (its DCT) are combined by their share over the
+    energy that the band has in that tile (maximal-ratio combining), which silences the parts that the picture fills, what does not move first of all.
     """
 
     times: Tensor
