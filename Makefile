@@ -47,7 +47,7 @@ types: $(VENV)/.dev ## mypy
 	$(BIN)/mypy
 
 docs: $(VENV)/.dev ## the manual, into out/docs
-	$(BIN)/sphinx-build -W --keep-going -q -b html docs out/docs
+	$(BIN)/sphinx-build -W -E --keep-going -q -b html docs out/docs
 
 wheel: $(VENV)/.dev ## build it, with and without a compiler, use it in an empty environment, and type-check code that uses it
 	rm -rf dist

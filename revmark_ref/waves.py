@@ -3,6 +3,7 @@
 Bit j is the sign of one wave ``cos(2 pi (k_j . x / tile - t / period) + phase_j)`` in luma, ``x`` in samples of the clip and ``t`` in frames.
 All waves of a mark have one period in time and wave vectors on one lattice, so the mark repeats in space after a tile and in time after a period.
 What that buys:
+
 - Every frame carries every bit, the energy of the mark is the same in all frames, and so is its change from frame to frame: nothing pulses.
 - What does not move in the picture has no part at the mark's temporal frequency: a decoder that looks there alone does not hear it.
 - In the spectrum the mark is a set of points. Scaling, turning and mirroring the video moves the points, whatever their signs are, so the geometry is
