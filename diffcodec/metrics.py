@@ -26,19 +26,23 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     Shape: ``[B, ..., H, W], [B, ..., H, W] -> [B]``, values in [0, 1].
     """
     _same(a, b)
-    h, w = a.shape[-2:]
-    x, y = (v.reshape(-1, 1, h, w).double() for v in (a, b))  # variances of flat areas are differences of nearly equal numbers
-    size = min(11, h - (h + 1) % 2, w - (w + 1) % 2)
-    i = torch.arange(size, device=a.device, dtype=x.dtype) - size // 2
-    g = torch.exp(-(i**2) / (2 * 1.5**2))
-    window = (g[:, None] * g / g.sum() ** 2)[None, None]
-    mx, my = F.conv2d(x, window), F.conv2d(y, window)
-    vx = F.conv2d(x * x, window) - mx * mx
-    vy = F.conv2d(y * y, window) - my * my
-    vxy = F.conv2d(x * y, window) - mx * my
+    size = min(11, *(n - (n + 1) % 2 for n in a.shape[-2:]))
+    down, across = (_gaussian(n, size, a) for n in a.shape[-2:])
     c1, c2 = 0.01**2, 0.03**2
-    value = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-    return value.reshape(a.shape[0], -1).mean(1).to(a.dtype)
+    values = []
+    for x, y in zip(a.double(), b.double()):  # in double: variances of flat areas are differences of nearly equal numbers
+        mx, my, xx, yy, xy = (down @ v @ across.mT for v in (x, y, x * x, y * y, x * y))
+        vx, vy, vxy = xx - mx * mx, yy - my * my, xy - mx * my
+        values.append(((2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean())
+    return torch.stack(values).to(a.dtype)
+
+
+def _gaussian(length: int, size: int, like: Tensor) -> Tensor:
+    """The window's weights at each place where it fits. Shape: ``[length - size + 1, length]``."""
+    at = torch.arange(length, device=like.device, dtype=torch.float64)
+    apart = at - at[: length - size + 1, None] - size // 2
+    g = torch.exp(-(apart**2) / (2 * 1.5**2)) * (apart.abs() <= size // 2)
+    return g / g.sum(1, keepdim=True)
 
 
 def bit_accuracy(message: Tensor, decoded: Tensor) -> Tensor:
