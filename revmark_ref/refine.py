@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,17 +12,35 @@ import diffcodec as dc
 
 from .keys import generator
 from .model import REVMark
-from .waves import WaveEncoder, added, hidden, luma
+from .waves import SIZE, WaveEncoder, added, deviation, hidden, luma, smooth, texture
 
-RATE = 0.15  # of a step, in units of the residual's deviation
+FIRST, LAST = 0.15, 0.03  # of the step, in units of the residual's deviation; falls evenly
+MOMENTUM = 0.6
 HIGHEST = 2.5  # of a sample, in units of the residual's deviation below the mask
+FLAT, CROWDED = 0.7, 1.6  # of the deviation around a sample, in the same units: without texture, and from ``FULL`` levels of it on
+BARE, FULL = 1.5, 5.5
 MARGIN = 0.25  # share of the mean response without a codec that each bit should keep
 STEEP = 8.0
+VISIBLE, PERCEPTUAL = 0.2, 0.1  # of the slopes of what is seen, against the message's
+SCALES = (1, 2, 4)
+SEEN = 2.0  # levels of texture that a picture always has, to an eye
 
 
 def default_layers() -> list[tuple[nn.Module, float]]:
-    """What :func:`refine` goes through, and how much it counts: the codec, and the paper's crop."""
-    return [(dc.DiffH264(crf=(20.0, 34.0), preset="medium"), 1.0), (dc.RandomCrop(0.4), 0.5)]
+    """What :func:`refine` goes through, and how much it counts: the real codec with the simulator's gradient, the paper's crop and drop."""
+    return [(dc.RealCodec("libx264", crf=(21.0, 34.0), preset="medium"), 1.0), (dc.RandomCrop(0.4), 0.5), (dc.FrameDrop(0.5), 1.0)]
+
+
+def visibility(residual: Tensor, y: Tensor) -> Tensor:
+    """How much of a residual is seen: its power over that of the texture around it, at three scales.
+
+    Shape: ``[B, T, H, W]``, in levels, and luma of the same shape -> ``[B]``.
+    """
+    total = residual.new_zeros(len(residual))
+    for scale in SCALES:
+        r, v = (F.avg_pool2d(x, scale) for x in (residual, y))
+        total = total + (r / (deviation(v, SIZE)[1] + SEEN)).square().mean((1, 2, 3))
+    return total
 
 
 def refine(
@@ -30,14 +48,16 @@ def refine(
     video: Tensor,
     message: Tensor,
     alpha: float,
-    steps: int = 8,
+    steps: int = 16,
     layers: Sequence[tuple[nn.Module, float]] | None = None,
     seed: int = 0,
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The residual of :meth:`REVMark.embed` after some steps of normalised gradient descent, on the same strength and below the same mask.
 
     Each step draws the layers' strengths anew and descends on the mean over bits of ``softplus(STEEP (MARGIN - q))``, where q is a bit's response
-    after a layer over the mean response without one. What the codec takes away has no gradient, so the energy moves to where it survives.
+    after a layer over the mean response without one, and on the logarithm of :func:`visibility`. What the codec takes away has no gradient, so the
+    energy moves to where it survives; where the picture is flat it may not gather.
 
     Args:
         net: a model with the mapping "waves".
@@ -47,38 +67,62 @@ def refine(
         steps: 0 returns what the encoder says.
         layers: pairs of a :class:`diffcodec.Layer` and its weight; None for :func:`default_layers`.
         seed: of the layers' draws.
+        perceptual: a differentiable distance between marked and unmarked clips that is kept low as well, ``[B]`` (:class:`revmark_ref.lpips.LPIPS`).
 
     Returns:
         ``[B, T, 3, H, W]`` on the [0, 1] scale, to be added to ``video``.
 
     Raises:
-        ValueError: a model with another mapping, or clips or messages of another size than the model's.
+        ValueError: a model with another mapping, steps below 0, or clips or messages of another size than the model's.
     """
     encoder = net.encoder
     if not isinstance(encoder, WaveEncoder):
         raise ValueError(f"refine expected a model with the mapping 'waves', got {net.model.mapping!r}")
+    if steps < 0:
+        raise ValueError(f"steps expected a whole number >= 0, got {steps!r}")
     layers = default_layers() if layers is None else layers
     with torch.no_grad():
         start = 255 * net.residual(video, message, alpha)[:, :, 0]  # [B, T, H, W]
-        mask = hidden(luma(video))
+        y = luma(video)
+        mask = hidden(y)
+        most = FLAT + (CROWDED - FLAT) * ((texture(y) - BARE) / (FULL - BARE)).clamp(0, 1)
         sign = 2 * message - 1
         full = (sign * net.extract(added(video, start))).mean(1, keepdim=True).clamp(min=1e-6)
     below = start / mask  # the residual before the mask
+    speed = torch.zeros_like(below)
     draws = generator(seed, "refine", steps)
-    for _ in range(steps):
+    for step in range(steps):
         below = below.detach().requires_grad_(True)
-        marked = added(video, encoder.scaled(below * mask, mask, alpha))
+        residual = encoder.scaled(below * mask, mask, alpha)
+        marked = added(video, residual)
         loss = below.new_zeros(())
         for layer, weight in layers:
             draw = layer.sample(marked.shape, draws, device=marked.device)  # type: ignore[operator]
             kept = sign * net.extract(layer(marked, draw).clamp(0, 1)) / full
             loss = loss + weight * F.softplus(STEEP * (MARGIN - kept)).sum()
-        (slope,) = torch.autograd.grad(loss, below)
+        slope = _unit(_slope(loss, below)) + VISIBLE * _unit(_slope(visibility(residual, y).clamp(min=1e-12).log().sum(), below))
+        if perceptual is not None:
+            slope = slope + PERCEPTUAL * _unit(_slope(perceptual(marked, video).clamp(min=1e-6).log().sum(), below))
         with torch.no_grad():
-            size = below.square().mean((1, 2, 3), keepdim=True).sqrt()
-            below = below - RATE * size * slope / slope.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-12)
-            size = below.square().mean((1, 2, 3), keepdim=True).sqrt()
+            speed = _unit(slope) + MOMENTUM * speed
+            rate = FIRST + (LAST - FIRST) * step / max(1, steps - 1)
+            below = below - rate * _size(below) * _unit(speed)
+            size = _size(below)
+            below = below * (most * size / smooth(below * below, SIZE).sqrt().clamp(min=1e-12)).clamp(max=1)
             below = torch.maximum(torch.minimum(below, HIGHEST * size), -HIGHEST * size)
     with torch.no_grad():
         residual = encoder.scaled(below * mask, mask, alpha)
     return residual[:, :, None].expand_as(video) / 255
+
+
+def _slope(loss: Tensor, at: Tensor) -> Tensor:
+    return torch.autograd.grad(loss, at, retain_graph=True)[0]
+
+
+def _size(x: Tensor) -> Tensor:
+    """Root mean square of each clip. Shape: ``[B, T, H, W] -> [B, 1, 1, 1]``."""
+    return x.square().mean((1, 2, 3), keepdim=True).sqrt()
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / _size(x).clamp(min=1e-12)

@@ -28,7 +28,7 @@ LOWEST = 12.0  # squared frequency, in half cycles per 16 samples, at which wave
 SIZE = 9  # side of the window that texture is measured in
 FINE = 3  # and of the one that it is the geometric mean of
 BASE, POWER = 1.5, 1.3  # the mask is (texture + BASE)^POWER; both, and SHARE, by LPIPS and what survives on training clips
-SHARE = 0.8  # of a clip's mask in its strength: 0 gives all clips one PSNR, 1 all one visibility
+SHARE = 0.65  # of a clip's mask in its strength: 0 gives all clips one PSNR, 1 all one visibility
 TYPICAL = 20.0  # mask of a clip of average texture (geometric mean over training clips)
 
 
@@ -204,13 +204,55 @@ class WaveDecoder(Waves):
         tiles = white.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(4).flatten(1, 2)  # [B, N, T, p p]
         heard = (tiles @ self.pairs.flatten(0, 1).mT).unflatten(3, self.pairs.shape[:2])  # [B, N, T, 2, L]
         heard = torch.einsum("bntsl,kt->bnskl", heard, self.times)
-        share = (self.course @ self.times.mT)[:, :, None]  # [2, K, 1]
-        weight = share / (self.log_floor.exp()[:, None] + heard.square().mean(4, keepdim=True))  # [B, N, 2, K, 1]
-        return (weight * heard).sum((1, 2, 3)) / (weight * share).sum((1, 2, 3)) * self.log_weight.exp()
+        found = [self._matched(one, self._frames_shown(still, one)) for still, one in zip(_stills(y), heard)]
+        return torch.stack([response / power for response, power in found]) * self.log_weight.exp()
+
+    def _matched(self, heard: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+        """Response of each bit with the weight of its noise, and what a mark of unit strength would give.
+
+        Args:
+            heard: ``[N, 2, K, L]``.
+            shown: ``[T]``, the frame of the mark that each frame shows.
+
+        Returns:
+            ``[L]`` and a scalar. The first has the second as the variance of its noise.
+        """
+        share = (self.course[:, shown] @ self.times.mT)[:, :, None]  # [2, K, 1]
+        weight = share / (self.log_floor.exp()[:, None] + heard.square().mean(3, keepdim=True))  # [N, 2, K, 1]
+        return (weight * heard).sum((0, 1, 2)), (weight * share).sum()
+
+    @torch.no_grad()
+    def _frames_shown(self, still: Tensor, heard: Tensor) -> Tensor:
+        """Which frame of the mark each frame shows: its own, unless frames are shown twice. Of equal neighbours one is the first-hand one; which,
+        is what gives the mark the most power.
+
+        Shape: ``[T]``, True where a frame equals the one before, and ``[N, 2, K, L] -> [T]``.
+        """
+        own = torch.arange(len(still), device=still.device)
+        if not still.any():
+            return own
+        runs = (own[~still].tolist() + [len(still)])[1:]
+        spans = list(zip([0, *runs], runs))
+        shown = torch.cat([own.new_full((b - a,), (a + b - 1) // 2) for a, b in spans])
+        for _ in range(2):
+            for a, b in spans:
+                if b - a > 1:
+                    tried = [torch.cat([shown[:a], own.new_full((b - a,), t), shown[b:]]) for t in range(a, b)]
+                    told = [self._matched(heard, t) for t in tried]
+                    shown = tried[max(range(b - a), key=lambda i: float(told[i][0].square().sum() / told[i][1]))]
+        return shown
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits. Shape: ``[B, T, 3, H, W] -> [B, L]``."""
         return self.loudness * self.read(video)
+
+
+STILL = 0.01  # 8-bit levels, mean: frames that differ by less are one. The mark itself changes more from frame to frame
+
+
+def _stills(y: Tensor) -> Tensor:
+    """Frames that equal the one before. Shape: ``[B, T, H, W]`` -> ``[B, T]``."""
+    return F.pad((y[:, 1:] - y[:, :-1]).abs().mean((2, 3)) < STILL, (1, 0), value=False)
 
 
 LOUDNESS = 4.0  # logit for each unit of a tile's mean correlation, to begin with
