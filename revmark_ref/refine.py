@@ -17,7 +17,7 @@ from .waves import SIZE, WaveEncoder, added, deviation, hidden, luma, smooth, te
 FIRST, LAST = 0.15, 0.03  # of the step, in units of the residual's deviation; falls evenly
 MOMENTUM = 0.6
 HIGHEST = 2.5  # of a sample, in units of the residual's deviation below the mask
-FLAT, CROWDED = 0.7, 1.6  # of the deviation around a sample, in the same units: without texture, and from ``FULL`` levels of it on
+FLAT, CROWDED = 1.0, 1.6  # of the deviation around a sample, in the same units: without texture, and from ``FULL`` levels of it on
 BARE, FULL = 1.5, 5.5
 MARGIN = 0.25  # share of the mean response without a codec that each bit should keep
 STEEP = 8.0
@@ -28,7 +28,7 @@ SEEN = 2.0  # levels of texture that a picture always has, to an eye
 
 def default_layers() -> list[tuple[nn.Module, float]]:
     """What :func:`refine` goes through, and how much it counts: the real codec with the simulator's gradient, the paper's crop and drop."""
-    return [(dc.RealCodec("libx264", crf=(21.0, 34.0), preset="medium"), 1.0), (dc.RandomCrop(0.4), 0.5), (dc.FrameDrop(0.5), 1.0)]
+    return [(dc.RealCodec("libx264", crf=(21.0, 34.0), preset="medium"), 1.0), (dc.RandomCrop(0.4), 0.5), (dc.FrameDrop(0.5), 0.5)]
 
 
 def visibility(residual: Tensor, y: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ LOWEST = 12.0  # squared frequency, in half cycles per 16 samples, at which wave
 SIZE = 9  # side of the window that texture is measured in
 FINE = 3  # and of the one that it is the geometric mean of
 BASE, POWER = 1.5, 1.3  # the mask is (texture + BASE)^POWER; both, and SHARE, by LPIPS and what survives on training clips
-SHARE = 0.65  # of a clip's mask in its strength: 0 gives all clips one PSNR, 1 all one visibility
+SHARE = 0.7  # of a clip's mask in its strength: 0 gives all clips one PSNR, 1 all one visibility
 TYPICAL = 20.0  # mask of a clip of average texture (geometric mean over training clips)
 
 
@@ -231,8 +231,8 @@ class WaveDecoder(Waves):
         own = torch.arange(len(still), device=still.device)
         if not still.any():
             return own
-        runs = (own[~still].tolist() + [len(still)])[1:]
-        spans = list(zip([0, *runs], runs))
+        begins = own[~still].tolist()
+        spans = list(zip(begins, [*begins[1:], len(still)]))
         shown = torch.cat([own.new_full((b - a,), (a + b - 1) // 2) for a, b in spans])
         for _ in range(2):
             for a, b in spans:
