@@ -34,9 +34,9 @@ ATTACKS = ("libx264:18", "libx264:22", "libx264:27", "libx264:32", "libx265:28",
 START, STEPS = 900, 500
 
 
-def start() -> Config:
+def start(seed: int) -> Config:
     """The message is learnt at the paper's first strength, which comes down; nothing distorts."""
-    return PRESETS["linear-small"].with_values({"steps": START, "distortion": ((0, "none"),)})
+    return PRESETS["linear-small"].with_values({"steps": START, "distortion": ((0, "none"),), "seed": seed})
 
 
 def through(layer: str, seed: int) -> Config:
@@ -64,13 +64,16 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, required=True, help="folder of other videos to test on")
     parser.add_argument("--layers", nargs="+", choices=list(LAYERS), default=list(LAYERS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--start-seed", type=int, default=0, help="of the common start")
     parser.add_argument("--windows", type=int, default=4, help="clips of each video")
     parser.add_argument("--alexnet", help="AlexNet's features, for LPIPS")
+    parser.add_argument("--name", default="distortions", help="of the result")
     parser.add_argument("--work", type=Path, default=Path("out/distortions"))
     args = parser.parse_args()
 
+    begin = start(args.start_seed)
     first = args.work / "start"
-    trained(start(), args.data, first)
+    trained(begin, args.data, first)
     rows: dict[str, Any] = {}
     for layer in args.layers:
         seeds = []
@@ -88,9 +91,9 @@ def main() -> None:
         means = {name: round(statistics.mean(s["accuracy"][name]["value"] for s in seeds), 2) for name in ATTACKS}
         rows[layer] = {"mean": means, "seeds": seeds}
     record(
-        "distortions",
+        args.name,
         {
-            "start": dataclasses.asdict(start()), "trained": dataclasses.asdict(through(args.layers[-1], 1)), "windows_of_each_clip": args.windows,
+            "start": dataclasses.asdict(begin), "trained": dataclasses.asdict(through(args.layers[-1], 1)), "windows_of_each_clip": args.windows,
             "clips": [{"name": n, "sha256": h} for n, h in zip(found.material.names, found.material.hashes)], "layers": rows,
         },
     )  # fmt: skip

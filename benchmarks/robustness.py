@@ -23,6 +23,8 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=[], help="other weights, for tables 4 to 7")
     parser.add_argument("--detector", default="small-detector", help="'none' leaves table 10 empty")
     parser.add_argument("--curves", action="store_true", help="figure 5 as well")
+    parser.add_argument("--descent", type=int, default=0, help="steps of revmark_ref.refine, for marks of waves")
+    parser.add_argument("--psnr", type=float, help="dB; the model's own strength unless given")
     parser.add_argument("--alexnet", help="AlexNet's features, for LPIPS")
     parser.add_argument("--windows", type=int, default=4, help="clips of each video")
     parser.add_argument("--seed", type=int, default=0)
@@ -30,7 +32,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out/robustness"))
     args = parser.parse_args()
 
-    main_, *others = evaluate.evaluations([args.weights, *args.variants], args.clips, args.work, args.windows, args.seed, args.alexnet)
+    main_, *others = evaluate.evaluations(
+        [args.weights, *args.variants], args.clips, args.work, args.windows, args.seed, args.alexnet, args.descent
+    )
+    if args.psnr is not None:
+        for found in (main_, *others):
+            found.alpha = found.alpha_for(args.psnr)
     detector = None if args.detector == "none" else args.detector
     data: dict[str, Any] = {
         "weights": {
@@ -39,6 +46,7 @@ def main() -> None:
         },
         "model": dataclasses.asdict(main_.config.model),
         "alpha": main_.alpha,
+        "descent": args.descent,
         "windows_of_each_clip": args.windows,
         "clips": [{"name": n, "sha256": h} for n, h in zip(main_.material.names, main_.material.hashes)],
         "tables": evaluate.tables(main_, args.tables, args.clips, others, detector),

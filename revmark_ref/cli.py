@@ -110,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
         "--tables", nargs="+", type=int, choices=range(1, 11), default=[1, 2, 3, 8, 9, 10], metavar="N", help="of the paper, 1..10"
     )
     v.add_argument("--variants", nargs="+", default=[], help="other weights, for tables 4 to 7")
-    v.add_argument("--detector", default="small-detector", help="for table 10 (of small's marks)")
+    v.add_argument("--detector", default="small-detector", help="for table 10 (of small's marks; marks of waves need none)")
+    v.add_argument("--descent", type=int, default=0, help="steps of descent through libx264 when embedding, for marks of waves")
     v.add_argument("--figures", action="store_true", help="figures 5 and 6 as well")
     v.add_argument("--windows", type=int, default=4, help="clips of each video")
     v.add_argument("--seed", type=int, default=0)
@@ -289,7 +290,9 @@ def _evaluate(args: argparse.Namespace, command: str) -> None:
     from . import evaluate, weights
     from .checkpoint import CheckpointError
 
-    mine, *others = evaluate.evaluations([args.weights, *args.variants], args.data, args.out, args.windows, args.seed, args.alexnet)
+    mine, *others = evaluate.evaluations(
+        [args.weights, *args.variants], args.data, args.out, args.windows, args.seed, args.alexnet, args.descent
+    )
     detector = args.detector
     if 10 in args.tables:
         try:
@@ -300,7 +303,7 @@ def _evaluate(args: argparse.Namespace, command: str) -> None:
     found: dict[str, Any] = evaluate.tables(mine, args.tables, args.data, others, detector)
     result: dict[str, Any] = {
         "command": command, "weights": mine.key.split("/")[0], "model": dataclasses.asdict(mine.config.model),
-        "windows": args.windows, "seed": args.seed,
+        "windows": args.windows, "seed": args.seed, "descent": args.descent,
         "clips": dict(zip(mine.material.names, mine.material.hashes)), "tables": found,
     }  # fmt: skip
     if args.figures:

@@ -48,7 +48,9 @@ TABLE9 = {(128, 128): (99.97, 99.82), (256, 256): (99.89, 99.82), (512, 512): (9
 TABLE10 = {"drop": 99.9, "noise": 99.5, "blur": 99.7, "libx264:22": 97.2}
 
 
-def evaluation(name: str | Path, folder: str | Path, out: Path, windows: int = 4, seed: int = 0, alexnet: str | None = None) -> Evaluation:
+def evaluation(
+    name: str | Path, folder: str | Path, out: Path, windows: int = 4, seed: int = 0, alexnet: str | None = None, descent: int = 0
+) -> Evaluation:
     """An :class:`Evaluation` of weights on a folder of videos."""
     net, config = weights.load(name)
     m = config.model
@@ -56,7 +58,7 @@ def evaluation(name: str | Path, folder: str | Path, out: Path, windows: int = 4
     digest = hashlib.sha256(weights.find(name).read_bytes()).hexdigest()[:12]
     clips = hashlib.sha256("".join(found.hashes).encode() + f"{windows} {seed}".encode()).hexdigest()[:12]
     out.mkdir(parents=True, exist_ok=True)
-    return Evaluation(net, config, Path(name).stem, found, out / "cells.json", f"{digest}/{clips}", alexnet)
+    return Evaluation(net, config, Path(name).stem, found, out / "cells.json", f"{digest}/{clips}", alexnet, descent)
 
 
 def evaluations(names: Sequence[str | Path], folder: str | Path, out: Path, *options: Any) -> list[Evaluation]:
@@ -110,7 +112,7 @@ def tables(
             for (h, w), paper in TABLE9.items()
         ],
         10: lambda: [
-            {"attack": TABLE1[name][0], "paper": paper, "ours": main.detected(detector, name) if detector else None}
+            {"attack": TABLE1[name][0], "paper": paper, "ours": main.detected(detector, name)}
             for name, paper in TABLE10.items()
         ],
     }  # fmt: skip

@@ -24,6 +24,7 @@ from . import weights
 from .config import Config
 from .keys import generator, messages
 from .model import REVMark
+from .waves import WaveDecoder, WaveDetector
 
 
 def attack(name: str, strength: float | None = None) -> torch.nn.Module:
@@ -118,18 +119,19 @@ class Evaluation:
         clips: material of its size.
         store: JSON file of finished cells; made if missing.
         key: what the cells depend on beside their own name (hash of the weights, of the material).
+        alexnet: features for LPIPS; None looks where :class:`~revmark_ref.lpips.LPIPS` does.
+        descent: steps of :func:`~revmark_ref.refine.refine`, for models with the mapping "waves".
     """
 
-    def __init__(self, net: REVMark, config: Config, name: str, clips: Material, store: Path, key: str, alexnet: str | None = None) -> None:
-        self.net, self.config, self.name, self.material, self.store, self.key = net, config, name, clips, store, key
-        self.alexnet = alexnet
+    def __init__(
+        self, net: REVMark, config: Config, name: str, clips: Material, store: Path, key: str, alexnet: str | None = None, descent: int = 0
+    ) -> None:
+        self.net, self.config, self.name, self.material, self.store = net, config, name, clips, store
+        self.key = f"{key}/descent {descent}" if descent else key
+        self.alexnet, self.descent = alexnet, descent
         self.cells: dict[str, Any] = json.loads(store.read_text()) if store.is_file() else {}
         self._marked: dict[float, Tensor] = {}
-
-    @property
-    def alpha(self) -> float:
-        """The strength that the model was trained to."""
-        return self.config.training.at("alpha", self.config.training.steps)
+        self.alpha = config.training.at("alpha", config.training.steps)  # that the model was trained to; may be set
 
     def cell(self, name: str, measure: Callable[[], Any]) -> Any:
         """The value of a cell, measured unless it is in the store."""
@@ -145,17 +147,32 @@ class Evaluation:
         """The marked clips on 8-bit values."""
         if alpha not in self._marked:
             m = self.material
-            parts = [self.net.embed(c, b, alpha) for c, b in zip(m.clips.split(8), m.message.split(8))]
+            parts = [c + self._residual(c, b, alpha) for c, b in zip(m.clips.split(8), m.message.split(8))]
             self._marked = {alpha: (torch.cat(parts).clamp(0, 1) * 255).round() / 255}
         return self._marked[alpha]
+
+    def _residual(self, clips: Tensor, message: Tensor, alpha: float) -> Tensor:
+        if not self.descent:
+            return self.net.residual(clips, message, alpha)
+        from .lpips import LPIPS
+        from .refine import refine
+
+        try:
+            perceptual = LPIPS(self.alexnet)
+        except FileNotFoundError:
+            perceptual = None
+        with torch.enable_grad():
+            return refine(self.net, clips, message, alpha, self.descent, perceptual=perceptual)
 
     def alpha_for(self, psnr: float) -> float:
         """The strength that gives a mean PSNR: noise power goes with its square."""
 
         def find() -> float:
-            alpha = self.alpha
+            alpha, descent = self.alpha, self.descent
+            self.descent = 0  # keeps the strength
             for _ in range(3):
                 alpha *= 10 ** ((float(dc.metrics.psnr(self.marked(alpha), self.material.clips).mean()) - psnr) / 20)
+            self.descent, self._marked = descent, {}
             return alpha
 
         return float(self.cell(f"alpha for {psnr}", find))
@@ -255,11 +272,26 @@ class Evaluation:
         return dict(self.cell("cost", measure))
 
     @torch.no_grad()
-    def detected(self, path: str | Path, name: str) -> dict[str, float]:
-        """Table 10: share of frames, half of them marked, that the detector judges rightly under an attack, in %."""
+    def detected(self, path: str | Path | None, name: str) -> dict[str, float] | None:
+        """Table 10: share of frames, half of them marked, that a detector judges rightly under an attack, in %.
+
+        Args:
+            path: weights of a detector. A model with the mapping "waves" brings its own.
+            name: of the attack.
+
+        Returns:
+            As :meth:`accuracy`; None without a detector.
+        """
+        if isinstance(self.net.decoder, WaveDecoder):
+            detector: torch.nn.Module = WaveDetector(self.net.decoder)
+            digest = "waves"
+        elif path is not None:
+            detector = weights.load_detector(path)[0]
+            digest = hashlib.sha256(weights.find(path).read_bytes()).hexdigest()[:12]
+        else:
+            return None
 
         def measure() -> dict[str, float]:
-            detector, _ = weights.load_detector(path)
             marked, clips = self.marked(self.alpha), self.material.clips
             layer = attack(name)
             values = []
@@ -269,7 +301,6 @@ class Evaluation:
                 values.append(100 * torch.cat(right).float().mean())
             return self._with_interval(torch.stack(values))
 
-        digest = hashlib.sha256(weights.find(path).read_bytes()).hexdigest()[:12]
         return dict(self.cell(f"detector {digest} {name}", measure))
 
 

@@ -197,15 +197,18 @@ class WaveDecoder(Waves):
 
     def read(self, video: Tensor) -> Tensor:
         """What the video says of each bit, above 0 for a 1. Shape: ``[B, T, 3, H, W] -> [B, L]``."""
+        heard = torch.einsum("bntsl,kt->bnskl", self.tiles_heard(video), self.times)
+        found = [self._matched(one, self._frames_shown(still, one)) for still, one in zip(_stills(luma(video)), heard)]
+        return torch.stack([response / power for response, power in found]) * self.log_weight.exp()
+
+    def tiles_heard(self, video: Tensor) -> Tensor:
+        """Each tile of the whitened clip on the cosine and sine of each wave. Shape: ``[B, T, 3, H, W] -> [B, N, T, 2, L]``, N tiles."""
         p = self.tile
         y = luma(video)
         mean, width = deviation(y, SIZE)
         white = (y - mean) / (width + self.log_base.exp())
         tiles = white.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(4).flatten(1, 2)  # [B, N, T, p p]
-        heard = (tiles @ self.pairs.flatten(0, 1).mT).unflatten(3, self.pairs.shape[:2])  # [B, N, T, 2, L]
-        heard = torch.einsum("bntsl,kt->bnskl", heard, self.times)
-        found = [self._matched(one, self._frames_shown(still, one)) for still, one in zip(_stills(y), heard)]
-        return torch.stack([response / power for response, power in found]) * self.log_weight.exp()
+        return (tiles @ self.pairs.flatten(0, 1).mT).unflatten(3, self.pairs.shape[:2])
 
     def _matched(self, heard: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
         """Response of each bit with the weight of its noise, and what a mark of unit strength would give.
@@ -246,6 +249,35 @@ class WaveDecoder(Waves):
         """Logits. Shape: ``[B, T, 3, H, W] -> [B, L]``."""
         return self.loudness * self.read(video)
 
+
+class WaveDetector(nn.Module):
+    """Is there a mark in this frame? Without training.
+
+    In the spectrum of a marked frame, bit j's point has a phase that is known up to its sign and to the time of the frame, which is one for all bits.
+    Squares have no signs, so they add up to one direction; without a mark they point anywhere.
+
+    Args:
+        decoder: whose waves and whitening are used.
+    """
+
+    def __init__(self, decoder: WaveDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Logits, above 0 for a mark; an unmarked frame gets there with a probability of exp(-THRESHOLD^2).
+
+        Shape: ``[N, 3, H, W] -> [N]``.
+        """
+        heard = self.decoder.tiles_heard(frames[None])[0]  # [tiles, N, 2, L]
+        points = torch.complex(heard[:, :, 0], -heard[:, :, 1])  # [tiles, N, L]
+        weight = 1 / (self.decoder.log_floor.exp()[0] + points.abs().square().mean(2, keepdim=True))
+        noise = (weight * points).abs().square().sum(0)
+        squares = ((weight * points).sum(0) / noise.clamp(min=1e-12).sqrt()).square()  # [N, L]
+        return squares.sum(1).abs() / squares.abs().square().sum(1).clamp(min=1e-12).sqrt() - THRESHOLD
+
+
+THRESHOLD = 2.1  # one unmarked frame of eighty
 
 STILL = 0.01  # 8-bit levels, mean: frames that differ by less are one. The mark itself changes more from frame to frame
 

@@ -14,7 +14,7 @@ from revmark_ref.config import PRESETS, Model
 from revmark_ref.keys import messages
 from revmark_ref.model import REVMark
 from revmark_ref.refine import refine
-from revmark_ref.waves import texture, wave_vectors
+from revmark_ref.waves import WaveDecoder, WaveDetector, texture, wave_vectors
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,34 @@ def test_descent_makes_the_codec_keep_more(net: REVMark, clips: Tensor) -> None:
     begin, end = (refine(net, clips, message, 6.2, steps, [(codec, 1.0)]) for steps in (0, 5))
     assert kept(end) > kept(begin)
     assert float(end.square().mean() / begin.square().mean()) == pytest.approx(1.0, rel=0.15)
+    soft = refine(net, clips, message, 6.2, 3, [(codec, 1.0)], perceptual=lambda a, b: (a - b).abs().mean((1, 2, 3, 4)))
+    assert soft.isfinite().all()
+    assert soft.abs().mean() < begin.abs().mean() * 1.2
+    with pytest.raises(ValueError, match=r"steps expected .* >= 0, got -1"):
+        refine(net, clips, message, 6.2, -1)
     with pytest.raises(ValueError, match="mapping 'waves', got 'spread'"):
         refine(weights.load("small")[0], clips[..., :64, :64], message[:, :32], 6.2)
+
+
+def test_frames_shown_twice_are_read_as_the_frame_they_are(net: REVMark, clips: Tensor) -> None:
+    message = messages(0, [5, 6], 96)
+    marked = (clips + net.residual(clips, message, 6.2)).clamp(0, 1)
+    plain = (2 * message - 1) * net.extract(marked)
+    for index in ([0, 0, 2, 2, 4, 4, 6, 6], [1, 1, 1, 3, 3, 5, 7, 7]):
+        kept = (2 * message - 1) * net.extract(marked[:, index])
+        assert (kept > 0).float().mean() >= 0.97, index
+        assert kept.mean() > 0.85 * plain.mean(), index
+
+
+def test_a_frame_alone_tells_whether_it_is_marked(net: REVMark, clips: Tensor) -> None:
+    assert isinstance(net.decoder, WaveDecoder)
+    detector = WaveDetector(net.decoder)
+    marked = (clips + net.residual(clips, messages(0, [5, 6], 96), 6.2)).clamp(0, 1)
+    with torch.no_grad():
+        assert (detector(marked.flatten(0, 1)) > 0).float().mean() > 0.95
+        assert (detector(clips.flatten(0, 1)) > 0).float().mean() < 0.1
+        assert (detector(torch.rand(64, 3, 128, 128)) > 0).float().mean() < 0.06  # 1 of 80, by its threshold
+        assert detector(torch.full((2, 3, 128, 128), 0.5)).isfinite().all()
 
 
 def test_sizes_and_wrong_ones() -> None:
