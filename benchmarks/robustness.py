@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--tables", type=int, nargs="+", default=[1, 2, 3, 8, 9, 10])
     parser.add_argument("--variants", nargs="+", default=[], help="other weights, for tables 4 to 7")
     parser.add_argument("--detector", default="small-detector", help="'none' leaves table 10 empty")
+    parser.add_argument("--attacks", nargs="+", default=[], help="bit accuracy under more attacks, as libx264:27 or resize:0.5+libx264:23")
     parser.add_argument("--curves", action="store_true", help="figure 5 as well")
     parser.add_argument("--descent", type=int, default=0, help="steps of revmark_ref.refine, for marks of waves")
     parser.add_argument("--psnr", type=float, help="dB; the model's own strength unless given")
@@ -51,6 +52,10 @@ def main() -> None:
         "clips": [{"name": n, "sha256": h} for n, h in zip(main_.material.names, main_.material.hashes)],
         "tables": evaluate.tables(main_, args.tables, args.clips, others, detector),
     }
+    if args.attacks:
+        data["attacks"] = {name: main_.accuracy(name) for name in args.attacks}
+        data["quality"] = main_.quality()
+        print({name: told["value"] for name, told in data["attacks"].items()}, data["quality"])
     if args.curves:
         data["curves"] = evaluate.curves(main_)
     print(evaluate.markdown(data["tables"]))

@@ -24,15 +24,41 @@ from . import weights
 from .config import Config
 from .keys import generator, messages
 from .model import REVMark
-from .waves import WaveDecoder, WaveDetector
+from .waves import WaveDecoder, WaveDetector, luma
 
 
 def attack(name: str, strength: float | None = None) -> torch.nn.Module:
-    """An attack of the tables by name, "libx264:22" for a codec and its CRF; ``strength`` replaces the paper's."""
-    kind, _, crf = name.partition(":")
+    """An attack of the tables by name.
+
+    Args:
+        name: "blur"; "libx264:22", a codec and its CRF; "resize:0.5", down to half the size and back; several, one after the other, joined by "+".
+        strength: replaces the one of a single attack.
+    """
+    if "+" in name:
+        return _Chain([attack(n) for n in name.split("+")])
+    kind, _, number = name.partition(":")
+    given = strength if strength is not None else float(number) if number else None
     if kind in dc.real.ENCODERS:
-        return dc.RealCodec(kind, crf=float(crf) if strength is None else float(strength), gradient=None)
-    return revmark_attack(kind, strength)
+        if given is None:
+            raise ValueError(f"{name} expected a CRF, as in {name}:22")
+        return dc.RealCodec(kind, crf=given, gradient=None)
+    if kind == "resize":
+        return dc.Resize(0.5 if given is None else given)
+    return revmark_attack(kind, given)
+
+
+class _Chain(torch.nn.Module):
+    def __init__(self, layers: list[torch.nn.Module]) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(layers)
+
+    def sample(self, shape: Sequence[int], generator: torch.Generator) -> list[Any]:
+        return [layer.sample(shape, generator) for layer in self.layers]  # type: ignore[operator]
+
+    def forward(self, video: Tensor, draws: list[Any]) -> Tensor:
+        for layer, draw in zip(self.layers, draws):
+            video = layer(video, draw)
+        return video
 
 
 @dataclasses.dataclass
@@ -199,7 +225,13 @@ class Evaluation:
 
     @torch.no_grad()
     def quality(self, alpha: float | None = None) -> dict[str, Any]:
-        """PSNR in dB, SSIM, LPIPS x 100 (None without AlexNet's features) of the marked clips."""
+        """Of the marked clips.
+
+        Returns:
+            "psnr" in dB; "ssim"; "lpips" times 100, None without AlexNet's features; "flat", the residual's deviation in flat places in 8-bit levels
+            (blocks of 16 x 16 whose luma deviates by less than ``FLAT``; mean over the clips that have any), or None; "flicker", the largest change
+            of the residual from one frame to the next over the mean one.
+        """
         alpha = self.alpha if alpha is None else alpha
 
         def measure() -> dict[str, Any]:
@@ -208,6 +240,9 @@ class Evaluation:
                 "psnr": self._with_interval(dc.metrics.psnr(marked, clips)),
                 "ssim": self._with_interval(dc.metrics.ssim(marked, clips)),
             }
+            out["flat"] = _flat(marked, clips, self.material.owner)
+            change = (marked - clips).diff(dim=1).square().mean((2, 3, 4)).sqrt()
+            out["flicker"] = self._with_interval(change.amax(1) / change.mean(1).clamp(min=1e-9))
             try:
                 from .lpips import LPIPS
 
@@ -302,6 +337,22 @@ class Evaluation:
             return self._with_interval(torch.stack(values))
 
         return dict(self.cell(f"detector {digest} {name}", measure))
+
+
+FLAT = 1.0  # levels
+BLOCK = 16
+
+
+def _flat(marked: Tensor, clips: Tensor, owner: Sequence[int]) -> dict[str, float] | None:
+    residual, y = (_blocks(luma(v)) for v in (marked - clips, clips))
+    where = y.std(-1) < FLAT
+    found = [(float(r[w].std(-1).square().mean().sqrt()), o) for r, w, o in zip(residual, where, owner) if w.any()]
+    return _with_interval(*zip(*found)) if found else None
+
+
+def _blocks(y: Tensor) -> Tensor:
+    """Shape: ``[B, T, H, W] -> [B, T, H / 16, W / 16, 256]``."""
+    return y.unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).transpose(3, 4).flatten(4)
 
 
 def _resize(video: Tensor, size: tuple[int, int]) -> Tensor:
