@@ -11,8 +11,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.common import record
-from revmark_ref import evaluate, weights
+from revmark_ref import evaluate, measure, weights
+from revmark_ref.waves import luma
 
 
 def main() -> None:
@@ -23,6 +26,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=[], help="other weights, for tables 4 to 7")
     parser.add_argument("--detector", default="small-detector", help="'none' leaves table 10 empty")
     parser.add_argument("--attacks", nargs="+", default=[], help="bit accuracy under more attacks, as libx264:27 or resize:0.5+libx264:23")
+    parser.add_argument("--vmaf", action="store_true", help="of the marked clips as well; needs the package vmaf-torch")
     parser.add_argument("--curves", action="store_true", help="figure 5 as well")
     parser.add_argument("--descent", type=int, default=0, help="steps of revmark_ref.refine, for marks of waves")
     parser.add_argument("--psnr", type=float, help="dB; the model's own strength unless given")
@@ -56,10 +60,23 @@ def main() -> None:
         data["attacks"] = {name: main_.accuracy(name) for name in args.attacks}
         data["quality"] = main_.quality()
         print({name: told["value"] for name, told in data["attacks"].items()}, data["quality"])
+    if args.vmaf:
+        data["vmaf"] = vmaf(main_)
+        print("VMAF", data["vmaf"])
     if args.curves:
         data["curves"] = evaluate.curves(main_)
     print(evaluate.markdown(data["tables"]))
     record(args.name, data)
+
+
+@torch.no_grad()
+def vmaf(of: measure.Evaluation) -> dict[str, float]:
+    """VMAF of the marked clips, 95 % interval over videos."""
+    from vmaf_torch import VMAF
+
+    judge = VMAF(temporal_pooling=True, clip_score=True)
+    marked, clips = (16 + 219 / 255 * luma(v)[:, :, None] for v in (of.marked(of.alpha), of.material.clips))
+    return measure.with_interval([float(judge(a, b)) for a, b in zip(clips, marked)], of.material.owner)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,8 @@ def interval(values: Sequence[float], owner: Sequence[int], seed: int = 0, round
     return float(values_.mean()), float(low), float(high)
 
 
-def _with_interval(values: Sequence[float], owner: Sequence[int]) -> dict[str, float]:
+def with_interval(values: Sequence[float], owner: Sequence[int]) -> dict[str, float]:
+    """:func:`interval` as the cells have it."""
     mean, low, high = interval(values, owner)
     return {"value": round(mean, 3), "low": round(low, 3), "high": round(high, 3), "n": len(values)}
 
@@ -221,7 +222,7 @@ class Evaluation:
         return dict(self.cell(f"accuracy {name} {strength} alpha {alpha:.4g}", measure))
 
     def _with_interval(self, values: Tensor) -> dict[str, float]:
-        return _with_interval(values.tolist(), self.material.owner)
+        return with_interval(values.tolist(), self.material.owner)
 
     @torch.no_grad()
     def quality(self, alpha: float | None = None) -> dict[str, Any]:
@@ -277,7 +278,7 @@ class Evaluation:
                 attacked = layer(marked, layer.sample(marked.shape, generator(0, f"larger {name}", i)))  # type: ignore[operator]
                 logits = self.net.extract(_resize(attacked, (model.height, model.width)))
                 values.append(float(100 * dc.metrics.bit_accuracy(found.message[i : i + 1], logits)))
-            return _with_interval(values, found.owner)
+            return with_interval(values, found.owner)
 
         return dict(self.cell(f"larger {size} {name}", measure))
 
@@ -347,7 +348,7 @@ def _flat(marked: Tensor, clips: Tensor, owner: Sequence[int]) -> dict[str, floa
     residual, y = (_blocks(luma(v)) for v in (marked - clips, clips))
     where = y.std(-1) < FLAT
     found = [(float(r[w].std(-1).square().mean().sqrt()), o) for r, w, o in zip(residual, where, owner) if w.any()]
-    return _with_interval(*zip(*found)) if found else None
+    return with_interval(*zip(*found)) if found else None
 
 
 def _blocks(y: Tensor) -> Tensor:
