@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -14,6 +16,8 @@ import diffcodec as dc
 from benchmarks.common import RESULTS
 from diffcodec import fidelity, report
 from diffcodec.slopes import SLOPES, moments
+from revmark_ref import apply, weights
+from revmark_ref.waves import hidden, luma
 
 
 def slopes(path: Path) -> None:
@@ -131,7 +135,37 @@ def scaling(path: Path) -> None:
     figure.savefig(str(path), format="png")
 
 
-PICTURES = {"slopes": slopes, "front": front, "scaling": scaling}
+def marks(path: Path) -> None:
+    """A frame of two demo clips without and with the mark of ``base`` at the default strength, the difference, the flattest and the fullest place."""
+    net, _ = weights.load("base")
+    figure = Figure(figsize=(16, 4.4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 5, width_ratios=[1.8, 1.8, 1.8, 2, 2])
+    t, side, gain = 40, 128, 8
+    for row, clip in zip(panels, report.demo_clips()[1:]):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "marked.mp4"
+            apply.embed(net, clip, out, message="0123456789abcdef", crf=4)
+            before, after = (dc.read_video(p, t, 1) for p in (clip, out))  # [1, 3, H, W]
+        full = hidden(luma(before[None]))[0]
+        places = F.avg_pool2d(full[None], side, 16)[0, 0]
+        row[0].imshow(before[0].permute(1, 2, 0).numpy())
+        row[0].set_title(f"{clip.name}, frame {t}", fontsize=9)
+        row[1].imshow(after[0].permute(1, 2, 0).numpy())
+        row[1].set_title(f"marked, {dc.metrics.psnr(after, before).item():.1f} dB", fontsize=9)
+        row[2].imshow((0.5 + gain * (after - before))[0].clamp(0, 1).permute(1, 2, 0).numpy())
+        row[2].set_title(f"difference x {gain}", fontsize=9)
+        for axis, at, title in ((row[3], places.argmin(), "flattest place"), (row[4], places.argmax(), "fullest place")):
+            y, x = (16 * int(v) for v in divmod(int(at), places.shape[1]))
+            both = torch.cat([v[0, :, y : y + side, x : x + side] for v in (before, after)], 2)
+            axis.imshow(both.permute(1, 2, 0).numpy(), interpolation="nearest")
+            axis.set_title(f"{title}, without, with", fontsize=9)
+    for axis in panels.flat:
+        axis.axis("off")
+    figure.savefig(str(path), format="png")
+
+
+PICTURES = {"slopes": slopes, "front": front, "scaling": scaling, "marks": marks}
 
 
 def write(folder: Path) -> None:

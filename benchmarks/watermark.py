@@ -149,6 +149,39 @@ def speed(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, An
     return {"threads": torch.get_num_threads(), "rows": rows}
 
 
+def bits(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, Any]:
+    """What the mark costs: bytes of the marked clip over those of the unmarked one, both coded from the same nearly lossless files at one CRF."""
+    rows: dict[str, Any] = {}
+    source, marked, out = (args.work / f"bits-{n}.mp4" for n in ("source", "marked", "out"))
+    for i in range(min(args.count, len(paths))):
+        dc.write_video(source, clip(paths[i], i), fps=FPS, crf=4, preset="ultrafast")
+        apply.embed(
+            net,
+            source,
+            marked,
+            message="0" * (framing.message_bits(net.model.bits) // 4),
+            psnr=args.psnr,
+            crf=4,
+            preset="ultrafast",
+            force=True,
+        )
+        row: dict[str, float] = {}
+        for crf in (18, 23, 28, 33):
+            attack = file_attacks.FileAttack("coding", options=(("crf", str(crf)), ("preset", "medium")))
+            sizes = []
+            for path in (source, marked):
+                file_attacks.apply(attack, path, out)
+                sizes.append(out.stat().st_size)
+            row[f"CRF {crf}"] = sizes[1] / sizes[0]
+        rows[paths[i].name] = row
+        print(paths[i].name, row, flush=True)
+    return {
+        "psnr": args.psnr,
+        "rows": rows,
+        "median": {k: statistics.median(r[k] for r in rows.values()) for k in next(iter(rows.values()))},
+    }
+
+
 def kept(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
@@ -157,6 +190,7 @@ PARTS: dict[str, Callable[[Any, list[Path], argparse.Namespace], dict[str, Any]]
     "attacks": attacks,
     "unmarked": unmarked,
     "speed": speed,
+    "bits": bits,
 }
 
 
