@@ -21,10 +21,11 @@ from .sync import Aligned, Place, Windows
 
 TRIALS = 4  # alignments of a geometry
 WORTH = 6.5  # score of a geometry below which reading is not tried
-MARKED = 12.0  # score of a geometry from which a mark is there
-AGREED = 0.7  # and agreement of its pilots
+LIKELY = 12.0  # and from which a text is looked for, where AGREED of the pilots agree
+AGREED = 0.7
+MARKED = 20.0  # score of a geometry from which a mark is there
 CHANCE = 48 * 2.0**-32  # that one of the payloads tried in 28 s of an unmarked video passes the check of 32 bits
-CHANCE_MARKED = 1e-6  # not derived: no unmarked file came near it
+CHANCE_MARKED = 1e-5  # scores of 506 unmarked files: half are above 8.5, from there on exponential with a mean of 1.07, the largest 12.3
 TOGETHER = (4, 10**9)  # windows that are added up before a spectrum's power is taken
 
 
@@ -158,12 +159,12 @@ def read_group(windows: Tensor, mark: Mark, key: str, seen: int) -> Read:
             v = sync.responses(windows, place)
             trials = sorted((a for x in sync.combined(v) for a in sync.align(x, mark)), key=lambda a: -a.likelihood)
             for aligned in trials[:TRIALS]:
-                sure = place.score > MARKED and aligned.pilots > AGREED
+                likely = place.score > LIKELY and aligned.pilots > AGREED
                 bits = framing.message_of(mark.bits(aligned.z), key)
-                text = read_text(v, aligned, mark, key) if bits is None and sure else None
+                text = read_text(v, aligned, mark, key) if bits is None and likely else None
                 if bits is not None or text is not None:
                     return Read(bits, text, True, confidence(v, aligned, mark), place.score, seen, place, aligned, cell)
-                if sure and where is None:
+                if likely and place.score > MARKED and where is None:
                     marked, where = True, (place, aligned)
     place_, aligned_ = where or (None, None)
     return Read(None, None, marked, 0.0, score, seen, place_, aligned_, cell)
