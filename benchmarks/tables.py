@@ -313,7 +313,6 @@ TABLES = {
     ),
     "base-windows": base_windows,
     "base-10": partial(revmark, "robustness_base", 10),
-    "base-4": partial(revmark, "robustness_base_payload", 4),
     "distortions": distortions,
     "watermark": watermark,
 }
