@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import statistics
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import record
 from benchmarks.runs import curve
+from diffcodec import report
 from diffcodec.strength import Ramp
 from revmark_ref import evaluate, weights
 from revmark_ref.config import PRESETS, Config
@@ -82,9 +82,7 @@ def main() -> None:
             file = trained(through(layer, seed), args.data, out, first)
             found = evaluate.evaluation(file, args.clips, args.work / "cells", args.windows, 0, args.alexnet)
             told = {name: found.accuracy(name) for name in ATTACKS}
-            seeds.append(
-                {"seed": seed, "weights": hashlib.sha256(file.read_bytes()).hexdigest(), "quality": found.quality(), "accuracy": told}
-            )
+            seeds.append({"seed": seed, "weights": report.sha256(file), "quality": found.quality(), "accuracy": told})
             learnt = curve(out)
             seeds[-1]["curve"] = learnt["validation"]
             print(layer, seed, {k: v["value"] for k, v in told.items()}, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -160,6 +161,17 @@ class Evaluation:
         self._marked: dict[float, Tensor] = {}
         self.alpha = config.training.at("alpha", config.training.steps)  # that the model was trained to; may be set
 
+    @functools.cached_property
+    def lpips(self) -> torch.nn.Module | None:
+        """The distance, read once; None where its features are missing."""
+        from .lpips import LPIPS
+
+        try:
+            return LPIPS(self.alexnet)
+        except FileNotFoundError as error:
+            print(f"LPIPS is left out: {error}", flush=True)
+            return None
+
     def cell(self, name: str, measure: Callable[[], Any]) -> Any:
         """The value of a cell, measured unless it is in the store."""
         key = f"{self.key}/{name}"
@@ -181,15 +193,10 @@ class Evaluation:
     def _residual(self, clips: Tensor, message: Tensor, alpha: float) -> Tensor:
         if not self.descent:
             return self.net.residual(clips, message, alpha)
-        from .lpips import LPIPS
         from .refine import refine
 
-        try:
-            perceptual = LPIPS(self.alexnet)
-        except FileNotFoundError:
-            perceptual = None
         with torch.enable_grad():
-            return refine(self.net, clips, message, alpha, self.descent, perceptual=perceptual)
+            return refine(self.net, clips, message, alpha, self.descent, perceptual=self.lpips)
 
     def alpha_for(self, psnr: float) -> float:
         """The strength that gives a mean PSNR: noise power goes with its square."""
@@ -244,15 +251,10 @@ class Evaluation:
             out["flat"] = _flat(marked, clips, self.material.owner)
             change = (marked - clips).diff(dim=1).square().mean((2, 3, 4)).sqrt()
             out["flicker"] = self._with_interval(change.amax(1) / change.mean(1).clamp(min=1e-9))
-            try:
-                from .lpips import LPIPS
-
-                distance = LPIPS(self.alexnet)
-                parts = [distance(a, b) for a, b in zip(marked.split(8), clips.split(8))]
+            out["lpips"] = None
+            if self.lpips is not None:
+                parts = [self.lpips(a, b) for a, b in zip(marked.split(8), clips.split(8))]
                 out["lpips"] = self._with_interval(100 * torch.cat(parts))
-            except FileNotFoundError as error:
-                print(f"LPIPS is left out: {error}", flush=True)
-                out["lpips"] = None
             return out
 
         value = dict(self.cell(f"quality alpha {alpha:.4g}", measure))
