@@ -19,14 +19,14 @@ from .filemark import CELLS, TILE, VECTORS, WORD, Mark
 from .marking import Luma, Progress
 from .sync import Aligned, Place, Windows
 
-TRIALS = 4  # alignments of a geometry
-WORTH = 6.5  # score of a geometry below which reading is not tried
+TRIALS = 8  # alignments of a geometry
+WORTH = 4.5  # score of a geometry below which reading is not tried
 LIKELY = 12.0  # and from which a text is looked for, where AGREED of the pilots agree
 AGREED = 0.7
 MARKED = 20.0  # score of a geometry from which a mark is there
-CHANCE = 48 * 2.0**-32  # that one of the payloads tried in 28 s of an unmarked video passes the check of 32 bits
+CHANCE = 96 * 2.0**-32  # that one of the payloads tried in 28 s of an unmarked video passes the check of 32 bits
 CHANCE_MARKED = 1e-5  # scores of 506 unmarked files: half are above 8.5, from there on exponential with a mean of 1.07, the largest 12.3
-TOGETHER = (4, 10**9)  # windows that are added up before a spectrum's power is taken
+TOGETHER = (12, 4)  # windows that are added up before a spectrum's power is taken: the more the better, but for cuts and flicker
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,14 @@ def read_group(windows: Tensor, mark: Mark, key: str, seen: int) -> Read:
     cell = min(windows.shape[1:]) / CELLS
     score, marked = 0.0, False
     where: tuple[Place, Aligned] | None = None
+    covariance = sync.covariance(windows).numpy()
     for together in TOGETHER:
-        for place in sync.search(sync.Spectrum(windows, min(together, len(windows))), cell):
+        for place in sync.search(sync.Spectrum(windows, together), cell):
             score = max(score, place.score)
             if place.score < WORTH:
                 continue
             v = sync.responses(windows, place)
-            trials = sorted((a for x in sync.combined(v) for a in sync.align(x, mark)), key=lambda a: -a.likelihood)
+            trials = sorted((a for x in sync.combined(v, covariance) for a in sync.align(x, mark)), key=lambda a: -a.likelihood)
             for aligned in trials[:TRIALS]:
                 likely = place.score > LIKELY and aligned.pilots > AGREED
                 bits = framing.message_of(mark.bits(aligned.z), key)

@@ -2,11 +2,13 @@
 
 1. Frames are whitened and demodulated: multiplied by the waves' turning in time and added up over windows of two periods (a lock-in). What does
    not move goes; of each window remains a complex picture in which wave j is a plane wave.
-2. In the spectrum of those pictures the mark is a set of points on a lattice, whatever the message. The map from cells to pixels (scale of each
+2. Windows are added up with the weights that keep what turns at one rate and suppress everything else that they have in common (minimum variance
+   or Capon's beamformer, doi:10.1109/PROC.1969.7278, over time): the picture itself, which moves otherwise, goes.
+3. In the spectrum of such sums the mark is a set of points on a lattice, whatever the message. The map from cells to pixels (scale of each
    axis, turn) that puts the most power under the lattice is searched.
-3. At those points each window gives a vector of 240 complex numbers. Windows differ by a phase (cuts, speed, start) and by how well they were
+4. At those points each window gives a vector of 240 complex numbers. Windows differ by a phase (cuts, speed, start) and by how well they were
    kept; they are added up in several ways. How the frame lies, where its centre was, and the phase, is what the pilots say.
-4. The signs of the other waves are the coded payload; whether it is one is for its check to say (:mod:`revmark_ref.framing`).
+5. The signs of the other waves are the coded payload; whether it is one is for its check to say (:mod:`revmark_ref.framing`).
 """
 
 from __future__ import annotations
@@ -110,25 +112,45 @@ class Place:
     score: float
 
 
+def covariance(windows: Tensor) -> Tensor:
+    """Of windows over their pixels, with ``LOADING``. Shape: complex ``[C, H, W]`` -> ``[C, C]``."""
+    flat = windows.flatten(1)
+    r = flat @ flat.conj().T / flat.shape[1]
+    level = r.diagonal().real.mean().clamp(min=1e-12)
+    return r + LOADING * level * torch.eye(len(r))
+
+
+LOADING = 0.1  # of the mean power: the covariance holds the mark as well, which must stay where its rate is a little off
+
+
+def beams(covariance: Tensor, rates: Tensor) -> Tensor:
+    """Weights of windows that let pass what turns by a rate, in cycles a window, with the least power of all. Shape: ``[R]`` -> ``[R, C]``."""
+    turns = torch.outer(rates, torch.arange(len(covariance), dtype=rates.dtype))
+    steering = torch.polar(torch.ones_like(turns), 2 * math.pi * turns).to(covariance.dtype)
+    return torch.linalg.solve(covariance, steering.T).T.conj()  # type: ignore[no-any-return]
+
+
 class Spectrum:
     """Power of windows over spatial frequency, each frequency against its surroundings.
 
     Args:
         windows: ``[C, H, W]``, complex.
-        together: windows that are added up before the power is taken.
+        together: neighbouring windows that are added up before the power is taken, at three rates that cover a clock wrong by 1 / together.
     """
 
     def __init__(self, windows: Tensor, together: int) -> None:
         c, h, w = windows.shape
         self.h, self.w = _fast(2 * h), _fast(2 * w)
         total = torch.zeros(self.h, self.w)
-        self.count = 0
-        for first in range(0, c, together):
-            spectrum = torch.fft.fft2(windows[first : first + together].sum(0), s=(self.h, self.w))
-            power = spectrum.real.square() + spectrum.imag.square()
-            total += power / _around(power).clamp(min=1e-12)
-            self.count += 1
+        n = min(together, c)
+        for first in sorted({*range(0, c - n + 1, max(1, n // 2)), c - n}):
+            part = windows[first : first + n]
+            for picture in torch.einsum("rc,chw->rhw", beams(covariance(part), torch.tensor([-0.5, 0.0, 0.5]) / n), part):
+                spectrum = torch.fft.fft2(picture, s=(self.h, self.w))
+                power = spectrum.real.square() + spectrum.imag.square()
+                total += power / _around(power).clamp(min=1e-12)
         self.power = (total / _around(total).clamp(min=1e-12)).numpy()  # 1 where there is nothing, 0 where all is black
+        self.spread = max(1e-3, float(np.minimum(self.power, CAP).std()))  # of chance: pictures overlap, few are independent
         coarse = torch.from_numpy(self.power)[None, None]
         self.coarse = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(coarse, (1, 1, 1, 1), mode="circular"), 3, 1)[0, 0].numpy()
 
@@ -153,7 +175,7 @@ class Spectrum:
         for first in range(0, len(maps), 4096):
             part = maps[first : first + 4096]
             out[first : first + 4096] = self.at(np.einsum("nij,lj->nli", part, vectors), coarse).mean(1)
-        return (out - 1) * math.sqrt(len(vectors) * self.count)
+        return (out - 1) * math.sqrt(len(vectors)) / self.spread
 
 
 CAP = 12.0  # of the power at one frequency, over its surroundings: a grid in the picture is no mark
@@ -198,10 +220,9 @@ def search(spectrum: Spectrum, cell: float, best: int = 6) -> list[Place]:
     keep = np.abs(tall - wide) < ASPECTS
     scale = np.exp(-np.stack([tall[keep], wide[keep]], 1)) / cell  # [S, 2]
     found: list[tuple[float, np.ndarray]] = []
-    low = k[_SQUARES < LOW]  # the lower ones are less particular about scale
     for tilt in tilts:
         maps = _turn(tilt) @ (scale[:, :, None] * np.eye(2))
-        scores = spectrum.score(maps, low, coarse=True)
+        scores = spectrum.score(maps, k, coarse=True)
         found += [(scores[i], maps[i]) for i in np.argsort(-scores)[:4]]
     found.sort(key=lambda f: -f[0])
     places: list[Place] = []
@@ -212,7 +233,6 @@ def search(spectrum: Spectrum, cell: float, best: int = 6) -> list[Place]:
     return sorted(places, key=lambda p: -p.score)[:best]
 
 
-LOW = 49
 COARSE = 0.025
 
 
@@ -248,20 +268,30 @@ def responses(windows: Tensor, place: Place) -> np.ndarray:
     return torch.stack([((window @ columns) * rows).sum(0) for window in windows]).numpy()  # type: ignore[no-any-return]
 
 
-def combined(v: np.ndarray) -> list[np.ndarray]:
-    """Windows added up, ``[C, J]`` -> some of ``[J]``: by the clock as it is; by one that is a little wrong, the rate at which they add up best;
-    and with the phase and weight that the others give each of them (the first right singular vector), which no cut disturbs. Which of them says
-    something is for the pilots to tell: what moves in the picture adds up, too."""
-    v = v / np.sqrt((np.abs(v) ** 2).mean(1, keepdims=True)).clip(1e-12)
-    rates = np.arange(-SPEEDS, SPEEDS + 1) * (2 * math.pi * FASTEST / SPEEDS)
-    turned = np.exp(-1j * rates[:, None] * np.arange(len(v))) @ v  # [R, J]
-    power = (np.abs(turned) ** 2).sum(1)
-    peaks = [i for i in np.argsort(-power) if 0 < i < len(rates) - 1 and power[i] >= max(power[i - 1], power[i + 1]) and i != SPEEDS]
+def combined(v: np.ndarray, r: np.ndarray) -> list[np.ndarray]:
+    """Windows added up, ``[C, J]`` -> some of ``[J]``: by the clock as it is and by clocks that are up to ``FASTEST`` wrong (:func:`beams`), and with
+    the phase and weight that the others give each of them (the first right singular vector of whitened windows), which no cut disturbs. By the
+    clock and with the others' weights also without the covariance, which says little where the picture flickers. Which of them says something
+    is for the pilots to tell.
+
+    Args:
+        v: what each window says.
+        r: covariance of the windows, ``[C, C]``.
+    """
+    each_way = math.ceil(2 * FASTEST * len(v))  # half a cycle over all windows from one to the next
+    rates = torch.arange(-each_way, each_way + 1, dtype=torch.float64) / (2 * len(v))
+    turned = beams(torch.from_numpy(r).to(torch.complex128), rates).resolve_conj().numpy() @ v  # [R, J]
+    white = np.linalg.solve(np.linalg.cholesky(r), v)
+    plain = v / np.sqrt((np.abs(v) ** 2).mean(1, keepdims=True)).clip(1e-12)
+    return [*turned, _common(white), plain.sum(0), _common(plain)]
+
+
+def _common(v: np.ndarray) -> np.ndarray:
+    """What rows have in common, each with a phase and weight of its own. Shape: ``[C, J] -> [J]``."""
     _, s, right = np.linalg.svd(v, full_matrices=False)
-    return [turned[SPEEDS], *(turned[i] for i in peaks[:2]), s[0] * right[0]]
+    return s[0] * right[0]  # type: ignore[no-any-return]
 
 
-SPEEDS = 36
 FASTEST = 0.06  # share by which a video may run too fast or too slow
 
 
