@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,12 +35,29 @@ TYPICAL = 20.0  # mask of a clip of average texture (geometric mean over trainin
 
 @functools.cache
 def wave_vectors(count: int, tile: int, lowest: float = LOWEST) -> tuple[tuple[int, int], ...]:
-    """``count`` wave vectors (rows, columns) in cycles per tile, lowest first, one of each pair k and -k; which one is drawn, so that the mark
-    as a whole drifts nowhere.
+    """``count`` wave vectors (rows, columns) in cycles per tile, lowest first, one of each pair k and -k; which one is drawn.
 
     Raises:
         ValueError: the tile holds fewer.
     """
+    found = _lattice(tile, lowest)
+    if count > len(found):
+        raise ValueError(f"mapping 'waves' with tiles of {tile} x {tile} holds {len(found)} bits, got {count}")
+    return _directed(found[:count], "direction", tile)
+
+
+def silent_vectors(count: int, tile: int) -> tuple[tuple[int, int], ...]:
+    """As many of the wave vectors that follow those of a mark with ``count`` waves as the lattice holds: they hear the picture alone."""
+    return _directed(_lattice(tile, LOWEST)[count : 2 * count], "silent", tile)
+
+
+def _directed(vectors: list[tuple[int, int]], name: str, tile: int) -> tuple[tuple[int, int], ...]:
+    """Wave vectors with drawn signs, so that as a whole they drift nowhere."""
+    signs = (2 * torch.randint(2, (len(vectors),), generator=generator(20231029, name, tile)) - 1).tolist()
+    return tuple((s * a, s * b) for s, (a, b) in zip(signs, vectors))
+
+
+def _lattice(tile: int, lowest: float) -> list[tuple[int, int]]:
     half = tile // 2
     found = sorted(
         (a * a + b * b, a, b)
@@ -47,10 +65,7 @@ def wave_vectors(count: int, tile: int, lowest: float = LOWEST) -> tuple[tuple[i
         for b in range(half)
         if (b > 0 or a > 0) and 4 * (a * a + b * b) >= lowest * (tile / 16) ** 2 and a * a + b * b < half * half
     )
-    if count > len(found):
-        raise ValueError(f"mapping 'waves' with tiles of {tile} x {tile} holds {len(found)} bits, got {count}")
-    signs = (2 * torch.randint(2, (count,), generator=generator(20231029, "direction", tile)) - 1).tolist()
-    return tuple((s * a, s * b) for s, (_, a, b) in zip(signs, found))
+    return [(a, b) for _, a, b in found]
 
 
 def wave_phases(count: int, tile: int) -> Tensor:
@@ -90,6 +105,14 @@ def luma(video: Tensor) -> Tensor:
     return 255 * (LUMA[0] * r + LUMA[1] * g + LUMA[2] * b)
 
 
+def drawn(vectors: Sequence[tuple[int, int]], phases: Tensor, tile: int) -> Tensor:
+    """Cosine and sine of waves over a tile, each of norm 1. Shape: ``[N]`` -> ``[2, N, tile tile]``."""
+    k = torch.tensor(vectors, dtype=torch.float32).view(-1, 2)
+    y, x = torch.meshgrid(torch.arange(tile) + 0.5, torch.arange(tile) + 0.5, indexing="ij")
+    turn = 2 * math.pi / tile * (k[:, 0, None, None] * y + k[:, 1, None, None] * x) + phases[:, None, None]
+    return torch.stack([turn.cos(), turn.sin()]).flatten(2) * (math.sqrt(2) / tile)
+
+
 class Waves(nn.Module):
     """The waves of a model: cosine and sine of each over one tile, and their course over the clip.
 
@@ -103,17 +126,18 @@ class Waves(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.tile = p = model.tile
-        k = torch.tensor(wave_vectors(model.bits, p), dtype=torch.float32)
-        y, x = torch.meshgrid(torch.arange(p) + 0.5, torch.arange(p) + 0.5, indexing="ij")
-        turn = 2 * math.pi / p * (k[:, 0, None, None] * y + k[:, 1, None, None] * x) + wave_phases(model.bits, p)[:, None, None]
-        self.register_buffer(
-            "pairs", torch.stack([turn.cos(), turn.sin()]).flatten(2) * (math.sqrt(2) / p), persistent=False
-        )  # [2, L, p p]
+        self.register_buffer("pairs", drawn(wave_vectors(model.bits, p), wave_phases(model.bits, p), p), persistent=False)  # [2, L, p p]
         at = 2 * math.pi * (torch.arange(model.frames) + 0.5) / PERIOD
         self.register_buffer("course", torch.stack([at.cos(), at.sin()]), persistent=False)  # [2, T]
 
 
 PERIOD = 8  # frames
+TOGETHER = 0.75  # share of a correlation that is believed: more is better until frames are swapped in a picture that is easily foretold
+
+
+def on(tiles: Tensor, waves: Tensor) -> Tensor:
+    """Tiles on the cosine and sine of each wave. Shape: ``[B, N, T, p p]``, ``[2, L, p p]`` -> ``[B, N, T, 2, L]``."""
+    return (tiles @ waves.flatten(0, 1).mT).unflatten(3, waves.shape[:2])
 
 
 class WaveEncoder(Waves):
@@ -179,14 +203,18 @@ class WaveDecoder(Waves):
     """Matched filters on the whitened clip.
 
     Whitening subtracts the surroundings' mean and divides by their deviation: it undoes the encoder's mask and gives each place the weight of
-    its noise. Each tile is then correlated with every wave; in time, the parts of the response (its DCT) are combined by their share over the
-    energy that the band has in that tile (maximal-ratio combining), which silences the parts that the picture fills, what does not move first of all.
+    its noise. Each tile is then correlated with every wave; in time, the parts of the response (its DCT) are combined with the weights that keep the
+    mark's course and have the least power of all (minimum variance or Capon's beamformer, doi:10.1109/PROC.1969.7278): what the picture fills goes,
+    what does not move first of all.
     """
 
     times: Tensor
+    silent: Tensor
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
+        others = silent_vectors(model.bits, model.tile)
+        self.register_buffer("silent", drawn(others, torch.zeros(len(others)), model.tile), persistent=False)
         from diffcodec.transform import dct_matrix
 
         self.register_buffer("times", torch.from_numpy(dct_matrix(model.frames)).float(), persistent=False)  # [K, T]
@@ -197,39 +225,57 @@ class WaveDecoder(Waves):
 
     def read(self, video: Tensor) -> Tensor:
         """What the video says of each bit, above 0 for a 1. Shape: ``[B, T, 3, H, W] -> [B, L]``."""
-        heard = torch.einsum("bntsl,kt->bnskl", self.tiles_heard(video), self.times)
-        found = [self._matched(one, self._frames_shown(still, one)) for still, one in zip(_stills(luma(video)), heard)]
+        tiles = self.tiles(video)
+        heard, silence = (torch.einsum("bntsl,kt->bnskl", on(tiles, waves), self.times) for waves in (self.pairs, self.silent))
+        found = []
+        for still, one, other in zip(_stills(luma(video)), heard, silence):
+            whitening = self._whitening(one, other)
+            found.append(self._matched(one, whitening, self._frames_shown(still, one, whitening)))
         return torch.stack([response / power for response, power in found]) * self.log_weight.exp()
 
-    def tiles_heard(self, video: Tensor) -> Tensor:
-        """Each tile of the whitened clip on the cosine and sine of each wave. Shape: ``[B, T, 3, H, W] -> [B, N, T, 2, L]``, N tiles."""
+    def tiles(self, video: Tensor) -> Tensor:
+        """The whitened clip cut into tiles. Shape: ``[B, T, 3, H, W] -> [B, N, T, p p]``."""
         p = self.tile
         y = luma(video)
         mean, width = deviation(y, SIZE)
         white = (y - mean) / (width + self.log_base.exp())
-        tiles = white.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(4).flatten(1, 2)  # [B, N, T, p p]
-        return (tiles @ self.pairs.flatten(0, 1).mT).unflatten(3, self.pairs.shape[:2])
+        return white.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(4).flatten(1, 2)
 
-    def _matched(self, heard: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
-        """Response of each bit with the weight of its noise, and what a mark of unit strength would give.
+    def _whitening(self, heard: Tensor, silence: Tensor) -> Tensor:
+        """Inverse of the covariance over time of the noise in each tile. How its parts go together is learnt from waves that the mark leaves out,
+        in all tiles: from the mark's own, a mark whose frames were swapped would count as noise. How loud each part is, from the mark's own.
+
+        Shape: ``[N, 2, K, L]``, ``[N, 2, K, S]`` -> ``[N, 2 K, 2 K]``.
+        """
+        loud = heard.square().mean(3).flatten(1)  # [N, 2 K]
+        other = silence.flatten(1, 2)
+        other = other / other.square().mean(2, keepdim=True).sqrt().clamp(min=1e-6)
+        together = TOGETHER * (other @ other.mT).mean(0) / max(1, other.shape[2])
+        together = together + (1 - together.diagonal()).diag()
+        width = loud.sqrt()
+        return torch.linalg.inv(width[:, :, None] * together * width[:, None] + self.log_floor.exp().repeat(2).diag())
+
+    def _matched(self, heard: Tensor, whitening: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+        """Response of each bit with the weights of least noise, and what a mark of unit strength would give.
 
         Args:
             heard: ``[N, 2, K, L]``.
+            whitening: ``[N, 2 K, 2 K]``.
             shown: ``[T]``, the frame of the mark that each frame shows.
 
         Returns:
             ``[L]`` and a scalar. The first has the second as the variance of its noise.
         """
-        share = (self.course[:, shown] @ self.times.mT)[:, :, None]  # [2, K, 1]
-        weight = share / (self.log_floor.exp()[:, None] + heard.square().mean(3, keepdim=True))  # [N, 2, K, 1]
-        return (weight * heard).sum((0, 1, 2)), (weight * share).sum()
+        share = (self.course[:, shown] @ self.times.mT).flatten()  # [2 K]
+        weight = whitening @ share  # [N, 2 K]
+        return torch.einsum("nd,ndl->l", weight, heard.flatten(1, 2)), (weight @ share).sum()
 
     @torch.no_grad()
-    def _frames_shown(self, still: Tensor, heard: Tensor) -> Tensor:
+    def _frames_shown(self, still: Tensor, heard: Tensor, whitening: Tensor) -> Tensor:
         """Which frame of the mark each frame shows: its own, unless frames are shown twice. Of equal neighbours one is the first-hand one; which,
         is what gives the mark the most power.
 
-        Shape: ``[T]``, True where a frame equals the one before, and ``[N, 2, K, L] -> [T]``.
+        Shape: ``[T]``, True where a frame equals the one before, ``[N, 2, K, L]`` and ``[N, 2 K, 2 K]`` -> ``[T]``.
         """
         own = torch.arange(len(still), device=still.device)
         if not still.any():
@@ -241,7 +287,7 @@ class WaveDecoder(Waves):
             for a, b in spans:
                 if b - a > 1:
                     tried = [torch.cat([shown[:a], own.new_full((b - a,), t), shown[b:]]) for t in range(a, b)]
-                    told = [self._matched(heard, t) for t in tried]
+                    told = [self._matched(heard, whitening, t) for t in tried]
                     shown = tried[max(range(b - a), key=lambda i: float(told[i][0].square().sum() / told[i][1]))]
         return shown
 
@@ -269,7 +315,7 @@ class WaveDetector(nn.Module):
 
         Shape: ``[N, 3, H, W] -> [N]``.
         """
-        heard = self.decoder.tiles_heard(frames[None])[0]  # [tiles, N, 2, L]
+        heard = on(self.decoder.tiles(frames[None]), self.decoder.pairs)[0]  # [tiles, N, 2, L]
         points = torch.complex(heard[:, :, 0], -heard[:, :, 1])  # [tiles, N, L]
         weight = 1 / (self.decoder.log_floor.exp()[0] + points.abs().square().mean(2, keepdim=True))
         noise = (weight * points).abs().square().sum(0)
