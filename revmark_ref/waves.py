@@ -248,11 +248,11 @@ class WaveDecoder(Waves):
         Shape: ``[N, 2, K, L]``, ``[N, 2, K, S]`` -> ``[N, 2 K, 2 K]``.
         """
         loud = heard.square().mean(3).flatten(1)  # [N, 2 K]
-        other = silence.flatten(1, 2)
+        other = silence.detach().flatten(1, 2)
         other = other / other.square().mean(2, keepdim=True).sqrt().clamp(min=1e-6)
         together = TOGETHER * (other @ other.mT).mean(0) / max(1, other.shape[2])
         together = together + (1 - together.diagonal()).diag()
-        width = loud.sqrt()
+        width = loud.clamp(min=1e-12).sqrt()  # 0 where nothing changes, as in a clip of one frame over and over
         return torch.linalg.inv(width[:, :, None] * together * width[:, None] + self.log_floor.exp().repeat(2).diag())
 
     def _matched(self, heard: Tensor, whitening: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,3 +111,12 @@ def test_sizes_and_wrong_ones() -> None:
         Model(mapping="waves", tile=32, tas=False, motion="none", height=100)
     with pytest.raises(ValueError, match=r"message \[1, 96\]"):
         REVMark(PRESETS["base"].model).embed(torch.rand(1, 8, 3, 128, 128), torch.zeros(1, 32), 6.2)
+
+
+def test_a_clip_of_one_frame_has_a_gradient(net: REVMark, clips: Tensor) -> None:
+    still = clips[:1, :1].expand(-1, 8, -1, -1, -1).clone().requires_grad_(True)
+    flat = torch.full_like(still, 0.5).detach().requires_grad_(True)
+    for video in (still, flat):
+        net.extract(video).sum().backward()
+        assert video.grad is not None
+        assert video.grad.isfinite().all()
