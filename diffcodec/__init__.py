@@ -11,13 +11,14 @@ from .backend import backends
 from .checks import validate
 from .clips import Clips
 from .coded import Coded
+from .config import build, build_all
 from .h264 import DiffH264
 from .images import read_image
 from .jpeg import DiffJPEG, JPEGDrop, JPEGMask
 from .layer import Codec, Layer
 from .proxy import CompNet
 from .real import RealCodec, RealJPEG
-from .strength import Choice, Ramp
+from .strength import Choice, Ramp, Steps
 from .video import VideoError, read_video, video_info, write_video
 
 __version__ = "0.1.0"
@@ -36,11 +37,14 @@ __all__ = [
     "Ramp",
     "RealCodec",
     "RealJPEG",
+    "Steps",
     "VideoError",
     "adapt",
     "attacks",
     "backends",
     "blocks",
+    "build",
+    "build_all",
     "color",
     "fidelity",
     "media",

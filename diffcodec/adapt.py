@@ -1,43 +1,90 @@
-"""Our layers for code that keeps video in another layout or range."""
+"""Our layers for code that keeps video in another layout, range or order of channels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from .buildable import Buildable
+from .checks import require
 from .coded import Coded
 from .layer import Codec, Draw, Generators, Layer
 
-_AXES = {5: "BTCHW", 4: "BCHW"}
+_AXES = ("BTCHW", "BCHW", "TCHW")  # layouts of a layer's own, by their set of axes; the last is one video, a batch of 1
 
 
-class Adapted(nn.Module):
-    """A layer behind a change of layout and range; made by :func:`adapt`."""
+class Adapted(Buildable, nn.Module):
+    """A layer behind a change of layout, range and channels; made by :func:`adapt`."""
 
-    def __init__(self, layer: Layer, layout: str, range: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        layout: str = "BTCHW",
+        range: tuple[float, float] = (0.0, 1.0),
+        *,
+        channels: str = "RGB",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(layer, Layer):
             raise TypeError(f"adapt expected a diffcodec layer, got {type(layer).__name__}")
-        ours = _AXES.get(len(layout))
-        if ours is None or sorted(layout) != sorted(ours):
-            raise ValueError(f"layout expected an order of 'BTCHW' or 'BCHW', for example 'BCTHW' or 'BHWC'; got {layout!r}")
+        ours = next((axes for axes in _AXES if sorted(axes) == sorted(layout)), None)
+        if ours is None:
+            raise ValueError(f"layout expected an order of 'BTCHW', 'BCHW' or 'TCHW', for example 'BCTHW' or 'BHWC'; got {layout!r}")
         low, high = (float(v) for v in range)
         if not low < high:
             raise ValueError(f"range expected (low, high) with low < high, got {range!r}")
-        self.layer, self.layout, self.range = layer, layout, (low, high)
+        require("channels", channels, ["RGB", "BGR"])
+        for name, values in (("mean", mean), ("std", std)):
+            if values is not None and (len(values) not in (1, 3) or (name == "std" and not all(float(v) > 0 for v in values))):
+                raise ValueError(f"{name} expected a number for each of 3 channels{', above 0' * (name == 'std')}, got {values!r}")
+        self.layer, self.layout, self.range, self.channels = layer, layout, (low, high), channels
+        self.mean, self.std = (None if v is None else tuple(float(x) for x in v) for v in (mean, std))
+        self._single = ours == "TCHW"
         self._inward = [layout.index(axis) for axis in ours]
         self._outward = [ours.index(axis) for axis in layout]
 
     def sample(self, shape: Sequence[int], generator: Generators = None, **options: Any) -> Draw:
-        """As :meth:`diffcodec.Layer.sample`, for a shape in the caller's layout."""
+        """As :meth:`diffcodec.Layer.sample`, for a shape in the caller's layout. Frames of one video (layout "TCHW") get one draw."""
         self._check_rank(len(shape), tuple(shape))
-        return self.layer.sample([shape[i] for i in self._inward], generator, **options)
+        return self.layer.sample([1] * self._single + [shape[i] for i in self._inward], generator, **options)
 
-    def forward(self, video: Tensor, draw: Mapping[str, Any] | None = None, **options: Any) -> Tensor:
-        """As :meth:`diffcodec.Layer.forward`, in the caller's layout and range."""
-        return self._call(self.layer, video, draw, options)  # type: ignore[no-any-return]
+    def describe(self, draw: Mapping[str, Any], batch: int | None = None) -> list[dict[str, Any]]:
+        """As :meth:`diffcodec.Layer.describe`."""
+        return self.layer.describe(draw, 1 if self._single else batch)
+
+    def forward(self, video: Any, draw: Mapping[str, Any] | None = None, *, mask: Tensor | None = None, **options: Any) -> Any:
+        """As :meth:`diffcodec.Layer.forward`, in the caller's layout and range.
+
+        Args:
+            video: as the layout and range say, floating point; or uint8, which is 0..255 whatever the range and comes back as uint8 without a
+                gradient; or a list or tuple whose first entry is that, whose others are handed on untouched (HiDDeN's ``[noised, cover]``).
+            draw: what :meth:`sample` drew.
+            mask: of the same layout, with one channel, where the watermark is: it goes where the geometry goes (crops, flips, turns, perspective,
+                frames that are dropped or change places), and comes back beside the video.
+            **options: as of the layer: ``step``, ``generator``, strengths, ``guide``; ``before`` and ``after`` in the caller's layout.
+
+        Returns:
+            What came, distorted and contiguous; ``(video, mask)`` where a mask was given.
+        """
+        if isinstance(video, (list, tuple)):
+            first = self.forward(video[0], draw, mask=mask, **options)
+            rest = list(video[1:])
+            return ([first[0], *rest], first[1]) if mask is not None else type(video)([first, *rest])
+        if mask is None:
+            return self._call(self.layer, video, draw, options)
+        self._check_rank(mask.dim(), tuple(mask.shape))
+        if draw is None:
+            known = {k: options.pop(k) for k in list(options) if k in ("step", "generator") or k in self.layer.strength_names()}
+            draw = self.sample(video.shape, device=video.device, **known)
+        inner = mask.permute(self._inward)
+        followed = self.layer.follow(inner[None] if self._single else inner, draw)
+        followed = followed[0] if self._single else followed
+        return self._call(self.layer, video, draw, options), followed.permute(self._outward).contiguous()
 
     def encode(self, video: Tensor, draw: Mapping[str, Any] | None = None, **options: Any) -> Coded:
         """As :meth:`diffcodec.Codec.encode`, in the caller's layout and range; for codecs only."""
@@ -48,53 +95,97 @@ class Adapted(nn.Module):
     def _call(self, call: Any, video: Tensor, draw: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Any:
         if not isinstance(video, Tensor):
             raise TypeError(f"expected a torch.Tensor, got {type(video).__name__}")
-        self._check_rank(video.dim(), tuple(video.shape))
-        if not video.is_floating_point():
-            raise TypeError(f"expected floating point values in {list(self.range)}, got dtype {video.dtype}")
-        axis = self.layout.index("C")
-        if video.shape[axis] not in self.layer.channels:
-            raise ValueError(
-                f"expected layout {self.layout}, {self.layer.channels} channels in place {axis}, got shape {tuple(video.shape)}"
-            )
-        low, high = self.range
-        inner = (video.permute(self._inward) - low) / (high - low)
+        inner = self._in(video)
+        options = {k: self._in(v) if k in ("before", "after") and isinstance(v, Tensor) else v for k, v in options.items()}
         try:
             out = call(inner, draw, **options)
         except (TypeError, ValueError) as error:
             where = f"behind adapt(layout={self.layout!r}, range={self.range}), values on the layer's own [0, 1] scale"
             raise type(error)(f"{str(error).partition(';')[0]} ({where})") from error
         if isinstance(out, Coded):
-            out.video = self._back(out.video)
+            out.video = self._out(out.video, video.dtype)
             return out
-        return self._back(out)
+        return self._out(out, video.dtype)
 
-    def _back(self, video: Tensor) -> Tensor:
+    def _in(self, video: Tensor) -> Tensor:
+        self._check_rank(video.dim(), tuple(video.shape))
+        if not (video.is_floating_point() or video.dtype == torch.uint8):
+            raise TypeError(f"expected floating point values in {list(self.range)}, or uint8, got dtype {video.dtype}")
+        axis = self.layout.index("C")
+        if video.shape[axis] not in self.layer.channels:
+            raise ValueError(
+                f"expected layout {self.layout}, {self.layer.channels} channels in place {axis}, got shape {tuple(video.shape)}"
+            )
+        inner = video.permute(self._inward)
+        if video.dtype == torch.uint8:
+            inner = inner.float() / 255
+        else:
+            low, high = self.range
+            if self.std is not None:
+                inner = inner * self._channel(self.std, inner)
+            if self.mean is not None:
+                inner = inner + self._channel(self.mean, inner)
+            inner = (inner - low) / (high - low)
+        inner = inner.flip(-3) if self.channels == "BGR" else inner
+        return inner[None] if self._single else inner
+
+    def _out(self, video: Tensor, dtype: torch.dtype) -> Tensor:
+        video = video[0] if self._single else video
+        video = video.flip(-3) if self.channels == "BGR" else video
+        if dtype == torch.uint8:
+            return (video.detach() * 255).round().to(dtype).permute(self._outward).contiguous()
         low, high = self.range
-        return video.permute(self._outward) * (high - low) + low
+        video = video * (high - low) + low
+        if self.mean is not None:
+            video = video - self._channel(self.mean, video)
+        if self.std is not None:
+            video = video / self._channel(self.std, video)
+        return video.permute(self._outward).contiguous()
+
+    def _channel(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        """A number for each channel, in the caller's order. Shape: ``[C, 1, 1]``."""
+        return like.new_tensor(values)[:, None, None]
 
     def _check_rank(self, rank: int, shape: tuple[int, ...]) -> None:
         if rank != len(self.layout):
             raise ValueError(f"expected layout {self.layout} ({len(self.layout)} dimensions), got shape {shape}")
 
     def extra_repr(self) -> str:
-        return f"layout={self.layout!r}, range={self.range}"
+        more = {"channels": self.channels if self.channels != "RGB" else None, "mean": self.mean, "std": self.std}
+        return ", ".join([f"layout={self.layout!r}, range={self.range}", *(f"{k}={v!r}" for k, v in more.items() if v is not None)])
 
 
-def adapt(layer: Layer, layout: str = "BTCHW", range: tuple[float, float] = (0.0, 1.0)) -> Adapted:
-    """Wrap a layer for video in another layout or range.
+def adapt(
+    layer: Layer,
+    layout: str = "BTCHW",
+    range: tuple[float, float] = (0.0, 1.0),
+    *,
+    channels: str = "RGB",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Adapted:
+    """Wrap a layer for video in another layout, range or order of channels.
 
     Args:
         layer: any diffcodec layer.
-        layout: order of the axes, for example "BCTHW", "BTHWC" (videos) or "BHWC" (images).
-        range: values that stand for black and white, for example (-1, 1) or (0, 255).
+        layout: order of the axes: of "BTCHW" (videos, for example "BCTHW", "BTHWC"), "BCHW" (images, each with a draw of its own, for example
+            "BHWC") or "TCHW" (the frames of one video, as VideoSeal keeps them: one draw for all of them).
+        range: values that stand for black and white, for example (-1, 1) or (0, 255). Bytes (uint8) are 0..255 by themselves.
+        channels: "RGB" or "BGR" (OpenCV).
+        mean, std: what the caller's values were normalised with, ``(x - mean) / std`` for each channel (in the caller's order), ``x`` in ``range``.
 
     Returns:
-        A module that takes and returns that layout and range.
+        A module that takes and returns that, :class:`~diffcodec.adapt.Adapted`.
 
     Example:
         >>> import torch, diffcodec as dc
         >>> layer = dc.adapt(dc.DiffJPEG(50), layout="BHWC", range=(-1, 1))
         >>> layer(torch.zeros(2, 16, 16, 3)).shape
         torch.Size([2, 16, 16, 3])
+        >>> frames = dc.adapt(dc.Rotate((-10, 10)), layout="TCHW", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        >>> frames.sample((8, 3, 16, 16))["degrees"].shape  # one angle for the video
+        torch.Size([1])
+        >>> video, mask = frames(torch.zeros(8, 3, 16, 16), mask=torch.ones(8, 1, 16, 16))
+        >>> noised, cover = dc.adapt(dc.DiffJPEG(50), layout="BCHW")([torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)])
     """
-    return Adapted(layer, layout, range)
+    return Adapted(layer, layout, range, channels=channels, mean=mean, std=std)

@@ -113,15 +113,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fidelity(args: argparse.Namespace, command: str) -> None:
-    from . import report, specs
+    from . import config, report
     from .files import replacing
 
     paths = args.video or report.demo_clips()
     size = _size(args.size)
-    name, options = specs.parse(args.real)
-    if name not in specs.REAL:
-        raise ValueError(f"--real expected one of {', '.join(specs.REAL)}, got {args.real!r}")
-    knob = specs.knob(args.real)
+    name, options = config.parse(args.real)
+    config.find(name, config.REAL)
+    knob = report.knob_of(args.real)
     still = knob == "quality"
     for option in ("crf", "quality", "preset", "fps"):
         if option in options:
@@ -138,11 +137,11 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
     if args.start < 0:
         raise ValueError(f"--start expected to be at least 0, got {args.start}")
     for spec in simulators:
-        specs.make(spec, specs.SIMULATORS)
+        config.build(spec)
     for value in strengths:
         if still and value != round(value):
             raise ValueError(f"--quality expected whole numbers, as libjpeg takes no others, got {value:g}")
-        specs.make(args.real, specs.REAL, **({knob: value} if still else {knob: value, "preset": args.preset, "fps": fps}))
+        config.build(args.real, **({knob: value} if still else {knob: value, "preset": args.preset, "fps": fps}))
     steering = [min(strengths, key=lambda c: abs(c - report.TYPICAL[knob]))] if args.steering is None else args.steering
     if unknown := [c for c in steering if c not in strengths]:
         raise ValueError(f"--steering {unknown[0]:g} is not among --{knob} {' '.join(f'{c:g}' for c in strengths)}")
@@ -263,13 +262,13 @@ class _Progress:
 def _roundtrip(args: argparse.Namespace, command: str) -> None:
     import torch
 
-    from . import specs
+    from . import config
     from .checks import frame_rate
     from .media import lost_in_8_bits, opened
     from .real.base import Real
     from .video import read_frames, video_info, write_video
 
-    codec = specs.make(args.codec, None, **_rate(args))
+    codec = config.build(args.codec, **_rate(args))
     info = video_info(args.input)
     rate = frame_rate(info.fps, f"{args.input}: its frame rate", low=1e-3)
     # a real codec wants long clips; 2^25 values are 128 MiB of float32, of which a step holds several copies
@@ -296,11 +295,11 @@ def _roundtrip(args: argparse.Namespace, command: str) -> None:
 
 def _rate(args: argparse.Namespace) -> dict[str, Any]:
     """The file's own frame rate for encoders whose strength depends on it."""
-    from . import specs
+    from . import config
     from .real import ENCODERS
     from .video import video_info
 
-    name, options = specs.parse(args.codec)
+    name, options = config.parse(args.codec)
     return {"fps": float(video_info(args.input).fps)} if name in ENCODERS and "fps" not in options else {}
 
 

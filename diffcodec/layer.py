@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import opaque
+from .buildable import Buildable
 from .checks import as_given, as_working, check_image_or_video, check_names, check_values, check_video, traced, transforms
 from .coded import Coded
 from .strength import Strength
@@ -23,7 +24,7 @@ FIRST_ORDER_ONLY = ("jvp", "vmap", "grad of grad")
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
-class Layer(nn.Module):
+class Layer(Buildable, nn.Module):
     """Base of all codecs and attacks: video in, video of the same layout, dtype and device out, values in [0, 1].
 
     A subclass writes :meth:`distort` (the pure function) and, where more than its strengths is drawn, :meth:`draw` and :meth:`draw_shapes`.
@@ -45,6 +46,7 @@ class Layer(nn.Module):
     channels: tuple[int, ...] = (3,)
     # the operator of :mod:`diffcodec.opaque` that stands for the layer while something traces or transforms it; None where torch can look inside
     operator: Any = None
+    geometric = False  # whether it moves samples from place to place or from frame to frame, and nothing else
     lacks: tuple[str, ...] = ()  # transforms of torch.func that a layer does not have: "jvp", "vmap", "grad of grad"
 
     def __init__(self) -> None:
@@ -66,18 +68,27 @@ class Layer(nn.Module):
         """The layer's strengths by name."""
         return {name: s for name, s in self.__dict__.items() if isinstance(s, Strength)}
 
+    def strength_names(self) -> list[str]:
+        """Strengths that a call may name, of layers inside as well."""
+        return list(self.strengths())
+
     def at(self, **strengths: Any) -> Layer:
         """This layer with other strengths: a view for drawing.
 
         Raises:
             TypeError: the layer has no strength of that name. ValueError: out of range.
         """
+        self._check_known(strengths)
         mine = self.strengths()
+        return self.with_strengths({name: mine[name].given(value) for name, value in strengths.items()}) if strengths else self
+
+    def _check_known(self, strengths: Mapping[str, Any]) -> None:
+        mine = self.strength_names()
         for name, value in strengths.items():
             if name not in mine:
                 known = f"its strengths are {', '.join(mine)}" if mine else "it has no strengths"
-                raise TypeError(f"{self.who} got an unexpected {name}={value!r}; {known}")
-        return self.with_strengths({name: mine[name].given(value) for name, value in strengths.items()}) if strengths else self
+                shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+                raise TypeError(f"{self.who} got an unexpected {name}={shown}; {known}")
 
     def with_strengths(self, strengths: Mapping[str, Strength]) -> Layer:
         """A view of this layer with some strengths replaced."""
@@ -139,6 +150,37 @@ class Layer(nn.Module):
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         """What :meth:`sample` returns; by default one value for each :class:`~diffcodec.strength.Strength` of the layer."""
         return {name: s.draw(shape[0], generator, device, step) for name, s in self.strengths().items()}
+
+    def shape_after(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> tuple[int, ...]:
+        """Shape of what comes out for an input of a shape and a draw; by default the same."""
+        return shape
+
+    def describe(self, draw: Mapping[str, Any], batch: int | None = None) -> list[dict[str, Any]]:
+        """What a draw does to each sample, ready for a log: the layer's name and its strengths; in a mixture, those of the member that was drawn.
+
+        Args:
+            draw: made by :meth:`sample`.
+            batch: samples, for a layer that draws nothing.
+
+        Raises:
+            ValueError: the draw does not say how many samples there are.
+
+        Example:
+            >>> import torch, diffcodec as dc
+            >>> layer = dc.RandomDistortion([dc.DiffJPEG(dc.Choice([50])), dc.Identity()], weights=[1, 0], per="sample")
+            >>> layer.describe(layer.sample((2, 3, 16, 16)))
+            [{'name': 'DiffJPEG', 'quality': 50.0}, {'name': 'DiffJPEG', 'quality': 50.0}]
+        """
+        told = {name: draw[name].tolist() for name in self.told() if isinstance(draw.get(name), Tensor) and draw[name].dim() == 1}
+        if batch is None:
+            if not (sizes := {len(v) for v in told.values()} or {len(v) for v in draw.values() if isinstance(v, Tensor) and v.dim()}):
+                raise ValueError(f"{self.who} draws nothing that says how many samples there are: give batch=")
+            batch = max(sizes)
+        return [{"name": self.who} | {name: _short(values[i]) for name, values in told.items()} for i in range(batch)]
+
+    def told(self) -> list[str]:
+        """Names in a draw that :meth:`describe` tells: the strengths."""
+        return list(self.strengths())
 
     def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the tensors that :meth:`draw` makes for an input of a shape."""
@@ -226,6 +268,10 @@ class Layer(nn.Module):
         out = self.distort(self.working(video), draw)
         return out if self.raw else as_given(out, video)
 
+    def follow(self, mask: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        """A mask ``[B, T, 1, H, W]`` (images: ``[B, 1, H, W]``) where a draw's geometry takes it; others leave it as it is."""
+        return self.work(mask, draw) if self.geometric else mask
+
     def working(self, video: Tensor) -> Tensor:
         """A video as :meth:`distort` takes it."""
         return video if self.raw else as_working(video)
@@ -305,6 +351,11 @@ class Codec(Layer):
             coded = self.coded(self.working(video), draw)
         coded.video = as_given(coded.video, video)
         return coded
+
+
+def _short(value: Any) -> Any:
+    """A float32 with the digits that it has."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def view_of(layer: Layer) -> Layer:

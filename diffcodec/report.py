@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import fidelity, specs
+from . import config, fidelity
 from .fidelity import Fidelity, Measured, Steering
+from .h264 import PRESETS
 from .images import is_image, read_image
 from .real.av_codec import versions
 from .video import VideoError, read_video, video_info
@@ -170,7 +171,7 @@ def run(
 
     Args:
         clips: windows, see :func:`load_clip`.
-        simulators: specs, see :mod:`diffcodec.specs`.
+        simulators: specs, see :func:`diffcodec.build`.
         real: spec of the real codec.
         strengths: of the real codec: CRFs, or qualities of libjpeg.
         preset, fps: of a real video codec.
@@ -182,7 +183,7 @@ def run(
     tell = progress or (lambda _: None)
     steered = set(steering_at)
     videos = [c.video for c in clips]
-    knob = specs.knob(real)
+    knob = knob_of(real)
     fixed = {} if knob == "quality" else {"preset": preset, "fps": fps}
 
     def measured(codec: fidelity.VideoFunction, what: str) -> list[Measured]:
@@ -197,13 +198,13 @@ def run(
     done: dict[str, list[Measured]] = {}
     described, used = "", preset
     for value in strengths:
-        codec = specs.make(real, specs.REAL, **{knob: value}, **fixed)
+        codec = config.build(real, **{knob: value}, **fixed)
         described, used = repr(codec), getattr(codec, "preset", None)  # the preset that was used where none was named
         at = f"{knob_name(knob)} {value:g}"
         truth = measured(codec, f"{real} {at}")
         for spec in simulators:
-            options = specs.adopted(spec, {knob: value} | fixed | {"preset": used})
-            layer = specs.make(spec, specs.SIMULATORS, **options)
+            options = adopted(spec, real, {knob: value} | fixed | {"preset": used})
+            layer = config.build(spec, **options)
             if knob in options or spec not in done:  # one that does not know the strength is the same at all of them
                 done[spec] = measured(layer, f"{spec}, {at}")
             simulated = done[spec]
@@ -226,6 +227,26 @@ def run(
     return Report(list(clips), rows, rate, settings)
 
 
+# what a simulator takes over from the real codec that it is measured against, where its description is silent
+FOLLOWS = {"x264": ("crf", "preset", "fps"), "DiffH264": ("crf", "preset", "fps"), "jpeg": ("quality",), "DiffJPEG": ("quality",)}
+
+
+def knob_of(real: str) -> str:
+    """What sets the strength of a real codec: "crf", or "quality" for libjpeg."""
+    return "quality" if config.parse(real)[0] in ("libjpeg", "RealJPEG") else "crf"
+
+
+def adopted(spec: str, real: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of the real codec's settings that a simulator knows and its description does not name. Presets of other encoders mean nothing to it."""
+    name, options = config.parse(spec)
+    found = {k: settings[k] for k in FOLLOWS.get(name, ()) if settings.get(k) is not None and k not in options}
+    if found.get("preset") not in PRESETS or config.parse(real)[0] not in ("libx264", "libx265"):
+        found.pop("preset", None)
+    if "crf" in found:
+        found["crf"] = min(found["crf"], 51.0)
+    return found
+
+
 def knob_name(knob: str) -> str:
     """As people write it: "CRF", "quality"."""
     return "CRF" if knob == "crf" else knob
@@ -233,8 +254,8 @@ def knob_name(knob: str) -> str:
 
 def pieces(clips: int, simulators: Sequence[str], real: str, strengths: int, steered: int) -> int:
     """How often :func:`run` calls ``progress``."""
-    knob = specs.knob(real)
-    passes = sum(strengths if specs.adopted(s, {knob: 0}) else 1 for s in simulators)
+    knob = knob_of(real)
+    passes = sum(strengths if adopted(s, real, {knob: 0}) else 1 for s in simulators)
     return clips * (strengths + passes + len(simulators) * steered)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Union
@@ -56,13 +56,13 @@ StrengthLike = Union[Value, Callable[[int], Value]]
 
 @dataclass(frozen=True)
 class Ramp:
-    """A strength that moves linearly with the training step.
+    """A strength, or the weights of a mixture, that moves linearly with the training step.
 
     The step is an argument of the layer's call (``layer(video, step=n)``): the schedule keeps no state, so a resumed
     run goes on exactly where it stopped. A strength that takes whole numbers only is rounded.
 
     Args:
-        first: value (a number or a (low, high) range) up to step ``start``.
+        first: value (a number, a (low, high) range or a list of weights) up to step ``start``.
         last: value from step ``stop`` on; of the same kind as ``first``.
         start, stop: steps between which the value moves.
 
@@ -73,23 +73,53 @@ class Ramp:
         tensor([0.0500])
     """
 
-    first: float | tuple[float, float]
-    last: float | tuple[float, float]
+    first: float | Sequence[float]
+    last: float | Sequence[float]
     start: int
     stop: int
 
     def __post_init__(self) -> None:
         if self.stop < self.start:
             raise ValueError(f"Ramp expected start <= stop, got start={self.start}, stop={self.stop}")
-        if isinstance(self.first, tuple) != isinstance(self.last, tuple):
-            raise ValueError(f"Ramp expected two numbers or two ranges, got {self.first!r} and {self.last!r}")
+        if _length(self.first) != _length(self.last):
+            raise ValueError(f"Ramp expected two numbers, two ranges or two lists of one length, got {self.first!r} and {self.last!r}")
 
-    def __call__(self, step: int) -> float | tuple[float, float]:
+    def __call__(self, step: int) -> float | tuple[float, ...]:
         span = self.stop - self.start
         t = float(step >= self.stop) if span == 0 else min(max((step - self.start) / span, 0.0), 1.0)
-        if isinstance(self.first, tuple) and isinstance(self.last, tuple):
-            return (_mix(self.first[0], self.last[0], t), _mix(self.first[1], self.last[1], t))
+        if isinstance(self.first, Sequence) and isinstance(self.last, Sequence):
+            return tuple(_mix(a, b, t) for a, b in zip(self.first, self.last))
         return _mix(self.first, self.last, t)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A strength, or the weights of a mixture, that changes at given training steps.
+
+    Args:
+        values: from which step on it has which value: a number, a (low, high) range, a :class:`Choice` or a list of weights. The first step is 0.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> layer = dc.RandomDistortion([dc.Identity(), dc.DiffJPEG(50)], weights=dc.Steps({0: [1, 0], 3000: [1, 4]}))
+        >>> layer.sample((2, 3, 8, 8), step=2999)["choice"]
+        [0, 0]
+    """
+
+    values: Mapping[int, Any]
+
+    def __post_init__(self) -> None:
+        steps = {int(step): value for step, value in self.values.items()}
+        if not steps or min(steps) != 0:
+            raise ValueError(f"Steps expected values from step 0 on, got {dict(self.values)!r}")
+        object.__setattr__(self, "values", dict(sorted(steps.items())))
+
+    def __call__(self, step: int) -> Any:
+        return self.values[max(s for s in self.values if s <= max(0, step))]
+
+
+def _length(value: object) -> int | None:
+    return len(value) if isinstance(value, Sequence) else None
 
 
 def _mix(a: float, b: float, t: float) -> float:
@@ -113,6 +143,9 @@ class Strength:
         if isinstance(value, Ramp):
             for end in (value.first, value.last):
                 self._check(end)
+        elif isinstance(value, Steps):
+            for one in value.values.values():
+                self._checked(one)
         elif not callable(value):
             value = self._checked(value)
         self.value = value
@@ -185,6 +218,15 @@ class Strength:
             raise ValueError(f"{where}{self.name} expected to lie in [{self.low:g}, {self.high:g}], got {values[wrong][0].item():g}")
         if self.integer and (broken := values != values.round()).any():
             raise ValueError(f"{where}{self.name} expected whole numbers, got {values[broken][0].item():g}")
+
+    def most(self) -> float:
+        """The largest value that can be drawn, as far as that is known: ``high`` for a schedule or a tensor."""
+        value = self.value
+        if isinstance(value, Choice):
+            return float(max(value.values))
+        if isinstance(value, (tuple, list)):
+            return float(value[1])
+        return self.high if callable(value) or isinstance(value, Tensor) else float(value)
 
     def at(self, step: int | None) -> Value:
         """The value (number, range, choice or tensor) in force at a training step."""

@@ -49,3 +49,79 @@ def test_adapted_codecs_encode() -> None:
     torch.testing.assert_close(coded.bits, plain.bits, rtol=1e-3, atol=1)
     with pytest.raises(TypeError, match="Flip is no codec"):
         dc.adapt(dc.Flip(), layout="BCTHW").encode(x.transpose(1, 2))
+
+
+def test_frames_of_one_video_get_one_draw() -> None:
+    x = natural(1, 6)
+    layer = dc.RandomDistortion([dc.Rotate((-30, 30)), dc.DiffJPEG((10, 90)), dc.FrameDrop(0.5)])
+    adapted = dc.adapt(layer, layout="TCHW")
+    for seed in range(6):
+        draw = adapted.sample(x[0].shape, torch.Generator().manual_seed(seed))
+        assert torch.equal(adapted(x[0], draw), layer(x, draw)[0])
+        assert len(adapted.describe(draw)) == 1
+    assert torch.equal(adapted(x[0], draw), dc.adapt(layer, layout="HWTC")(x[0].permute(2, 3, 0, 1), draw).permute(2, 3, 0, 1))
+
+
+def test_bgr_normalised_values_and_bytes() -> None:
+    x = natural(2)
+    layer = dc.Compose([dc.Saturation(1.7), dc.DiffJPEG(30)])
+    y = layer(x)
+    mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    normal = dc.adapt(layer, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    torch.testing.assert_close(normal((x - mean) / std) * std + mean, y, atol=2e-3, rtol=0)
+    assert torch.equal(dc.adapt(layer, channels="BGR")(x.flip(2)), y.flip(2))
+    bgr = dc.adapt(layer, channels="BGR", mean=(0.406, 0.456, 0.485), std=(0.225, 0.224, 0.229))  # the caller's order
+    torch.testing.assert_close(bgr(((x - mean) / std).flip(2)).flip(2) * std + mean, y, atol=2e-3, rtol=0)
+    bytes_ = (x * 255).round().to(torch.uint8)
+    out = dc.adapt(dc.DiffJPEG(30), layout="BTHWC", range=(-1, 1))(bytes_.permute(0, 1, 3, 4, 2))
+    assert out.dtype == torch.uint8
+    assert out.is_contiguous()
+    assert torch.equal(out, (dc.DiffJPEG(30)(bytes_.float() / 255) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2))
+    with pytest.raises(ValueError, match="std expected a number for each of 3 channels, above 0"):
+        dc.adapt(layer, std=(0.2, 0, 0.2))
+    with pytest.raises(ValueError, match="'GBR'"):
+        dc.adapt(layer, channels="GBR")
+
+
+def test_lists_and_masks() -> None:
+    x = natural(3)
+    mask = (natural(3, seed=5)[:, :, :1] > 0.5).float()
+    noised, cover = dc.adapt(dc.DiffJPEG(50))([x, x + 1])
+    assert torch.equal(noised, dc.DiffJPEG(50)(x))
+    assert torch.equal(cover, x + 1)
+    geometry = dc.Compose([dc.Flip(1.0), dc.FrameSwap(1.0), dc.DiffJPEG(50)])
+    layer = dc.RandomDistortion([geometry, dc.RandomCrop(0.5), dc.GaussianNoise(0.1)], per="sample")
+    adapted = dc.adapt(layer, layout="BCTHW", range=(-1, 1))
+    for seed in range(4):
+        draw = adapted.sample(x.transpose(1, 2).shape, torch.Generator().manual_seed(seed))
+        _, moved = adapted(x.transpose(1, 2) * 2 - 1, draw, mask=mask.transpose(1, 2))
+        moved = moved.transpose(1, 2)
+        for i, member in enumerate(draw["choice"]):
+            if member == 0:
+                assert torch.equal(moved[i], mask[i].flip(-1)[dc.FrameSwap(1.0).sample((1, *x.shape[1:]))["index"][0]])
+            elif member == 1:
+                assert 0 < moved[i].sum() < mask[i].sum()
+            else:
+                assert torch.equal(moved[i], mask[i])
+    video, moved = dc.adapt(dc.RandomCrop((0.2, 0.9)))(x, mask=torch.ones_like(mask), p=0.5)
+    assert torch.equal(moved.expand_as(video) == 0, video == 0)
+
+
+def test_guides_and_neighbours_go_through() -> None:
+    x = natural(1, 6, 32, 32)
+    layer = dc.DiffH264(28, "veryfast")
+    guide = dc.RealCodec("libx264", crf=28, preset="veryfast").encode(x[:, 2:4]).guide
+    adapted = dc.adapt(layer, layout="BTHWC", range=(-1, 1))
+
+    def theirs(v: torch.Tensor) -> torch.Tensor:
+        return (v * 2 - 1).permute(0, 1, 3, 4, 2)
+
+    draw = layer.sample((1, 2, 3, 32, 32))
+    for options in ({"guide": guide}, {"before": x[:, :2]}, {"before": x[:, :2], "after": x[:, 4:]}):
+        g = torch.Generator().manual_seed(0)
+        ours = layer(x[:, 2:4], generator=g, **options)
+        g = torch.Generator().manual_seed(0)
+        out = adapted(theirs(x[:, 2:4]), generator=g, **{k: theirs(v) if k != "guide" else v for k, v in options.items()})
+        torch.testing.assert_close(out, theirs(ours), atol=2e-2, rtol=0)
+    assert dc.build(adapted.config()).config() == adapted.config()
+    assert adapted(theirs(x[:, 2:4]), draw).shape == theirs(x[:, 2:4]).shape

@@ -12,7 +12,7 @@ from helpers import natural
 from PIL import Image
 
 import diffcodec as dc
-from diffcodec import report, specs
+from diffcodec import report
 from diffcodec.cli import main
 
 
@@ -236,13 +236,3 @@ def test_command_is_installed() -> None:
     assert result.returncode == 0
     assert "fidelity" in result.stdout
     assert "roundtrip" in result.stdout
-
-
-def test_specs() -> None:
-    assert specs.parse("jpeg:quality=50,subsampling=4:4:4") == ("jpeg", {"quality": 50, "subsampling": "4:4:4"})
-    layer = specs.make("libx264:crf=30", preset="slow")
-    assert "'slow'" in repr(layer)
-    assert "30" in repr(layer)
-    assert specs.parse("jpeg:quality=(10,90),rounding=soft") == ("jpeg", {"quality": (10, 90), "rounding": "soft"})
-    with pytest.raises(ValueError, match="colour"):
-        specs.make("jpeg:colour=1")

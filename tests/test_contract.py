@@ -21,6 +21,7 @@ from diffcodec import checks
 # how those are made that have to be told something, or are small only then
 MAKE: dict[str, Callable[[], dc.Layer]] = {
     "CompNet": lambda: dc.CompNet(4, 2),
+    "Compose": lambda: dc.Compose([dc.FrameSwap((0.2, 0.8)), dc.Resize((0.5, 1.0)), dc.DiffH264((20, 30), "ultrafast")]),
     "DiffH264": lambda: dc.DiffH264(22),
     "DiffJPEG": lambda: dc.DiffJPEG(50),
     "RandomDistortion": lambda: dc.RandomDistortion([dc.GaussianNoise(), dc.FrameDrop(), dc.DiffJPEG((10, 90))], per="sample"),

@@ -32,8 +32,8 @@ def test_every_simulator_and_attack_runs_without_optional_packages() -> None:
         import torch, diffcodec as dc
         v = torch.rand(2, 3, 3, 16, 16)
         layers = [cls() for cls in (dc.DiffJPEG, dc.JPEGMask, dc.JPEGDrop, dc.DiffH264, dc.CompNet, *(getattr(dc, n) for n in dc.attacks.__all__
-                  if n not in ("RandomDistortion", "revmark_distortion")))]
-        layers += [dc.revmark_distortion(), dc.RandomDistortion([dc.Flip()]), dc.adapt(dc.Flip())]
+                  if n not in ("Compose", "RandomDistortion", "revmark_distortion")))]
+        layers += [dc.revmark_distortion(), dc.RandomDistortion([dc.Flip()]), dc.Compose([dc.Flip()]), dc.adapt(dc.Flip())]
         layers += [dc.DiffH264(model="revmark", motion=dc.motion.SPyNet(2))]
         for layer in layers:
             x = v.clone().requires_grad_(True)

@@ -17,7 +17,7 @@ def test_ramp() -> None:
     assert dc.Ramp(1.0, 2.0, 5, 5)(5) == 2.0
     with pytest.raises(ValueError, match="start=5, stop=4"):
         dc.Ramp(0, 1, 5, 4)
-    with pytest.raises(ValueError, match="two numbers or two ranges"):
+    with pytest.raises(ValueError, match="two numbers, two ranges or two lists"):
         dc.Ramp(0, (0, 1), 0, 1)
 
 

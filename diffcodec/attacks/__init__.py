@@ -1,13 +1,14 @@
 """Attacks as layers: on time, geometry and colour, and mixtures of them."""
 
-from .compose import Identity, RandomDistortion, revmark_distortion
+from .compose import Compose, Identity, RandomDistortion, revmark_distortion
 from .photometric import Brightness, ColorDither, Contrast, Hue, Saturation
-from .spatial import Flip, GaussianBlur, GaussianNoise, RandomCrop, Resize, Rotate
+from .spatial import Flip, GaussianBlur, GaussianNoise, MedianFilter, Perspective, RandomCrop, Resize, Rotate
 from .temporal import FrameAverage, FrameDrop, FrameInsert, FrameRate, FrameSwap
 
 __all__ = [
     "Brightness",
     "ColorDither",
+    "Compose",
     "Contrast",
     "Flip",
     "FrameAverage",
@@ -19,6 +20,8 @@ __all__ = [
     "GaussianNoise",
     "Hue",
     "Identity",
+    "MedianFilter",
+    "Perspective",
     "RandomCrop",
     "RandomDistortion",
     "Resize",

@@ -1,7 +1,8 @@
-"""Mixtures of distortions."""
+"""Layers made of layers: one of several, and one after the other."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from ..checks import check_names, require
 from ..constants import listed
 from ..layer import Draw, Layer, view_of
-from ..strength import draw_device
+from ..strength import Steps, draw_device
 from .spatial import GaussianBlur, GaussianNoise, RandomCrop
 from .temporal import FrameAverage, FrameDrop, FrameSwap
 
@@ -34,7 +35,132 @@ class Identity(Layer):
         return video
 
 
-class RandomDistortion(Layer):
+class Several(Layer):
+    """Layers inside a layer. Strengths that a call names go to every member that has them."""
+
+    layers: nn.ModuleList
+    raw = True  # its members see to it
+
+    def members(self) -> list[Any]:
+        """The layers, in order."""
+        return list(self.layers)
+
+    def strength_names(self) -> list[str]:
+        return list(dict.fromkeys(name for layer in self.members() if isinstance(layer, Layer) for name in layer.strength_names()))
+
+    def at(self, **strengths: Any) -> Layer:
+        self._check_known(strengths)
+        return self._with([_at(layer, strengths) for layer in self.members()])
+
+    def rows(self, rows: list[int], batch: int) -> Layer:
+        return self._with([layer.rows(rows, batch) if isinstance(layer, Layer) else layer for layer in self.members()])
+
+    def _with(self, layers: list[Any]) -> Layer:
+        if all(a is b for a, b in zip(layers, self.layers)):
+            return self
+        view = view_of(self)
+        view._modules["layers"] = nn.ModuleList(layers)
+        return view
+
+    def check(self, video: Tensor) -> None:
+        if isinstance(video, Tensor) and video.dim() == 4 and not self.images:
+            names = ", ".join(v.who for v in self.members() if isinstance(v, Layer) and not v.images)
+            raise ValueError(f"{names} takes videos [B, T, 3, H, W] only, got shape {tuple(video.shape)}")
+        super().check(video)
+
+
+def _at(layer: Any, strengths: Mapping[str, Any]) -> Any:
+    """A layer with those of some strengths that it has."""
+    if not isinstance(layer, Layer):
+        return layer
+    known = layer.strength_names()
+    return layer.at(**{name: value for name, value in strengths.items() if name in known})
+
+
+class Compose(Several):
+    """Layers one after the other.
+
+    Args:
+        layers: codecs, attacks, mixtures, and plain modules from video to video, which draw nothing.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> layer = dc.Compose([dc.Resize(0.5), dc.DiffH264(crf=(18, 34)), torch.nn.Identity()])
+        >>> layer(torch.rand(2, 4, 3, 32, 32), crf=23).shape
+        torch.Size([2, 4, 3, 32, 32])
+        >>> layer.describe(layer.sample((1, 4, 3, 32, 32), crf=23))
+        [{'name': 'Compose', 'layers': [{'name': 'Resize', 'scale': 0.5}, {'name': 'DiffH264', 'crf': 23.0}, {'name': 'Identity'}]}]
+    """
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not layers:
+            raise ValueError("Compose expected at least one layer, got none")
+        for layer in layers:
+            if not isinstance(layer, nn.Module):
+                raise TypeError(f"Compose expected layers and modules, got {type(layer).__name__}")
+        self.layers = nn.ModuleList(layers)
+        ours = [layer for layer in layers if isinstance(layer, Layer)]
+        self.images = all(layer.images for layer in ours)
+        self.channels = tuple(c for c in (1, 3) if all(c in layer.channels for layer in ours))
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
+        """A draw for each layer, at the shape that reaches it: ``{"parts": {number: draw}}``."""
+        parts: dict[int, Draw] = {}
+        for i, layer in enumerate(self.members()):
+            if isinstance(layer, Layer):
+                parts[i] = layer.sample(shape, generator, step=step, device=device)
+                shape = layer.shape_after(shape, parts[i])
+        return {"parts": parts}
+
+    def shape_after(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> tuple[int, ...]:
+        for i, part in draw["parts"].items():
+            shape = self.members()[i].shape_after(shape, part)
+        return shape
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        for i, layer in enumerate(self.members()):
+            if isinstance(layer, Layer):
+                video = layer.run(video, draw["parts"][i])
+            else:
+                out = layer(video)
+                if not isinstance(out, Tensor) or out.shape[0] != video.shape[0]:
+                    what = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+                    raise TypeError(f"Compose expected a video of {video.shape[0]} samples from {type(layer).__name__}, got {what}")
+                video = out
+        return video
+
+    def follow(self, mask: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        for i, part in draw["parts"].items():
+            mask = self.members()[i].follow(mask, part)
+        return mask
+
+    def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        check_names("Compose", draw, {"parts": ()})
+        parts, ours = draw["parts"], [i for i, layer in enumerate(self.members()) if isinstance(layer, Layer)]
+        if not isinstance(parts, Mapping) or list(parts) != ours:
+            raise ValueError(f"Compose got a draw whose 'parts' are not those of its layers {ours}")
+        at = tuple(shape)
+        for i in ours:
+            if not isinstance(parts[i], Mapping):
+                raise ValueError(f"Compose got a draw whose part {i} is no draw: {type(parts[i]).__name__}")
+            self.members()[i].check_draw(parts[i], at)
+            at = self.members()[i].shape_after(at, parts[i])
+
+    def describe(self, draw: Mapping[str, Any], batch: int | None = None) -> list[dict[str, Any]]:
+        for i, part in draw["parts"].items():  # what one layer does not say, another does
+            with contextlib.suppress(ValueError):
+                batch = batch or len(self.members()[i].describe(part))
+        if batch is None:
+            raise ValueError("Compose draws nothing that says how many samples there are: give batch=")
+        told = [
+            layer.describe(draw["parts"][i], batch) if isinstance(layer, Layer) else [{"name": type(layer).__name__}] * batch
+            for i, layer in enumerate(self.members())
+        ]
+        return [{"name": "Compose", "layers": list(one)} for one in zip(*told)]
+
+
+class RandomDistortion(Several):
     """One of several layers, drawn by weight.
 
     Which layer was drawn is plain Python data in the draw (``draw["choice"]``, a number for each sample), so nothing waits for the GPU;
@@ -43,7 +169,8 @@ class RandomDistortion(Layer):
 
     Args:
         layers: codecs, attacks or other mixtures; each must keep the shape of the video.
-        weights: share of each, any positive scale, or a callable step -> weights; None for equal shares.
+        weights: share of each, any positive scale, or a schedule (:class:`Ramp` or :class:`Steps` of
+            lists, or a callable step -> weights); None for equal shares.
         per: "batch" draws one layer for the batch (the paper's way), "sample" one for each sample.
 
     Example:
@@ -52,10 +179,6 @@ class RandomDistortion(Layer):
         >>> layer(torch.rand(4, 2, 3, 16, 16)).shape
         torch.Size([4, 2, 3, 16, 16])
     """
-
-    images = True
-
-    raw = True  # its members see to it
 
     def __init__(self, layers: Sequence[Layer], weights: Weights | None = None, per: str = "batch") -> None:
         super().__init__()
@@ -86,17 +209,6 @@ class RandomDistortion(Layer):
             raise ValueError(f"weights expected to be >= 0 and not all 0, got {shares}")
         return torch.tensor(shares)
 
-    def rows(self, rows: list[int], batch: int) -> Layer:
-        layers = [layer.rows(rows, batch) for layer in self._members()]
-        if all(a is b for a, b in zip(layers, self.layers)):
-            return self
-        view = view_of(self)
-        view._modules["layers"] = nn.ModuleList(layers)
-        return view
-
-    def _members(self) -> list[Layer]:
-        return list(self.layers)  # type: ignore[arg-type]
-
     def draw_each(
         self, shape: tuple[int, ...], generators: Sequence[torch.Generator], step: int | None, device: torch.device | None
     ) -> Draw:
@@ -112,7 +224,7 @@ class RandomDistortion(Layer):
         choice = torch.multinomial(self._shares(step).to(where), n, replacement=True, generator=generator).tolist() * (b // n)
         parts = {}
         for i, rows in _by_member(choice):
-            member = self._members()[i].rows(rows, b) if len(rows) < b else self._members()[i]
+            member = self.members()[i].rows(rows, b) if len(rows) < b else self.members()[i]
             parts[i] = member.sample((len(rows), *shape[1:]), generator, step=step, device=device)
         return {"choice": choice, "parts": parts}
 
@@ -120,10 +232,10 @@ class RandomDistortion(Layer):
         parts, members = draw["parts"], _by_member(draw["choice"])
         if len(members) == 1:
             i, _ = members[0]
-            return self._members()[i].run(video, parts[i])
+            return self.members()[i].run(video, parts[i])
         order, pieces = [], []
         for i, rows in members:
-            piece = self._members()[i].run(video.index_select(0, listed(rows, video.device)), parts[i])
+            piece = self.members()[i].run(video.index_select(0, listed(rows, video.device)), parts[i])
             if piece.shape[1:] != video.shape[1:]:
                 raise ValueError(
                     f"{type(self.layers[i]).__name__} turned {tuple(video.shape[1:])} into {tuple(piece.shape[1:])}:"
@@ -134,11 +246,21 @@ class RandomDistortion(Layer):
         back = sorted(range(len(order)), key=order.__getitem__)
         return torch.cat(pieces).index_select(0, listed(back, video.device))
 
-    def check(self, video: Tensor) -> None:
-        if isinstance(video, Tensor) and video.dim() == 4 and not self.images:
-            names = ", ".join(type(v).__name__ for v in self._members() if not v.images)
-            raise ValueError(f"{names} takes videos [B, T, 3, H, W] only, got shape {tuple(video.shape)}")
-        super().check(video)
+    def follow(self, mask: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        members = _by_member(draw["choice"])
+        pieces = {i: self.members()[i].follow(mask[rows], draw["parts"][i]) for i, rows in members}
+        order = [row for _, rows in members for row in rows]
+        return torch.cat(list(pieces.values()))[sorted(range(len(order)), key=order.__getitem__)]
+
+    def shape_after(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> tuple[int, ...]:
+        members = _by_member(draw["choice"])
+        return self.members()[members[0][0]].shape_after(shape, draw["parts"][members[0][0]]) if len(members) == 1 else shape
+
+    def describe(self, draw: Mapping[str, Any], batch: int | None = None) -> list[dict[str, Any]]:
+        told: dict[int, dict[str, Any]] = {}
+        for i, rows in _by_member(draw["choice"]):
+            told |= zip(rows, self.members()[i].describe(draw["parts"][i], len(rows)))
+        return [told[i] for i in range(len(told))]
 
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
         check_names("RandomDistortion", draw, dict.fromkeys(("choice", "parts")))
@@ -155,7 +277,7 @@ class RandomDistortion(Layer):
         for i, rows in members:
             if not isinstance(parts[i], Mapping):
                 raise ValueError(f"RandomDistortion got a draw whose part {i} is no draw: {type(parts[i]).__name__}")
-            self._members()[i].check_draw(parts[i], (len(rows), *shape[1:]))
+            self.members()[i].check_draw(parts[i], (len(rows), *shape[1:]))
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}, per={self.per!r}"
@@ -209,17 +331,4 @@ def revmark_distortion(codec: Layer | None = None, codec_share: float = 0.86, st
     shares = [codec_share] + [(1 - codec_share) / (len(layers) - 1)] * (len(layers) - 1)
     if start <= 0:
         return RandomDistortion(layers, shares, per)
-    return RandomDistortion([Identity(), *layers], _After(start, shares), per)
-
-
-class _After:
-    """Weights that leave everything to the first layer before a step (a class, not a closure: it pickles)."""
-
-    def __init__(self, start: int, shares: list[float]) -> None:
-        self.start, self.shares = start, shares
-
-    def __call__(self, step: int) -> list[float]:
-        return [0.0, *self.shares] if step >= self.start else [1.0] + [0.0] * len(self.shares)
-
-    def __repr__(self) -> str:
-        return f"{self.shares} from step {self.start}"
+    return RandomDistortion([Identity(), *layers], Steps({0: [1.0] + [0.0] * len(layers), start: [0.0, *shares]}), per)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ class RandomCrop(Layer):
     """
 
     images = True
+    geometric = True
 
     def __init__(self, p: StrengthLike = 0.4, mode: str = "zero") -> None:
         super().__init__()
@@ -88,14 +90,14 @@ def _resample(video: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 class Resize(Layer):
-    """Resize: scale the frame down and back up to its size, bilinear with antialiasing (as Pillow and torchvision do).
+    """Resize: scale the frame and back to its size, bilinear with antialiasing (as Pillow and torchvision do).
 
     Args:
-        scale: factor on height and width on the way down, above 0 up to 1.
+        scale: factor on height and width on the way there, above 0 up to 4; a layer made for 1 at most takes no more at its calls.
 
     Example:
         >>> import torch, diffcodec as dc
-        >>> dc.Resize((0.5, 1.0))(torch.rand(2, 4, 3, 16, 16)).shape
+        >>> dc.Resize((0.5, 1.5))(torch.rand(2, 4, 3, 16, 16)).shape
         torch.Size([2, 4, 3, 16, 16])
     """
 
@@ -103,28 +105,37 @@ class Resize(Layer):
 
     def __init__(self, scale: StrengthLike = (0.5, 1.0)) -> None:
         super().__init__()
-        self.scale = Strength(scale, "scale", 1e-3, 1)
+        self.scale = Strength(scale, "scale", 1e-3, LARGEST)
+        if self.scale.most() <= 1:  # the other grid needs no more room then
+            self.scale = Strength(scale, "scale", 1e-3, 1)
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         scale = draw["scale"].to(video)
-        rows, columns = (_down_and_up(n, scale) for n in video.shape[-2:])
+        rows, columns = (_there_and_back(n, scale, math.ceil(n * self.scale.high)) for n in video.shape[-2:])
         return _resample(video, rows, columns)
 
 
-def _down_and_up(n: int, scale: Tensor) -> Tensor:
+LARGEST = 4.0  # scale of a resize
+
+
+def _there_and_back(n: int, scale: Tensor, room: int) -> Tensor:
     """Scaling n samples to ``m = round(scale n)`` and back as one matrix. Shape: ``[B] -> [B, n, n]``.
 
-    m differs per sample, so the small grid is laid out for n places and those beyond m stay empty.
+    m differs per sample, so the other grid is laid out for ``room`` samples and those beyond m stay empty.
     """
-    m = torch.round(n * scale).clamp(1, n)[:, None, None]  # [B, 1, 1]
-    i = torch.arange(n, device=scale.device).to(scale)
-    centre = (i[:, None] + 0.5) * (n / m) - 0.5  # of small sample j (rows) among the n [B, n, 1]
-    down = (1 - (centre - i).abs() * (m / n)).clamp(min=0)  # triangle as wide as one small sample each way [B, n, n]
-    down = down * (i[:, None] < m)
-    down = down / down.sum(-1, keepdim=True).clamp(min=1e-12)
-    at = torch.minimum(((i + 0.5)[:, None] * (m / n) - 0.5).clamp(min=0), m - 1)  # of sample i among the m [B, n, 1]
-    up = (1 - (at - i).abs()).clamp(min=0)
-    return up @ down
+    m = torch.round(n * scale).clamp(1, room)[:, None, None]  # [B, 1, 1]
+    whole = torch.full_like(m, n)
+    return _resized(m, whole, room, n) @ _resized(whole, m, n, room)
+
+
+def _resized(first: Tensor, second: Tensor, columns: int, rows: int) -> Tensor:
+    """Scaling ``first`` samples to ``second``, bilinear with antialiasing. Shape: two ``[B, 1, 1] -> [B, rows, columns]``, 0 beyond the samples."""
+    i = torch.arange(columns, device=first.device).to(first)
+    j = torch.arange(rows, device=first.device).to(first)[:, None]
+    at = (j + 0.5) * (first / second) - 0.5  # of sample j among the first [B, rows, 1]
+    near = (1 - (at - i).abs() * (second / first).clamp(max=1)).clamp(min=0)  # a triangle as wide as a sample of the coarser grid
+    near = near * ((i < first) & (j < second))
+    return near / near.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
 class Rotate(Layer):
@@ -140,6 +151,7 @@ class Rotate(Layer):
     """
 
     images = True
+    geometric = True
 
     def __init__(self, degrees: StrengthLike = (-10.0, 10.0)) -> None:
         super().__init__()
@@ -157,6 +169,59 @@ class Rotate(Layer):
         return bilinear(framed, from_x + 1, from_y + 1).view(video.shape)
 
 
+class Perspective(Layer):
+    """Perspective: each corner of the frame moves inwards at random; what comes in from outside is black (torchvision's ``RandomPerspective``).
+
+    Args:
+        distortion: most that a corner moves, as a share of half the height and width, 0..1.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> dc.Perspective(0.5)(torch.rand(2, 4, 3, 16, 16)).shape
+        torch.Size([2, 4, 3, 16, 16])
+    """
+
+    images = True
+    geometric = True
+
+    def __init__(self, distortion: StrengthLike = 0.5) -> None:
+        super().__init__()
+        self.distortion = Strength(distortion, "distortion", 0, 1)
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
+        draw = super().draw(shape, generator, step, device)
+        draw["corners"] = uniform((shape[0], 4, 2), generator, device)  # (x, y) of each corner's way, clockwise from the top left
+        return draw
+
+    def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        return super().draw_shapes(shape) | {"corners": (shape[0], 4, 2)}
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        h, w = video.shape[-2:]
+        moved = draw["corners"].to(video) * draw["distortion"].to(video)[:, None, None] / 2  # shares of the frame
+        start = video.new_tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]).expand_as(moved)
+        end = start + moved * (1 - 2 * start)
+        x = (torch.arange(w, device=video.device).to(video) / max(1, w - 1)).expand(h, w)
+        y = (torch.arange(h, device=video.device).to(video) / max(1, h - 1))[:, None].expand(h, w)
+        ones = torch.ones_like(x)
+        place = _homography(end, start) @ torch.stack([x, y, ones]).flatten(1)  # [B, 3, H W]
+        from_x, from_y = (place[:, :2] / place[:, 2:]).unflatten(2, (h, w)).unbind(1)
+        framed = F.pad(video.flatten(1, -3), (1, 1, 1, 1))  # the repeated edge is black
+        return bilinear(framed, from_x * max(1, w - 1) + 1, from_y * max(1, h - 1) + 1).view(video.shape)
+
+
+def _homography(start: Tensor, end: Tensor) -> Tensor:
+    """The projective map that takes four points to four others. Shape: two ``[B, 4, 2] -> [B, 3, 3]``."""
+    (x, y), (u, v) = start.unbind(-1), end.unbind(-1)  # [B, 4] each
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    rows = [
+        torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], -1),
+        torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1),
+    ]
+    solved = torch.linalg.solve(torch.cat(rows, 1), torch.cat([u, v], 1))
+    return torch.cat([solved, torch.ones_like(solved[:, :1])], 1).unflatten(1, (3, 3))
+
+
 class Flip(Layer):
     """Mirror a sample with probability p.
 
@@ -171,6 +236,7 @@ class Flip(Layer):
     """
 
     images = True
+    geometric = True
 
     def __init__(self, p: StrengthLike = 0.5, axis: str = "horizontal") -> None:
         super().__init__()
@@ -179,11 +245,14 @@ class Flip(Layer):
         self.axis = axis
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
-        p = super().draw(shape, generator, step, device)["p"]
-        return {"flip": uniform((shape[0],), generator, device) < p}
+        draw = super().draw(shape, generator, step, device)
+        return draw | {"flip": uniform((shape[0],), generator, device) < draw["p"]}
 
     def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        return {"flip": shape[:1]}
+        return super().draw_shapes(shape) | {"flip": shape[:1]}
+
+    def told(self) -> list[str]:
+        return ["flip"]
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         flipped = video.flip(-1 if self.axis == "horizontal" else -2)
@@ -224,12 +293,53 @@ class GaussianNoise(Layer):
         return add_noise.on(self.backend, video, draw["noise"], draw["sigma"])
 
 
+class MedianFilter(Layer):
+    """Median over a square window of each channel of each frame; edges are repeated. The gradient flows to the samples that were taken.
+
+    Args:
+        kernel: side of the window, odd.
+
+    Example:
+        >>> import torch, diffcodec as dc
+        >>> spot = torch.zeros(1, 3, 8, 8)
+        >>> spot[..., 4, 4] = 1
+        >>> dc.MedianFilter(3)(spot).sum()
+        tensor(0.)
+    """
+
+    images = True
+
+    def __init__(self, kernel: int = 3) -> None:
+        super().__init__()
+        self.kernel = _odd_side(kernel)
+
+    def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
+        k, n = self.kernel, self.kernel // 2
+        flat = video.flatten(0, -4)  # [N, C, H, W]
+        some = max(1, 2**24 // max(1, k * k * flat[0].numel()))  # of frames at once: windows of 64 MiB
+        out = []
+        for part in flat.split(some):
+            padded = F.pad(part, (n, n, n, n), mode="replicate")
+            out.append(padded.unfold(2, k, 1).unfold(3, k, 1).flatten(4).median(4).values)
+        return torch.cat(out).view(video.shape)
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}"
+
+
+def _odd_side(kernel: int) -> int:
+    if isinstance(kernel, bool) or not (isinstance(kernel, int) and kernel >= 1 and kernel % 2):
+        raise ValueError(f"kernel expected to be an odd whole number >= 1, got {kernel!r}")
+    return kernel
+
+
 class GaussianBlur(Layer):
     """Gaussian blur over time, height and width with a cubic window; edges are repeated. On images, over height and width.
 
     Args:
         sigma: standard deviation in frames and pixels.
         kernel: window side, odd; the paper's 3 x 3 x 3.
+        over: "time and space", or "space": each frame alone.
         backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`; windows up to 5).
 
     Example:
@@ -242,13 +352,13 @@ class GaussianBlur(Layer):
     images = True
     raw = True
 
-    def __init__(self, sigma: StrengthLike = 2.0, kernel: int = 3, backend: str = "auto") -> None:
+    def __init__(self, sigma: StrengthLike = 2.0, kernel: int = 3, over: str = "time and space", backend: str = "auto") -> None:
         super().__init__()
         self.backend = validate_backend(backend)
         self.sigma = Strength(sigma, "sigma", 1e-3, 1e3)
-        if not (isinstance(kernel, int) and kernel >= 1 and kernel % 2):
-            raise ValueError(f"kernel expected to be an odd whole number >= 1, got {kernel!r}")
-        self.kernel = kernel
+        self.kernel = _odd_side(kernel)
+        require("over", over, ["time and space", "space"])
+        self.over = over
 
     def weights(self, sigma: Tensor) -> Tensor:
         """Shape: ``[B] -> [B, kernel]``."""
@@ -259,7 +369,11 @@ class GaussianBlur(Layer):
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         precision = torch.float64 if video.dtype == torch.float64 else torch.float32
-        return blur.on(self.backend, video, self.weights(draw["sigma"].to(precision)))
+        weights = self.weights(draw["sigma"].to(precision))
+        if self.over == "space" and video.dim() == 5:
+            frames = video.shape[1]
+            return blur.on(self.backend, video.flatten(0, 1), weights.repeat_interleave(frames, 0)).view(video.shape)
+        return blur.on(self.backend, video, weights)
 
     def extra_repr(self) -> str:
-        return f"sigma={self.sigma!r}, kernel={self.kernel}"
+        return f"sigma={self.sigma!r}, kernel={self.kernel}, over={self.over!r}"

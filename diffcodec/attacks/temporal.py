@@ -50,6 +50,7 @@ class _FrameChoice(Layer):
     """An attack that is a choice of frames, ``index`` ``[B, T']``."""
 
     raw = True
+    geometric = True
 
     def __init__(self, keep_length: bool = True, backend: str = "auto") -> None:
         super().__init__()
@@ -62,14 +63,17 @@ class _FrameChoice(Layer):
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         values = {k: v.cpu() for k, v in super().draw(shape, generator, step, None).items()}
-        index = self.index(values, shape[0], shape[1], generator)
-        return {"index": index if device is None else index.to(device)}
+        draw = {"index": self.index(values, shape[0], shape[1], generator), **values}
+        return draw if device is None else {k: v.to(device) for k, v in draw.items()}
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         return take_frames.on(self.backend, video, draw["index"])
 
     def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        return {"index": shape[:2]}
+        return super().draw_shapes(shape) | {"index": shape[:2]}
+
+    def shape_after(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> tuple[int, ...]:
+        return (*draw["index"].shape, *shape[2:])
 
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
         who, index = type(self).__name__, draw.get("index")

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ..backend import validate_backend
+from ..buildable import Buildable
 from ..checks import check_tensor
 from ..color import luma
 from ..ops.block_motion.reference import block_motion
 
 
-class NoMotion(nn.Module):
+class NoMotion(Buildable, nn.Module):
     """Zero flow: prediction from the same place, to see what motion is worth.
 
     Example:
@@ -25,7 +26,7 @@ class NoMotion(nn.Module):
         return current.new_zeros(current.shape[0], 2, *current.shape[-2:])
 
 
-class BlockMotion(nn.Module):
+class BlockMotion(Buildable, nn.Module):
     """Block motion: one vector per block, found by sum of absolute luma differences.
 
     A full search at half resolution gives each block its candidates (its own best, that of the squares of 2 x 2 and 4 x 4 blocks around it, zero);

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..buildable import Buildable
 from ..checks import check_tensor
 from ..constants import Constant
 from .warp import warp
@@ -18,7 +19,7 @@ _MEAN = Constant([[[0.485]], [[0.456]], [[0.406]]])  # ImageNet statistics [3, 1
 _STD = Constant([[[0.229]], [[0.224]], [[0.225]]])
 
 
-class SPyNet(nn.Module):
+class SPyNet(Buildable, nn.Module):
     """Spatial pyramid network for optical flow (Ranjan and Black, CVPR 2017), 0.24 M parameters a level.
 
     Comes with random weights: the published ones are for non-commercial research and are not shipped. :meth:`load` reads a file of

@@ -88,3 +88,82 @@ def test_x264_inside_a_mixture_is_what_it_is_alone(per: str) -> None:
     x = natural(2, 8, 32, 48)
     draw = mixture.sample(x.shape, torch.Generator().manual_seed(0))
     torch.testing.assert_close(mixture(x, draw), layer(x, draw["parts"][0]))
+
+
+def test_layers_one_after_the_other() -> None:
+    x = natural(2, 6)
+    first, second = dc.FrameRate(0.5, keep_length=False), dc.GaussianNoise((0.0, 0.1))
+    layer = dc.Compose([first, torch.nn.Identity(), second])
+    draw = layer.sample(x.shape, torch.Generator().manual_seed(0))
+    assert draw["parts"][2]["noise"].shape == (2, 3, 3, *x.shape[-2:])  # at the shape that reaches it
+    assert torch.equal(layer(x, draw), second(first(x, draw["parts"][0]), draw["parts"][2]))
+    assert layer(x).shape == (2, 3, *x.shape[2:])
+    nested = dc.Compose([dc.RandomDistortion([layer]), dc.Flip()])
+    assert nested(x).shape == (2, 3, *x.shape[2:])
+
+
+def test_a_call_names_strengths_of_layers_inside() -> None:
+    x = natural(2)
+    layer = dc.Compose([dc.DiffJPEG((20, 90)), dc.RandomDistortion([dc.DiffJPEG(50), dc.GaussianNoise(0.1)], [1, 0])])
+    assert torch.equal(layer(x, quality=30), dc.DiffJPEG(30)(dc.DiffJPEG(30)(x)))
+    assert torch.equal(layer(x, quality=[30, 60])[1:], dc.DiffJPEG(60)(dc.DiffJPEG(60)(x[1:])))
+    draw = layer.sample(x.shape, sigma=0.0, quality=[30, 60])
+    assert draw["parts"][0]["quality"].tolist() == [30, 60]
+    with pytest.raises(TypeError, match="Compose got an unexpected crf=3; its strengths are quality, sigma"):
+        layer(x, crf=3)
+    with pytest.raises(TypeError, match=r"RandomDistortion got an unexpected before=a tensor of shape \(2, 8, 3, 32, 32\)"):
+        dc.RandomDistortion([dc.DiffH264()])(x, before=torch.zeros(2, 8, 3, 32, 32))
+    late = dc.Compose([dc.GaussianNoise(dc.Ramp(0.0, 0.1, 0, 10))])
+    assert not torch.equal(late(x, step=5), x)
+
+
+def test_compose_errors() -> None:
+    with pytest.raises(ValueError, match="at least one layer"):
+        dc.Compose([])
+    with pytest.raises(TypeError, match="got function"):
+        dc.Compose([lambda x: x])  # type: ignore[list-item]
+    x = natural(2)
+    with pytest.raises(TypeError, match="a video of 2 samples from Flatten, got shape"):
+        dc.Compose([torch.nn.Flatten(0, 1)])(x)
+    layer = dc.Compose([dc.Flip(), dc.DiffJPEG((10, 90))])
+    with pytest.raises(ValueError, match="are not those of its layers"):
+        layer(x, {"parts": {0: {}}})
+    with pytest.raises(ValueError, match="for 3 samples; the batch has 2"):
+        layer(x, layer.sample((3, *x.shape[1:])))
+    with pytest.raises(ValueError, match=r"takes videos \[B, T, 3, H, W\] only"):
+        dc.Compose([dc.Flip(), dc.FrameDrop()])(x[:, 0])
+
+
+def test_what_was_drawn_is_told() -> None:
+    layer = dc.RandomDistortion(
+        [dc.DiffH264((18, 34)), dc.FrameDrop((0.2, 0.8)), dc.Compose([dc.Flip(), dc.Hue()]), dc.Identity(), dc.RealJPEG((20, 30))],
+        per="sample",
+    )
+    shape = (64, 4, 3, 16, 16)
+    draw = layer.sample(shape, torch.Generator().manual_seed(0))
+    told = layer.describe(draw)
+    assert len(told) == 64
+    for i, one in enumerate(told):
+        member = draw["choice"][i]
+        assert one["name"] == ["DiffH264", "FrameDrop", "Compose", "Identity", "RealJPEG"][member]
+        at = [j for j, m in enumerate(draw["choice"]) if m == member].index(i)
+        part = draw["parts"][member]
+        if member == 0:
+            assert one == {"name": "DiffH264", "crf": pytest.approx(part["crf"][at].item())}
+        if member == 1:
+            assert 0.2 <= one["p"] <= 0.8
+        if member == 2:
+            assert one["layers"][0] == {"name": "Flip", "flip": bool(part["parts"][0]["flip"][at])}
+            assert set(one["layers"][1]) == {"name", "turn"}
+    with pytest.raises(ValueError, match="give batch="):
+        dc.Identity().describe({})
+    assert dc.Identity().describe({}, 2) == [{"name": "Identity"}] * 2
+    assert dc.GaussianNoise(0.1).describe(dc.GaussianNoise(0.1).sample((2, 3, 8, 8))) == [{"name": "GaussianNoise", "sigma": 0.1}] * 2
+
+
+def test_weights_follow_schedules() -> None:
+    layer = dc.RandomDistortion([dc.Identity(), dc.Flip(1.0)], dc.Ramp([1, 0], [0, 1], 0, 10))
+    assert layer.sample((1, 3, 4, 4), step=0)["choice"] == [0]
+    assert layer.sample((1, 3, 4, 4), step=10)["choice"] == [1]
+    with pytest.raises(ValueError, match="from step 0 on"):
+        dc.Steps({5: [1, 0]})

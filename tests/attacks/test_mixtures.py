@@ -21,6 +21,7 @@ from diffcodec.strength import Strength, per_sample
 # every exported layer that can be made without further thought, small where that matters
 MAKE: dict[str, Callable[[], dc.Layer]] = {
     "CompNet": lambda: dc.CompNet(4, 2),
+    "Compose": lambda: dc.Compose([dc.FrameDrop((0, 1)), dc.DiffJPEG((10, 90)), torch.nn.Identity()]),
     "DiffH264": lambda: dc.DiffH264((18, 34), "veryfast", gop="random"),
     "DiffJPEG": lambda: dc.DiffJPEG((10, 90)),
     "RandomDistortion": lambda: dc.RandomDistortion([dc.GaussianNoise((0, 0.1)), dc.Flip()], per="sample"),
@@ -222,8 +223,8 @@ def test_wrong_draws_are_named_errors() -> None:
         (dc.DiffJPEG(), {"quality": torch.tensor([float("nan")])}, "quality expected to lie"),
         (dc.DiffJPEG(), {"quality": 50.0}, "'quality' is float"),
         (dc.FrameAverage(), {"n": torch.tensor([2.5])}, "whole numbers"),
-        (dc.FrameDrop(), {"index": torch.tensor([[0, 9, 1]])}, "frames"),
-        (dc.FrameDrop(), {"index": torch.rand(1, 3)}, "dtype"),
+        (dc.FrameDrop(), {"index": torch.tensor([[0, 9, 1]]), "p": torch.tensor([0.5])}, "frames"),
+        (dc.FrameDrop(), {"index": torch.rand(1, 3), "p": torch.tensor([0.5])}, "dtype"),
         (dc.RealCodec(), {}, "without 'crf'"),
         (dc.RealCodec("libvpx-vp9"), {"crf": torch.tensor([30.5])}, "whole numbers"),
         (dc.GaussianNoise(), {"sigma": torch.tensor([0.1]), "noise": torch.zeros(1, 3, 3, 8, 8)}, "shape"),
@@ -289,7 +290,7 @@ def test_strength_at_the_call() -> None:
         (lambda x: dc.DiffJPEG()(x, quality=["a", "b"]), TypeError, "number for each sample"),
         (lambda x: dc.DiffJPEG()(x, crf=20), TypeError, "its strengths are quality"),
         (lambda x: dc.Identity()(x, crf=20), TypeError, "has no strengths"),
-        (lambda x: dc.RandomDistortion([dc.DiffJPEG()])(x, quality=20), TypeError, "has no strengths"),
+        (lambda x: dc.RandomDistortion([dc.DiffJPEG()])(x, crf=20), TypeError, "its strengths are quality"),
         (lambda x: dc.DiffJPEG(tables=torch.ones(2, 8, 8))(x, quality=20), TypeError, "has no strengths"),
         (lambda x: dc.DiffJPEG()(x, dc.DiffJPEG().sample(x.shape), quality=20), TypeError, "both a draw and quality"),
         (lambda x: dc.DiffJPEG()(x, torch.ones(2, 1, 16, 16)), TypeError, "masks and cover images"),

@@ -78,3 +78,50 @@ def test_blur_is_a_normalised_gaussian_in_three_dimensions() -> None:
     torch.testing.assert_close(dc.GaussianBlur(5.0, 7)(flat), flat)
     image = torch.rand(1, 3, 9, 9)
     torch.testing.assert_close(dc.GaussianBlur(2.0)(image), dc.GaussianBlur(2.0)(image[:, None])[:, 0])
+
+
+def test_resize_is_torchs_there_and_back() -> None:
+    x = natural(2, 1)[:, 0]
+    up, down = dc.Resize(1.5)(x), dc.Resize(0.5)(x)
+    for scale, ours in ((1.5, up), (0.5, down)):
+        there = F.interpolate(x, [round(scale * n) for n in x.shape[-2:]], mode="bilinear", antialias=True)
+        torch.testing.assert_close(ours, F.interpolate(there, x.shape[-2:], mode="bilinear", antialias=True), atol=1e-5, rtol=0)
+    torch.testing.assert_close(dc.Resize((0.9, 1.5))(x, scale=1.0), x, atol=1e-5, rtol=0)
+    mixed = dc.Resize((0.5, 2.0))(x, scale=[0.5, 1.5])
+    torch.testing.assert_close(mixed[0], down[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixed[1], up[1], atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=r"scale expected to lie in \[0.001, 1\], got 2"):
+        dc.Resize((0.5, 1.0))(x, scale=2.0)
+
+
+def test_perspective_moves_corners_to_where_they_were_drawn() -> None:
+    x = torch.ones(1, 3, 41, 61)
+    layer = dc.Perspective(1.0)
+    assert torch.equal(layer(x, {"distortion": torch.zeros(1), "corners": torch.rand(1, 4, 2)}).round(decimals=4), x)
+    corners = torch.tensor([[[0.5, 0.4], [0.2, 0.6], [0.0, 0.0], [0.3, 0.1]]])
+    y = layer(x, {"distortion": torch.ones(1), "corners": corners})[0, 0]
+    for (cx, cy), (sx, sy) in zip(corners[0].tolist(), [(0, 0), (1, 0), (1, 1), (0, 1)]):
+        px = (sx + (1 - 2 * sx) * cx / 2) * 60
+        py = (sy + (1 - 2 * sy) * cy / 2) * 40
+        inside_x, inside_y = px + (2 if sx == 0 else -2), py + (2 if sy == 0 else -2)
+        assert y[round(inside_y), round(inside_x)] > 0.9
+        outside_x, outside_y = px + (-3 if sx == 0 else 3), py + (-3 if sy == 0 else 3)
+        if 0 <= outside_x <= 60 and 0 <= outside_y <= 40:
+            assert y[round(outside_y), round(outside_x)] < 0.1
+
+
+def test_median_is_scipys() -> None:
+    ndimage = pytest.importorskip("scipy.ndimage")
+    x = natural(1, 2)
+    for kernel in (1, 3, 5):
+        ours = dc.MedianFilter(kernel)(x)[0].numpy()
+        theirs = ndimage.median_filter(x[0].numpy(), size=(1, 1, kernel, kernel), mode="nearest")
+        assert abs(ours - theirs).max() == 0
+
+
+def test_blur_over_space_is_that_of_each_frame() -> None:
+    x = natural(2, 3)
+    layer = dc.GaussianBlur((0.5, 2.0), kernel=5, over="space")
+    draw = layer.sample(x.shape)
+    for t in range(3):
+        torch.testing.assert_close(layer(x, draw)[:, t], layer(x[:, t], draw))

@@ -1,0 +1,174 @@
+"""Mixtures as other libraries write them, read as descriptions of :func:`diffcodec.build`.
+
+VideoSeal's training takes ``augs`` (name: share) and ``augs_params`` (name: arguments); OmniSealBench's evaluation takes a list of attacks, each
+with a function's name and lists of values. What we do otherwise: a resize goes there and back, so that sizes stay; one scale serves both axes; a
+crop is scaled up to the frame; H.264 is simulated; hue turns in Cb, Cr. What has no layer here is an error that names it, unless its share is 0.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Description = dict[str, Any]
+
+
+def _range(options: Mapping[str, Any], key: str, low: float, high: float) -> Any:
+    a, b = options.get(f"min_{key}", low), options.get(f"max_{key}", high)
+    return a if a == b else [a, b]
+
+
+def _sigma(kernel: float) -> float:
+    """Deviation that torchvision and OpenCV give a window of a size."""
+    return round(0.3 * ((kernel - 1) * 0.5 - 1) + 0.8, 4)
+
+
+def _odd(kernel: float) -> int:
+    return int(kernel) | 1
+
+
+def _blur(options: Mapping[str, Any]) -> Description:
+    low, high = (_odd(options.get(f"{end}_kernel_size", k)) for end, k in (("min", 3), ("max", 17)))
+    return {"name": "GaussianBlur", "sigma": [_sigma(low), _sigma(high)] if low < high else _sigma(low), "kernel": high, "over": "space"}
+
+
+def _median(options: Mapping[str, Any]) -> Description:
+    low, high = (_odd(options.get(f"{end}_kernel_size", 3)) for end in ("min", "max"))
+    each: list[Description] = [{"name": "MedianFilter", "kernel": k} for k in range(low, high + 1, 2)]
+    return each[0] if len(each) == 1 else {"name": "RandomDistortion", "layers": each}
+
+
+def _rotate(options: Mapping[str, Any]) -> Description:
+    low, high = options.get("min_angle", -10), options.get("max_angle", 10)
+    plain = {"name": "Rotate", "degrees": [low, high] if low < high else low}
+    if not options.get("do90"):
+        return plain
+    turned = [{"name": "Rotate", "degrees": [low + a, high + a] if low < high else low + a} for a in (-90, 90)]
+    return {"name": "RandomDistortion", "layers": [plain, *turned], "weights": [2, 1, 1]}
+
+
+def _crf(options: Mapping[str, Any]) -> Any:
+    if "crf_values" in options:
+        return {"choice": list(options["crf_values"])}
+    return _range(options, "crf", 28, 40)
+
+
+def _rgb(options: Mapping[str, Any]) -> Description:
+    warnings.warn("h264rgb has no simulator: DiffH264, which codes Y'CbCr 4:2:0, stands for it", stacklevel=2)
+    return {"name": "x264", "crf": _crf(options), "fps": 24}
+
+
+# VideoSeal's names: arguments -> description
+VIDEOSEAL: dict[str, Callable[[Mapping[str, Any]], Description]] = {
+    "identity": lambda o: {"name": "Identity"},
+    "jpeg": lambda o: {"name": "DiffJPEG", "quality": _range(o, "quality", 40, 80)},
+    "resize": lambda o: {"name": "Resize", "scale": _range(o, "size", 0.7, 1.5)},
+    "crop": lambda o: {"name": "RandomCrop", "p": _range(o, "size", 0.5, 1.0), "mode": "resize"},
+    "rotate": _rotate,
+    "hflip": lambda o: {"name": "Flip", "p": 1.0},
+    "perspective": lambda o: {"name": "Perspective", "distortion": _range(o, "distortion_scale", 0.1, 0.5)},
+    "gaussian_blur": _blur,
+    "median_filter": _median,
+    "brightness": lambda o: {"name": "Brightness", "factor": _range(o, "factor", 0.5, 2.0)},
+    "contrast": lambda o: {"name": "Contrast", "factor": _range(o, "factor", 0.5, 2.0)},
+    "saturation": lambda o: {"name": "Saturation", "factor": _range(o, "factor", 0.5, 2.0)},
+    "hue": lambda o: {"name": "Hue", "turn": _range(o, "factor", -0.1, 0.1)},
+    "gaussian_noise": lambda o: {"name": "GaussianNoise", "sigma": _range(o, "std", 0.05, 0.2)},
+    "grayscale": lambda o: {"name": "Saturation", "factor": 0.0},
+    "video_compression": lambda o: {"name": "x264", "crf": _crf(o), "fps": o.get("fps", 24)},
+    "h264": lambda o: {"name": "x264", "crf": _crf(o), "fps": 24},
+    "h264rgb": _rgb,
+    "h265": lambda o: {"name": "libx265", "crf": _crf(o), "fps": 24},
+    "drop_frame": lambda o: {"name": "FrameDrop", "p": o.get("drop_frame_prob", 0.125)},
+}
+
+# OmniSealBench's functions: (name here, the argument that its values go to, further arguments)
+_OMNISEAL: dict[str, tuple[str, str, Description]] = {
+    "horizontalflip": ("Flip", "", {"p": 1.0}),
+    "hflip": ("Flip", "", {"p": 1.0}),
+    "rotate": ("Rotate", "degrees", {}),
+    "resize": ("Resize", "scale", {}),
+    "crop": ("RandomCrop", "p", {"mode": "resize"}),
+    "perspective": ("Perspective", "distortion", {}),
+    "brightness": ("Brightness", "factor", {}),
+    "contrast": ("Contrast", "factor", {}),
+    "saturation": ("Saturation", "factor", {}),
+    "hue": ("Hue", "turn", {}),
+    "grayscale": ("Saturation", "", {"factor": 0.0}),
+    "jpeg": ("DiffJPEG", "quality", {}),
+    "gaussianblur": ("GaussianBlur", "kernel", {"over": "space"}),
+    "medianfilter": ("MedianFilter", "kernel", {}),
+    "h264": ("x264", "crf", {"fps": 24}),
+    "h264rgb": ("x264", "crf", {"fps": 24}),
+    "h265": ("libx265", "crf", {"fps": 24}),
+    "vp9": ("libvpx-vp9", "crf", {"fps": 24}),
+}
+
+
+def videoseal(spec: Mapping[str, Any]) -> dict[str, tuple[Description, float]]:
+    """Description and share of each augmentation of VideoSeal's ``augs``.
+
+    Raises:
+        ValueError: an augmentation that has no layer here, or masks of another kind than "none".
+    """
+    masks = (spec.get("masks") or {}).get("kind")
+    if masks not in (None, "none", "full"):
+        raise ValueError(f"masks of kind {masks!r}: no layer here pastes the unmarked picture back")
+    parameters = spec.get("augs_params") or {}
+    out = {}
+    for name, share in spec["augs"].items():
+        if not share:
+            continue
+        if name not in VIDEOSEAL:
+            raise ValueError(f"augs: {name!r} has no layer here; there are {', '.join(VIDEOSEAL)}")
+        out[name] = (VIDEOSEAL[name](parameters.get(name) or {}), float(share))
+    if not out:
+        raise ValueError("augs: every share is 0")
+    return out
+
+
+def is_omniseal(spec: Mapping[str, Any]) -> bool:
+    """Whether a mapping is a list of OmniSealBench's."""
+    return bool(spec) and all(isinstance(v, Mapping) and "func" in v for v in spec.values())
+
+
+def omniseal(spec: Mapping[str, Any]) -> dict[str, Description]:
+    """Descriptions by name and value, of OmniSealBench's list of attacks.
+
+    Raises:
+        ValueError: an attack that has no layer here.
+    """
+    out: dict[str, Description] = {}
+    for title, entry in spec.items():
+        function = str(entry["func"]).rpartition(".")[2]
+        arguments = entry.get("args") or {}
+        combined = function.split("_")
+        if len(combined) > 1 and "xargs" in arguments:
+            for values in arguments["xargs"]:
+                if len(values) != len(combined):
+                    raise ValueError(f"{title}: {function} expected {len(combined)} values, got {values!r}")
+                layers = [_one(title, part, value) for part, value in zip(combined, values)]
+                out[f"{title} {values}"] = {"name": "Compose", "layers": layers}
+            continue
+        values = next(iter(arguments.values()), [None])
+        label = next(iter(arguments), "")
+        for value in values if isinstance(values, list) else [values]:
+            out[title if value is None else f"{title} {label}={value}"] = _one(title, function, value)
+    return out
+
+
+def _one(title: str, function: str, value: Any) -> Description:
+    key = function.lower().removeprefix("adjust_").replace("_", "")
+    if key not in _OMNISEAL:
+        raise ValueError(f"{title}: {function!r} has no layer here; there are {', '.join(_OMNISEAL)}")
+    name, argument, more = _OMNISEAL[key]
+    if key == "h264rgb":
+        return _rgb({"crf_values": [value]})
+    if key == "vp9" and value == -1:  # the encoder's own choice
+        value = 32
+    if key == "gaussianblur":
+        return {"name": name, "sigma": _sigma(_odd(value)), argument: _odd(value), **more}
+    if key == "medianfilter":
+        value = _odd(value)
+    return {"name": name, **({argument: value} if argument and value is not None else {}), **more}
