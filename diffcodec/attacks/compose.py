@@ -39,7 +39,6 @@ class Several(Layer):
     """Layers inside a layer. Strengths that a call names go to every member that has them."""
 
     layers: nn.ModuleList
-    raw = True  # its members see to it
 
     def members(self) -> list[Any]:
         """The layers, in order."""
@@ -179,6 +178,8 @@ class RandomDistortion(Several):
         >>> layer(torch.rand(4, 2, 3, 16, 16)).shape
         torch.Size([4, 2, 3, 16, 16])
     """
+
+    raw = True  # its members see to it
 
     def __init__(self, layers: Sequence[Layer], weights: Weights | None = None, per: str = "batch") -> None:
         super().__init__()
