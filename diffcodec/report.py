@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import config, fidelity
 from .fidelity import Fidelity, Measured, Steering
+from .files import SUFFIXES
 from .h264 import PRESETS
 from .images import is_image, read_image
 from .real.av_codec import versions
@@ -122,8 +123,29 @@ def demo_clips() -> list[Path]:
     return paths
 
 
-def load_clip(path: Path, frames: int, size: int | None, start: int = START) -> Clip:
-    """A window of ``frames`` frames from frame ``start`` (earlier where the clip is short), centre crop of ``size`` (None: whole frames).
+def files(paths: Sequence[Path], pictures: bool) -> list[Path]:
+    """Files, and those in folders: videos, and pictures where they are wanted.
+
+    Raises:
+        VideoError: missing path, or a folder with nothing in it.
+    """
+    out: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            out += [path]
+            continue
+        found = sorted(
+            p for p in path.rglob("*")
+            if p.is_file() and not p.name.startswith(".") and (p.suffix.lower() in SUFFIXES or (pictures and is_image(p)))
+        )  # fmt: skip
+        if not found:
+            raise VideoError(f"{path}: no videos{' or pictures' * pictures} in this folder")
+        out += found
+    return out
+
+
+def load_clip(path: Path, frames: int, size: int | None, start: int | None = None) -> Clip:
+    """A window of ``frames`` frames from frame ``start`` (None: 20, earlier where the clip is short), centre crop of ``size`` (None: whole frames).
 
     Picture files are clips of one frame.
 
@@ -139,7 +161,10 @@ def load_clip(path: Path, frames: int, size: int | None, start: int = START) -> 
     info = video_info(path)
     if info.frames < frames:
         raise VideoError(f"{path}: expected at least {frames} frames, found {info.frames}")
-    start = max(0, min(start, info.frames - frames))
+    if start is None:
+        start = max(0, min(START, info.frames - frames))
+    elif start + frames > info.frames:
+        raise VideoError(f"{path}: has {info.frames} frames; {frames} from frame {start} on would end at {start + frames}")
     return Clip(path.name, sha256(path), start, read_video(path, start, frames, crop=crop))
 
 

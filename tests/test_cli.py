@@ -151,6 +151,9 @@ def test_progress_counts_what_is_done(clip_file: Path) -> None:
         (["CLIP", "--real", "libx264:crf=40"], "--crf"),
         (["CLIP", "--real", "libx264:options=bf"], "mapping"),
         (["CLIP", "--start", "-5"], "-5"),
+        (["CLIP", "--start", "38"], "has 40 frames; 8 from frame 38 on would end at 46"),
+        (["CLIP", "--sim", "h264"], "did you mean 'x264'?"),
+        (["CLIP", "--sim", "no.module:Layer"], "cannot be imported"),
         (["CLIP", "--size", "²"], "²"),
         (["CLIP", "--out", "CLIP"], "cannot make this folder"),
     ],
@@ -236,3 +239,111 @@ def test_command_is_installed() -> None:
     assert result.returncode == 0
     assert "fidelity" in result.stdout
     assert "roundtrip" in result.stdout
+
+
+class Softer(dc.Layer):
+    """A simulator of somebody else's."""
+
+    def distort(self, video, draw):  # type: ignore[no-untyped-def]
+        return dc.GaussianBlur(0.6)(video)
+
+
+def test_files_folders_and_layers_of_others(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = clip_file.parent
+    common = ["--crf", "30", "--size", "32", "--frames", "2", "--steering", "--out", str(tmp_path / "o"), "--no-picture"]
+    assert main(["fidelity", str(folder), "--sim", "none", *common]) == 0
+    assert main(["fidelity", "--sim", "none", f"{__name__}:Softer", str(clip_file), *common]) == 0  # a file behind the simulators is a file
+    assert "Softer" in capsys.readouterr().out
+    data = json.loads((tmp_path / "o" / "fidelity.json").read_text())
+    assert [r["simulator"] for r in data["rows"]] == ["none", f"{__name__}:Softer"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["fidelity", str(empty), *common]) == 2
+    assert "no videos in this folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("real", ["libvpx-vp9", "libsvtav1", "libx265"])
+def test_every_encoder_with_the_default_simulators(real: str, clip_file: Path, tmp_path: Path) -> None:
+    preset = ["--preset", "placebo"] if real == "libx265" else []
+    command = ["fidelity", str(clip_file), "--real", real, "--crf", "40", "--size", "32", "--frames", "2", "--steering", *preset]
+    assert main([*command, "--no-picture", "--out", str(tmp_path)]) == 0
+
+
+def test_what_is_printed(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [
+        "fidelity",
+        str(clip_file),
+        "--sim",
+        "none",
+        "--crf",
+        "30",
+        "--size",
+        "32",
+        "--frames",
+        "2",
+        "--steering",
+        "--out",
+        str(tmp_path),
+    ]
+    assert main([*command, "--no-picture", "--json"]) == 0
+    out, _ = capsys.readouterr()
+    assert json.loads(out)["rows"][0]["simulator"] == "none"
+    assert main([*command, "--no-picture", "--csv"]) == 0
+    out, _ = capsys.readouterr()
+    assert out.splitlines()[0].startswith("simulator,crf,survival_error")
+    assert out.splitlines()[1].startswith("none,30,")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(command) == 0
+    assert "no picture: it needs matplotlib" in capsys.readouterr().err
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["fidelity", str(clip_file), *command[2:], "--no-picture"]) == 0
+    for words in (["--version"], ["fidelity", "--help"], ["roundtrip", "--help"], ["leaderboard", "--help"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 0
+        assert "None" not in capsys.readouterr().out
+    assert main(["completion", "bash"]) == 0
+    assert "--no-picture" in capsys.readouterr().out
+
+
+def test_the_module_runs() -> None:
+    result = subprocess.run([sys.executable, "-m", "diffcodec", "--version"], capture_output=True, text=True, timeout=60)
+    assert result.stdout == f"diffcodec {dc.__version__}\n"
+
+
+def test_roundtrip_takes_a_crf(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "o.mkv"
+    for codec in ("libx264:preset=ultrafast", "x264:preset=ultrafast"):
+        assert main(["roundtrip", str(clip_file), str(out), "--codec", codec, "--crf", "45", "--lossless", "--frames", "8"]) == 0
+        assert dc.metrics.psnr(dc.read_video(out)[None], dc.read_video(clip_file)[None]).item() < 32
+    assert main(["roundtrip", str(clip_file), str(out), "--codec", "libx264:crf=3", "--crf", "45"]) == 2
+    assert "names a CRF, and --crf 45 another" in capsys.readouterr().err
+
+
+def test_leaderboard(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    board = tmp_path / "board.json"
+    common = [str(clip_file), "--crf", "20", "30", "--size", "32", "--frames", "2", "--no-picture", "--out"]
+    assert main(["fidelity", "--sim", "none", "jpeg", *common, str(tmp_path / "a")]) == 0
+    assert main(["fidelity", "--sim", f"{__name__}:Softer", *common, str(tmp_path / "b")]) == 0
+    assert main(["fidelity", "--sim", "none", "--preset", "slow", *common, str(tmp_path / "c")]) == 0
+    results = [str(tmp_path / n / "fidelity.json") for n in "abc"]
+    assert main(["leaderboard", "add", results[0], results[2], "--board", str(board)]) == 0
+    assert main(["leaderboard", "add", results[1], "--board", str(board), "--name", "Softer", "--note", "a paper"]) == 0
+    assert main(["leaderboard", "add", results[1], "--board", str(board), "--name", "Softer"]) == 0  # takes the place of the former
+    data = json.loads(board.read_text())
+    assert sorted(len(b["entries"]) for b in data["boards"].values()) == [1, 3]  # other settings, another board
+    capsys.readouterr()
+    assert main(["leaderboard", "show", "--board", str(board)]) == 0
+    shown = capsys.readouterr().out
+    assert "Softer" in shown
+    assert "libx264, slow, 25 fps; CRF 20 30; 1 clips" in shown
+    for arguments, words in (
+        (["add", str(board), "--board", str(board)], "no result of 'diffcodec fidelity'"),
+        (["add", results[0], "--board", str(board), "--name", "two"], "the result has 2: none, jpeg"),
+        (["add", str(clip_file), "--board", str(board)], "no JSON file"),
+        (["add", "--board", str(board)], "got none"),
+        (["show", "--board", str(tmp_path / "no.json")], "no such file"),
+    ):
+        assert main(["leaderboard", *arguments]) == 2
+        assert words in capsys.readouterr().err
+    assert json.loads(board.read_text()) == data

@@ -1,0 +1,135 @@
+"""A table of simulators, merged from results of ``diffcodec fidelity``: whoever measures on the same clips with the same settings is in one board.
+
+A file holds boards; a board, the entries that were measured alike: same real codec, preset, frame rate, strengths, probes and clips (by hash).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from .files import replacing
+from .report import number
+
+FORMAT = 1
+_ALIKE = ("real", "preset", "fps", "knob", "seed", "probe_psnr")
+
+
+def add(result: dict[str, Any], board: dict[str, Any], name: str | None = None, note: str = "") -> list[str]:
+    """Merge a result of ``diffcodec fidelity`` into a file of boards; an entry of the same name on the same board is replaced.
+
+    Args:
+        result: what ``fidelity.json`` holds.
+        board: changed in place; ``{}`` begins one.
+        name: of the entry, where the result has one simulator; None for the descriptions of the simulators.
+        note: kept with the entries: a paper, an address.
+
+    Returns:
+        Names of the entries that were added or replaced.
+
+    Raises:
+        ValueError: no result of ``diffcodec fidelity``, or a name for several simulators.
+    """
+    try:
+        settings, rows, clips = result["settings"], result["rows"], result["clips"]
+        knob = settings["knob"]
+        key, alike = _key(settings, clips)
+        simulators = list(dict.fromkeys(row["simulator"] for row in rows))
+        entries = {s: _entry([r for r in rows if r["simulator"] == s], knob) for s in simulators}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"this is no result of 'diffcodec fidelity': {error} is missing") from error
+    if name is not None and len(simulators) != 1:
+        raise ValueError(f"a name stands for one simulator, the result has {len(simulators)}: {', '.join(simulators)}")
+    board.setdefault("format", FORMAT)
+    if board["format"] != FORMAT:
+        raise ValueError(f"a leaderboard of format {board['format']!r}; this version writes {FORMAT}")
+    place = board.setdefault("boards", {}).setdefault(key, alike | {"entries": {}})
+    made = {"command": result.get("command"), "versions": result.get("versions"), "note": note}
+    for simulator, figures in entries.items():
+        place["entries"][name or simulator] = {"simulator": simulator, "figures": figures} | made
+    return [name] if name is not None else simulators
+
+
+def _key(settings: dict[str, Any], clips: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    strengths = sorted(settings[settings["knob"]])
+    alike = {k: settings.get(k) for k in _ALIKE} | {"strengths": strengths, "clips": clips}
+    return hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()[:12], alike
+
+
+def _entry(rows: list[dict[str, Any]], knob: str) -> dict[str, Any]:
+    """Means over strengths, and the survival error at each."""
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [v for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
+        return sum(known) / len(known) if known else None
+
+    names = ("survival_error", "per_clip_survival_error", "distortion_gap", "skill", "error_cosine")
+    steered = [r["steering"] for r in rows if r["steering"]]
+    return {
+        **{n: mean([r["figures"][n] for r in rows]) for n in names},
+        "survival_error_at": {f"{r[knob]:g}": r["figures"]["survival_error"] for r in rows},
+        "steering_static": mean([s["static"] for s in steered]),
+        "steering_changing": mean([s["changing"] for s in steered]),
+    }
+
+
+def tables(board: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, head and rows of each board, smallest survival error first."""
+    out = []
+    for place in board.get("boards", {}).values():
+        knob = "CRF" if place["knob"] == "crf" else place["knob"]
+        strengths = [f"{s:g}" for s in place["strengths"]]
+        details = ", ".join([f"{place['real']}", *([str(place["preset"])] if place["preset"] else []), *_fps(place)])
+        title = f"{details}; {knob} {' '.join(strengths)}; {len(place['clips'])} clips"
+        head = ["simulator", "survival error", *(f"{knob} {s}" for s in strengths), "per clip", "gap, dB", "skill, dB", "error cosine"]
+        head += ["steering, static", "changing"]
+        rows = []
+        for name, entry in sorted(place["entries"].items(), key=lambda e: e[1]["figures"]["survival_error"]):
+            f = entry["figures"]
+            at = [number(f["survival_error_at"].get(s), 3) for s in strengths]
+            rows.append(
+                [name, number(f["survival_error"], 3), *at, number(f["per_clip_survival_error"], 3), number(f["distortion_gap"], 2),
+                 number(f["skill"], 2, sign=True), number(f["error_cosine"], 2), number(f["steering_static"], 2),
+                 number(f["steering_changing"], 2)]
+            )  # fmt: skip
+        out.append((title, head, rows))
+    return out
+
+
+def _fps(place: dict[str, Any]) -> list[str]:
+    return [f"{place['fps']:g} fps"] if place.get("fps") else []
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A file of boards; empty where there is none.
+
+    Raises:
+        ValueError: the file is no JSON.
+    """
+    if not path.exists():
+        return {}
+    return dict(read_json(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a JSON object, got a {type(data).__name__}")
+    return data
+
+
+def save(board: dict[str, Any], path: Path) -> None:
+    """Write a file of boards, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(board, indent=1) + "\n")
