@@ -390,7 +390,8 @@ def main() -> None:
             clips = []
             for path in video_files(args.clips)[:: args.every]:
                 try:
-                    clips.append(report.load_clip(path, frames, size, None if start == report.START else start))
+                    first = max(0, min(start, dc.video_info(path).frames - frames))
+                    clips.append(report.load_clip(path, frames, size, first))
                 except dc.VideoError as error:
                     print(f"left out: {error}")
             print(f"{name}: {len(clips)} clips", flush=True)

@@ -67,22 +67,12 @@ def front(path: Path) -> None:
     FigureCanvasAgg(figure)
     curves, frames = figure.subfigures(2, 1, height_ratios=[1, 1.5])  # type: ignore[misc]
     panels = curves.subplots(1, len(fidelity.BANDS), sharey=True)
-    for ax, (low, high) in zip(panels, fidelity.BANDS):
-        band = f"{low}" if low == high else f"{low}-{high}"
-        for kind, style, marker in (("static", "-", "o"), ("changing", "--", "^")):
-            probe = f"{band} {kind}"
-            for name, rows, key, color in (
-                ("libx264", ours, "survival_real", "black"),
-                ("DiffH264()", ours, "survival_simulated", "C0"),
-                ("the paper's simulator", paper, "survival_simulated", "C3"),
-            ):
-                values = [r["figures"][key][probe] for r in rows]
-                ax.plot([r["crf"] for r in rows], values, style, marker=marker, ms=4, lw=1.3, color=color, label=f"{name}, {kind}")
-        ax.set_title(f"DCT band u+v = {band}", fontsize=10)
-        ax.set_xlabel("CRF")
-        ax.set_ylim(-0.05, 1.05)
-        ax.grid(alpha=0.3)
-    panels[0].set_ylabel("survival of an added signal")
+    crfs = [[r["crf"] for r in rows] for rows in (ours, paper)]
+    survive = [{p: [r["figures"][key][p] for r in rows] for p in fidelity.PROBES} for rows, key in (
+        (ours, "survival_real"), (ours, "survival_simulated"), (paper, "survival_simulated")
+    )]  # fmt: skip
+    named = [("libx264", "black", crfs[0], survive[0]), ("DiffH264()", "C0", crfs[0], survive[1])]
+    report.draw_survival(panels, [*named, ("the paper's simulator", "C3", crfs[1], survive[2])], ["static", "changing"], "CRF")
     handles, labels = panels[0].get_legend_handles_labels()
     curves.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import math
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -284,73 +285,97 @@ def pieces(clips: int, simulators: Sequence[str], real: str, strengths: int, ste
     return clips * (strengths + passes + len(simulators) * steered)
 
 
-def picture(report: Report, path: Path, at: float | None = None) -> None:
-    """Draw a report: a frame of the first clip as source, real and simulated, both errors amplified, survival of each band against strength.
+BANDS = ("block mean", "low", "lower middle", "upper middle", "high")  # of :data:`diffcodec.fidelity.BANDS`, in words
+_MARKERS = "osD^vPX*"
+
+
+def draw_survival(
+    panels: Sequence[Any], curves: Sequence[tuple[str, str, Sequence[float], dict[str, list[float]]]], kinds: Sequence[str], knob: str
+) -> None:
+    """Survival of added signals against strength, a panel a band. Who: colour and marker; what stays still: solid, what changes: dashed.
 
     Args:
-        report: what to draw; the frames are those of its first simulator.
+        panels: five axes of matplotlib.
+        curves: name, colour, strengths, and the survival of each probe at them; the real codec first.
+        kinds: "static", "changing" or both.
+        knob: what the strength is called.
+    """
+    for ax, band, (low, high) in zip(panels, BANDS, fidelity.BANDS):
+        place = f"{low}" if low == high else f"{low}-{high}"
+        for (name, color, strengths, survival), marker in zip(curves, _MARKERS * len(curves)):
+            for kind in kinds:
+                style = "-" if kind == "static" else "--"
+                width = 2.0 if name == curves[0][0] else 1.2
+                label = name if len(kinds) == 1 else f"{name}, {'still' if kind == 'static' else 'changing'}"
+                ax.plot(strengths, survival[f"{place} {kind}"], style, marker=marker, ms=4.5, lw=width, color=color, label=label)
+        ax.set_title(band if low == high else f"{band} frequencies", fontsize=10)
+        ax.set_xlabel(knob)
+        ax.set_ylim(-0.05, 1.1)
+        ax.grid(alpha=0.3)
+    panels[0].set_ylabel("share of an added signal\nthat survives")
+
+
+def picture(report: Report, path: Path, at: float | None = None) -> None:
+    """Draw a report: a frame of the first clip as source, real and through each simulator, all errors amplified alike, survival of each band.
+
+    Args:
+        report: what to draw; the figures in words are those of its first simulator.
         path: PNG to write.
         at: CRF or quality of the frames; None for the one nearest to :data:`TYPICAL`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    first = [r for r in report.rows if r.simulator == report.rows[0].simulator]
-    row = min(first, key=lambda r: abs(r.strength - (TYPICAL[report.knob] if at is None else at)))
+    strengths = sorted({r.strength for r in report.rows})
+    shown_at = min(strengths, key=lambda s: abs(s - (TYPICAL[report.knob] if at is None else at)))
+    rows = [r for r in report.rows if r.strength == shown_at]
     clip = report.clips[0]
     t = len(clip.video) // 2
-    source, real, simulated = clip.video[t], row.example_real[t], row.example_simulated[t]
-    real_name = f"{report.settings['real']} {knob_name(report.knob)} {row.strength:g}"
-    # the same factor for both errors, so that they compare: the larger one's 99th percentile reaches full contrast
-    top = max((e - source).abs().flatten().kthvalue(max(1, int(0.99 * source.numel()))).values.item() for e in (real, simulated))
+    source = clip.video[t]
+    real_name = f"{report.settings['real']} {knob_name(report.knob)} {shown_at:g}"
+    frames = [(f"real: {real_name}", rows[0].example_real), *((f"simulated: {r.simulator}", r.example_simulated) for r in rows)]
+    # one factor for all errors, so that they compare: the largest one's 99th percentile reaches full contrast
+    errors = [(v[t] - source).abs().flatten() for _, v in frames]
+    top = max(e.kthvalue(max(1, int(0.99 * e.numel()))).values.item() for e in errors)
     gain = 0.5 / max(top, 1 / 255)
 
-    figure = Figure(figsize=(13, 11), dpi=100, layout="constrained")
+    columns = len(frames) + 1
+    figure = Figure(figsize=(max(13, 3.4 * columns), 11), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    frames, curves = figure.subfigures(2, 1, height_ratios=[1.55, 1])  # type: ignore[misc]
-    axes = frames.subplots(2, 3)
-    psnr = {
-        name: -10 * torch.log10((v - clip.video).square().mean()).item()
-        for name, v in (("real", row.example_real), ("sim", row.example_simulated))
-    }
-    shown = [
-        (axes[0, 0], source, f"source: {clip.name}" + ("" if report.still else f", frame {clip.start + t}")),
-        (axes[0, 1], real, f"real: {real_name}  ({psnr['real']:.1f} dB)"),
-        (axes[0, 2], simulated, f"simulated: {row.simulator}  ({psnr['sim']:.1f} dB)"),
-        (axes[1, 1], (real - source) * gain + 0.5, f"real - source, x {gain:.1f}"),
-        (axes[1, 2], (simulated - source) * gain + 0.5, f"simulated - source, x {gain:.1f}"),
-    ]
-    for ax, image, title in shown:
-        ax.imshow(image.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
-        ax.set_title(title, fontsize=10)
-        ax.axis("off")
-    _summary(axes[1, 0], report, row)
+    pictures, below = figure.subfigures(2, 1, height_ratios=[1.55, 1])  # type: ignore[misc]
+    axes = pictures.subplots(2, columns)
+    _show(axes[0, 0], source, f"source: {clip.name}" + ("" if report.still else f", frame {clip.start + t}"))
+    _summary(axes[1, 0], report, rows[0])
+    for column, (name, video) in enumerate(frames, 1):
+        error = (video - clip.video).square().mean().item()
+        told = "identical" if error == 0 else f"{-10 * math.log10(error):.1f} dB"
+        _show(axes[0, column], video[t], f"{name}  ({told})")
+        _show(axes[1, column], (video[t] - source) * gain + 0.5, f"minus source, x {gain:.1f}")
 
-    panels = curves.subplots(1, len(fidelity.BANDS), sharey=True)
-    simulators = list(dict.fromkeys(r.simulator for r in report.rows))
-    strengths = sorted({r.strength for r in report.rows})
-    for ax, (low, high) in zip(panels, fidelity.BANDS):
-        band = f"{low}" if low == high else f"{low}-{high}"
-        for kind, marker in (("static", "o"), ("changing", "^"))[: 1 if report.still else 2]:
-            suffix = "" if report.still else f", {kind}"
-            probe = f"{band} {kind}"
-            real_curve = [next(r for r in report.rows if r.strength == c).figures.survival_real[probe] for c in strengths]
-            ax.plot(strengths, real_curve, "-", marker=marker, color="black", label=f"{report.settings['real']}{suffix}")
-            for i, spec in enumerate(simulators):
-                curve = [
-                    next(r for r in report.rows if r.strength == c and r.simulator == spec).figures.survival_simulated[probe]
-                    for c in strengths
-                ]
-                ax.plot(strengths, curve, "--", marker=marker, color=f"C{i + 1}", label=f"{spec}{suffix}")
-        ax.set_title(f"DCT band u+v = {band}", fontsize=10)
-        ax.set_xlabel(f"{knob_name(report.knob)} of the real codec")
+    panels = below.subplots(1, len(fidelity.BANDS), sharey=True)
+    first = report.rows[0].simulator
+    of = {
+        s: [next(r for r in report.rows if r.strength == c and r.simulator == s).figures for c in strengths]
+        for s in dict.fromkeys(r.simulator for r in report.rows)
+    }
+    curves = [(str(report.settings["real"]), "black", strengths, _over([f.survival_real for f in of[first]]))]
+    curves += [(s, f"C{i}", strengths, _over([f.survival_simulated for f in figures])) for i, (s, figures) in enumerate(of.items())]
+    draw_survival(panels, curves, ["static"] if report.still else ["static", "changing"], f"{knob_name(report.knob)} of the real codec")
+    for ax in panels:
         ax.set_xticks(strengths)
-        ax.set_ylim(-0.05, 1.1)
-        ax.grid(alpha=0.3)
-    panels[0].set_ylabel("survival of an added signal")
     handles, labels = panels[0].get_legend_handles_labels()
-    curves.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9, frameon=False)
+    below.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9, frameon=False)
     figure.savefig(str(path), format="png")
+
+
+def _over(each: Sequence[dict[str, float]]) -> dict[str, list[float]]:
+    return {probe: [one[probe] for one in each] for probe in each[0]}
+
+
+def _show(ax: Any, image: Tensor, title: str) -> None:
+    ax.imshow(image.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+    ax.set_title(title, fontsize=10)
+    ax.axis("off")
 
 
 def _summary(ax: Any, report: Report, row: Row) -> None:
@@ -376,9 +401,7 @@ def _summary(ax: Any, report: Report, row: Row) -> None:
 
 
 def number(value: float | None, digits: int, sign: bool = False) -> str:
-    """A figure for people: a dash where it is undefined."""
-    if value is None or value != value:
+    """A figure for people: a dash where it is undefined or infinite."""
+    if value is None or not math.isfinite(value):
         return "-"
-    if value in (float("inf"), float("-inf")):
-        return "inf" if value > 0 else "-inf"
     return f"{value:{'+' if sign else ''}.{digits}f}"
