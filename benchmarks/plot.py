@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -158,10 +162,71 @@ def marks(path: Path) -> None:
 PICTURES = {"slopes": slopes, "front": front, "scaling": scaling, "marks": marks}
 
 
+def _each(make: Callable[..., dc.Layer], argument: str, *values: Any, **more: Any) -> list[tuple[str, dc.Layer]]:
+    return [(f"{argument}={v!r}", make(**{argument: v}, **more)) for v in values]
+
+
+GALLERY: dict[str, Callable[[], list[tuple[str, dc.Layer]]]] = {
+    "DiffH264": lambda: _each(dc.DiffH264, "crf", 22, 32, 42),
+    "DiffH264(model='revmark')": lambda: _each(partial(dc.DiffH264, model="revmark"), "inter_scale", 2.0, 5.0, 12.0),
+    "DiffJPEG": lambda: _each(dc.DiffJPEG, "quality", 75, 30, 10),
+    "JPEGMask": lambda: _each(dc.JPEGMask, "luma", 40, 25, 6),
+    "JPEGDrop": lambda: _each(dc.JPEGDrop, "quality", 75, 50, 20),
+    "RealCodec('libx264')": lambda: _each(partial(dc.RealCodec, "libx264"), "crf", 22, 32, 42),
+    "RealCodec('libx265')": lambda: _each(partial(dc.RealCodec, "libx265"), "crf", 22, 32, 42),
+    "RealCodec('libvpx-vp9')": lambda: _each(partial(dc.RealCodec, "libvpx-vp9"), "crf", 24, 40, 56),
+    "RealCodec('libsvtav1')": lambda: _each(partial(dc.RealCodec, "libsvtav1"), "crf", 24, 40, 56),
+    "RealJPEG": lambda: _each(dc.RealJPEG, "quality", 75, 30, 10),
+    "FrameAverage": lambda: _each(dc.FrameAverage, "n", 2, 3, 5),
+    "FrameDrop": lambda: _each(dc.FrameDrop, "p", 0.2, 0.5, 0.8),
+    "FrameSwap": lambda: _each(dc.FrameSwap, "p", 0.2, 0.5, 1.0),
+    "FrameInsert": lambda: _each(dc.FrameInsert, "p", 0.2, 0.5, 0.8),
+    "FrameRate": lambda: _each(dc.FrameRate, "ratio", 0.8, 0.5, 0.3),
+    "RandomCrop": lambda: _each(dc.RandomCrop, "p", 0.8, 0.6, 0.4),
+    "RandomCrop(mode='resize')": lambda: _each(partial(dc.RandomCrop, mode="resize"), "p", 0.8, 0.6, 0.4),
+    "Resize": lambda: _each(dc.Resize, "scale", 0.7, 0.5, 0.25),
+    "Rotate": lambda: _each(dc.Rotate, "degrees", 5, 15, 90),
+    "Flip": lambda: [*_each(dc.Flip, "p", 0.0, 1.0), ("p=1.0, axis='vertical'", dc.Flip(1.0, axis="vertical"))],
+    "Perspective": lambda: _each(dc.Perspective, "distortion", 0.2, 0.5, 0.9),
+    "GaussianNoise": lambda: _each(dc.GaussianNoise, "sigma", 0.02, 0.06, 0.15),
+    "GaussianBlur": lambda: _each(partial(dc.GaussianBlur, kernel=9, over="space"), "sigma", 0.7, 1.5, 3.0),
+    "MedianFilter": lambda: _each(dc.MedianFilter, "kernel", 3, 5, 9),
+    "ColorDither": lambda: _each(dc.ColorDither, "levels", 32, 8, 4),
+    "Brightness": lambda: _each(dc.Brightness, "factor", 0.5, 1.2, 1.6),
+    "Contrast": lambda: _each(dc.Contrast, "factor", 0.5, 1.3, 2.0),
+    "Saturation": lambda: _each(dc.Saturation, "factor", 0.0, 1.5, 2.5),
+    "Hue": lambda: _each(dc.Hue, "turn", -0.1, 0.1, 0.25),
+}  # fmt: skip
+UNSEEN = {"Layer", "Codec", "Identity", "RandomDistortion", "Compose", "CompNet"}  # nothing to see, or what was trained is
+
+
+def gallery(folder: Path) -> None:
+    """A picture for each layer, and ``gallery.txt`` that shows them: the source and three strengths, frame 4 of 8 of a demo clip."""
+    video = report.load_clip(report.demo_clips()[0], 8, 128).video[None]
+    t, text = 4, []
+    for title, make in GALLERY.items():
+        shown = [("source", video)]
+        for label, layer in make():
+            with torch.no_grad():
+                shown.append((label, layer(video, layer.sample(video.shape, torch.Generator().manual_seed(3)))))
+        figure = Figure(figsize=(9, 2.5), dpi=90, layout="constrained")
+        FigureCanvasAgg(figure)
+        for ax, (label, frames) in zip(figure.subplots(1, len(shown)), shown):
+            ax.imshow(frames[0, t].clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+            ax.set_title(label, fontsize=9)
+            ax.axis("off")
+        name = "gallery-" + re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+        figure.savefig(str(folder / f"{name}.png"), format="png")
+        labels = ", ".join(label for label, _ in shown)
+        text.append(f"{title}\n{'-' * len(title)}\n\n.. image:: _generated/{name}.png\n   :alt: A frame through {title}: {labels}\n")
+    (folder / "gallery.txt").write_text("\n".join(text))
+
+
 def write(folder: Path) -> None:
     """All pictures into a folder."""
     for name, draw in PICTURES.items():
         draw(folder / f"{name}.png")
+    gallery(folder)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from benchmarks.tables_fidelity import (
     motion,
     survival,
 )
+from diffcodec import leaderboard
 from diffcodec.report import number
 
 README = Path(__file__).parent.parent / "README.md"
@@ -252,6 +253,59 @@ def distortions() -> Table:
     return ["trained through", *columns.values()], rows
 
 
+def distortions_short() -> Table:
+    """The same for the README, with the second start."""
+    columns = {
+        "libx264:18": "libx264 CRF 18", "libx264:22": "22", "libx264:27": "27", "libx264:32": "32", "libx265:28": "libx265 28",
+        "libvpx-vp9:36": "VP9 36", "libsvtav1:40": "AV1 40",
+    }  # fmt: skip
+    rows = []
+    for name, start in (("distortions", ""), ("distortions_other_start", ", other start")):
+        for layer, r in load(name)["layers"].items():
+            rows.append([f"`{layer}`{start}", *(f"{r['mean'][c]:.1f}" for c in columns)])
+    return ["trained through", *columns.values()], rows
+
+
+def match() -> Table:
+    """The README's part of the leaderboard: our clips and settings, means over strengths."""
+    names = {
+        "none": "do nothing", "benchmarks.peers:KorniaJPEG:quality=50": "kornia's JPEG, quality 50, frame by frame",
+        "revmark": "the REVMark paper's model", "x264": "`DiffH264()`",
+    }  # fmt: skip
+    entries = next(iter(load("leaderboard")["boards"].values()))["entries"]
+    rows = []
+    for name, words in names.items():
+        f = entries[name]["figures"]
+        steering = [number(f[f"steering_{kind}"], 2) for kind in ("static", "changing")]
+        rows.append([words, number(f["survival_error"], 3), number(f["skill"], 2, sign=True), *steering])
+    return ["layer", "survival error (0 is perfect)", "skill, dB", "steering: still", "changing"], rows
+
+
+def cost_short() -> Table:
+    """The README's part of :func:`cost`."""
+    keep = [r for r in cost()[1] if "stand-in" not in r[0]]
+    return ["", "forward", "forward + backward"], [[r[0], r[2] or "", r[3] or r[5]] for r in keep]
+
+
+def leaderboard_() -> Table:
+    """The whole board of our clips."""
+    _, head, rows = leaderboard.tables(load("leaderboard"))[0]
+    return head, [[f"`{r[0]}`", *r[1:]] for r in rows]
+
+
+def payload() -> Table:
+    """Table 4 with ``base``."""
+    return revmark("robustness_base_payload", 4)
+
+
+def bits() -> Table:
+    """Bytes of a marked file over those of the unmarked one at equal CRF."""
+    data = load("watermark_bits")
+    crfs = list(data["median"])
+    cells = [[name, *(f"{100 * (r[c] - 1):+.1f} %" for c in crfs)] for name, r in data["rows"].items()]
+    return ["clip", *crfs], [*cells, ["median", *(f"{100 * (data['median'][c] - 1):+.1f} %" for c in crfs)]]
+
+
 def base_windows() -> Table:
     """Windows of the paper's size: ``base`` with descent, at two strengths, and without."""
     found = [load(f"robustness_base{n}") for n in ("", "_42", "_plain")]
@@ -313,7 +367,13 @@ TABLES = {
     ),
     "base-windows": base_windows,
     "base-10": partial(revmark, "robustness_base", 10),
+    "base-4": payload,
+    "base-bits": bits,
     "distortions": distortions,
+    "distortions-short": distortions_short,
+    "match": match,
+    "leaderboard": leaderboard_,
+    "cost-short": cost_short,
     "watermark": watermark,
 }
 

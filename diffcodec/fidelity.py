@@ -1,4 +1,4 @@
-"""How like the real codec a simulator is, in figures.
+"""Metrics for how closely a simulator matches the real codec.
 
 A simulator is worth training against if what survives it is what survives the real codec. All figures take tensors: clips are 8-bit videos
 (values k / 255) ``[T, 3, H, W]``, a codec is any callable ``[B, T, 3, H, W] -> [B, T, 3, H, W]``. Random decisions of a simulator are drawn once for

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffcodec.cli import run
+from diffcodec import __version__
+from diffcodec.cli import Help, run
 
 Progress = Callable[[int], None]
 _PRESETS = ("paper", "small", "linear-small", "base")
@@ -26,10 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="revmark", description="REVMark: train, evaluate, embed, extract.")
+    parser.add_argument("--version", action="version", version=f"revmark of diffcodec {__version__}")
     verbs = parser.add_subparsers(dest="command", required=True)
 
     def verb(name: str, run: Callable[[argparse.Namespace, str], Any], text: str) -> argparse.ArgumentParser:
-        v = verbs.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        v = verbs.add_parser(name, help=text, description=text, formatter_class=Help)
         v.set_defaults(run=run)
         return v
 
@@ -86,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     t.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
     t.add_argument("--compile", action="store_true", help="compile encoder and decoder")
     t.add_argument(
-        "--checkpoint-budget", type=float, metavar="MIB", help="smaller checkpoints: weights only, Adam's moments grow anew after a resume"
+        "--checkpoint-budget", type=float, metavar="MIB", help="smaller checkpoints: weights only; Adam's state restarts after a resume"
     )
     t.add_argument("--minutes", type=float, help="save and stop after that long")
     t.add_argument("--until", type=int, metavar="STEP", help="save and stop after that step")

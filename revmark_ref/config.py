@@ -216,7 +216,10 @@ class Config:
         for name, value in values.items():
             for part in parts:
                 if name in {f.name for f in dataclasses.fields(getattr(self, part))}:
-                    parts[part][name] = _as(value, getattr(getattr(self, part), name))
+                    try:
+                        parts[part][name] = _as(value, getattr(getattr(self, part), name))
+                    except ValueError as error:
+                        raise ValueError(f"{name}: {error}") from error
                     break
             else:
                 known = ", ".join(sorted(f.name for p in (self.model, self.training) for f in dataclasses.fields(p)))
@@ -238,6 +241,8 @@ def _as(value: Any, like: Any) -> Any:
         raise ValueError(f"expected a number or (first, last, start, stop), got {value!r}")
     if isinstance(like, tuple) and isinstance(value, list):
         return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    if isinstance(like, bool) and str(value).lower() in ("true", "false"):  # as JSON and shells spell it
+        return str(value).lower() == "true"
     if isinstance(like, bool) and not isinstance(value, bool):
         raise ValueError(f"expected True or False, got {value!r}")
     if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):

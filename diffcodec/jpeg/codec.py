@@ -38,7 +38,7 @@ class DiffJPEG(Codec):
         rounding: None for the exact forward; else a name in :data:`diffcodec.rounding.ROUNDINGS` or a function.
         gradient: of the exact forward: a name in :data:`diffcodec.slopes.GRADIENTS`, an
             :class:`~diffcodec.slopes.Expected` or a slope function ``(y, step) -> slope``; None for the default, "expected".
-            "identity" passes by the whole codec, quality included (bits have the default's gradient).
+            "identity" bypasses the codec, quality included (bits have the default's gradient).
         tables: quantiser steps in place of those of ``quality``: ``[2, 8, 8]`` (luma, chroma) or ``[B, 2, 8, 8]``, 1..255;
             differentiable, rounded to whole numbers by the exact forward.
         backend: "auto", "reference", "native" or "triton" (:mod:`diffcodec.backend`). The kernels have every named gradient and rounding but
