@@ -1,0 +1,100 @@
+"""Layers with weights in folders of Hugging Face's form: ``model.safetensors``, ``config.json``, and a model card, ``README.md``.
+
+Needs the package safetensors; huggingface_hub only where a name is no local folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .buildable import Buildable
+from .config import build
+from .files import replacing
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+def save_pretrained(
+    module: nn.Module, folder: str | os.PathLike[str], *, title: str, text: str = "", license: str = "mit", tags: tuple[str, ...] = ()
+) -> Path:
+    """Write a layer's description, its weights and a card.
+
+    Args:
+        module: a layer of ours, or one whose class keeps its arguments (:class:`diffcodec.Layer` does).
+        folder: made where it is missing.
+        title, text: of the card; what it was fitted to, on what, and how well.
+        license: of the weights, as Hugging Face spells it.
+        tags: of the card, beside "diffcodec" and "watermarking".
+
+    Returns:
+        The folder.
+
+    Raises:
+        TypeError: a module that cannot be described.
+
+    Example:
+        >>> import tempfile, diffcodec as dc
+        >>> from diffcodec import hub
+        >>> net = dc.CompNet(4, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = hub.from_pretrained(hub.save_pretrained(net, folder, title="CompNet, untrained"))
+        >>> all((a == b).all() for a, b in zip(net.state_dict().values(), again.state_dict().values()))
+        True
+    """
+    from safetensors.torch import save_file
+
+    if not isinstance(module, Buildable):
+        raise TypeError(f"{type(module).__name__} keeps no arguments: make it a diffcodec.Layer, or a diffcodec.buildable.Buildable")
+    config = module.config()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ["diffcodec", "watermarking", *tags]
+    head = "\n".join(["---", "library_name: diffcodec", f"license: {license}", "tags:", *(f"- {t}" for t in names), "---"])
+    use = f'```python\nfrom diffcodec import hub\n\nlayer = hub.from_pretrained("{folder.name}")\n```'
+    with replacing(folder / CARD) as path:
+        path.write_text(f"{head}\n\n# {title}\n\n{text}\n\n{use}\n\n`{config['name']}` of diffcodec; arguments are in `{CONFIG}`.\n")
+    with replacing(folder / CONFIG) as path:
+        path.write_text(json.dumps(config, indent=1) + "\n")
+    with replacing(folder / WEIGHTS) as path:
+        save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, path)
+    return folder
+
+
+def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = None, cache: str | os.PathLike[str] | None = None) -> Any:
+    """A layer of a folder, or of a repository on Hugging Face. Its description may name any class that can be imported: take only what you trust.
+
+    Args:
+        source: a local folder, or ``owner/name``.
+        revision: of the repository: a branch, tag or commit.
+        cache: where downloads are kept.
+
+    Raises:
+        FileNotFoundError: no such folder and no name of a repository, or a file of it is missing.
+        ValueError: weights that do not fit the description.
+        ImportError: a repository is named, and huggingface_hub is not installed.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(source)
+    if not folder.is_dir():
+        if str(source).count("/") != 1 or str(source).startswith((".", "/")):
+            raise FileNotFoundError(f"{source}: no such folder, and no name of a repository (owner/name)")
+        try:
+            from huggingface_hub import snapshot_download
+        except ImportError as error:
+            raise ImportError(f"{source} is no local folder; to fetch it: pip install huggingface_hub") from error
+        folder = Path(snapshot_download(str(source), revision=revision, cache_dir=cache, allow_patterns=[WEIGHTS, CONFIG]))
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder}: {name} is missing")
+    layer = build(folder / CONFIG)
+    try:
+        layer.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
+    return layer
