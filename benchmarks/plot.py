@@ -1,10 +1,10 @@
-"""Pictures for the docs. ``python -m benchmarks.plot DIR`` writes them all; the docs' build calls it."""
+"""Pictures for the docs. ``python -m benchmarks.plot FOLDER`` writes them all; the docs' build calls it."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -230,4 +230,9 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("out/plots"), help="where pictures go")
+    place = parser.parse_args().folder
+    place.mkdir(parents=True, exist_ok=True)
+    write(place)
+    print(f"wrote {place}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from functools import partial
 from pathlib import Path
@@ -421,5 +422,6 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     README.write_text(filled(README.read_text()))
     print(f"filled {README}")

@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -132,6 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     b.add_argument("--name", help="of the entry, for a result with one simulator (default: the simulator's description)")
     b.add_argument("--note", default="", help="kept with the entry: a paper, an address")
     b.set_defaults(run=_leaderboard)
+
+    m = verbs.add_parser("bench", help="run a benchmark of a clone or of the source distribution, from its folder", formatter_class=Help)
+    m.add_argument("name", nargs="?", help="of the benchmark; none: a list of them")
+    m.add_argument("arguments", nargs=argparse.REMAINDER, help="of the benchmark; --help says which")
+    m.set_defaults(run=_bench)
 
     c = verbs.add_parser("completion", help="print a shell's completion script (needs the package shtab)")
     c.add_argument("shell", choices=["bash", "zsh", "tcsh"])
@@ -326,6 +332,19 @@ def _leaderboard(args: argparse.Namespace, command: str) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
+
+
+def _bench(args: argparse.Namespace, command: str) -> int:
+    folder = Path("benchmarks")
+    names = sorted(p.stem for p in folder.glob("*.py") if "ArgumentParser(" in p.read_text()) if (folder / "common.py").is_file() else []
+    if not names:
+        raise ValueError("no benchmarks here: they come with a clone or the source distribution; run this in its folder")
+    if args.name is None:
+        print("\n".join(names))
+        return 0
+    if args.name not in names:
+        raise ValueError(f"no benchmark {args.name!r}; there are {', '.join(names)}")
+    return subprocess.run([sys.executable, "-m", f"benchmarks.{args.name}", *args.arguments], check=False).returncode
 
 
 def _completion(args: argparse.Namespace, command: str) -> None:

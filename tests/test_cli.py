@@ -347,3 +347,17 @@ def test_leaderboard(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(["leaderboard", *arguments]) == 2
         assert words in capsys.readouterr().err
     assert json.loads(board.read_text()) == data
+
+
+def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert main(["bench"]) == 0
+    names = capfd.readouterr().out.split()
+    assert {"cost", "h264", "watermark", "plot", "tables"} <= set(names)
+    assert main(["bench", "plot", "--help"]) == 0
+    assert "where pictures go" in capfd.readouterr().out
+    assert main(["bench", "nothing"]) == 2
+    assert "no benchmark 'nothing'" in capfd.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "plot"]) == 2
+    assert "a clone or the source distribution" in capfd.readouterr().err
