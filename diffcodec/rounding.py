@@ -69,6 +69,7 @@ def soft(x: Tensor, sharpness: float = 5.0) -> Tensor:
     return base + torch.tanh(sharpness * (x - base)) / (2 * math.tanh(sharpness / 2))
 
 
+#: Surrogates of round() by name: paper, cubic, straight_through, identity, noise, soft.
 ROUNDINGS: dict[str, Rounding] = {
     "paper": paper,
     "cubic": cubic,

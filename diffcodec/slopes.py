@@ -122,4 +122,5 @@ SLOPES: dict[str, Slope] = {
     "expected_gaussian": Expected("gaussian", 6.0),
     "expected_uniform": Expected("uniform", 6.0),
 }
-GRADIENTS = (*SLOPES, "identity")  # "identity" passes the whole codec by
+#: Names of gradients that the exact :class:`~diffcodec.DiffJPEG` takes; "identity" bypasses the codec.
+GRADIENTS = (*SLOPES, "identity")

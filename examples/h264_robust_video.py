@@ -17,14 +17,20 @@ from diffcodec import report
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
-films = [F.interpolate(dc.read_video(path, 0, 40), (180, 320), mode="bilinear", antialias=True) for path in report.demo_clips()[1:]]
+films = [
+    F.interpolate(dc.read_video(path, 0, 40), (180, 320), mode="bilinear", antialias=True)
+    for path in report.demo_clips()[1:]
+]
 
 
 def windows(n: int, frames: int = 4, side: int = 64) -> torch.Tensor:
     """Random windows. Shape: ``[n, frames, 3, side, side]``."""
     out = []
     for film in torch.randint(len(films), (n,)).tolist():
-        t, y, x = (int(torch.randint(whole - part + 1, ())) for whole, part in ((40, frames), (180, side), (320, side)))
+        t, y, x = (
+            int(torch.randint(whole - part + 1, ()))
+            for whole, part in ((40, frames), (180, side), (320, side))
+        )
         out.append(films[film][t : t + frames, :, y : y + side, x : x + side])
     return torch.stack(out)
 
@@ -34,7 +40,11 @@ def windows(n: int, frames: int = 4, side: int = 64) -> torch.Tensor:
 distortion = dc.build(
     {
         "name": "RandomDistortion",
-        "layers": ["x264:crf=20-32,preset=ultrafast", "FrameDrop:p=0.5", "GaussianNoise:sigma=0.0-0.04"],
+        "layers": [
+            "x264:crf=20-32,preset=ultrafast",
+            "FrameDrop:p=0.5",
+            "GaussianNoise:sigma=0.0-0.04",
+        ],
         "weights": [4, 1, 1],
         "per": "sample",
     }
@@ -61,7 +71,9 @@ class Watermark(nn.Module):
     def embed(self, video: torch.Tensor, message: torch.Tensor) -> torch.Tensor:
         tile = torch.einsum("bl,lthw->bthw", 2 * message - 1, self.patterns)
         residual = tile.repeat(1, 1, video.shape[-2] // SIDE, video.shape[-1] // SIDE)[:, :, None]
-        residual = residual / residual.square().mean((1, 2, 3, 4), keepdim=True).sqrt() * 10 ** (-30 / 20)
+        residual = (
+            residual / residual.square().mean((1, 2, 3, 4), keepdim=True).sqrt() * 10 ** (-30 / 20)
+        )
         return (video + residual).clamp(0, 1)
 
     def extract(self, video: torch.Tensor) -> torch.Tensor:
@@ -76,7 +88,9 @@ def train(layer: dc.Layer, steps: int = 200, batch: int = 8) -> Watermark:
     optimizer = torch.optim.Adam(model.parameters(), 2e-2)
     for step in range(steps):
         video, message = windows(batch), torch.randint(2, (batch, BITS)).float()
-        loss = F.binary_cross_entropy_with_logits(model.extract(layer(model.embed(video, message), step=step)), message)
+        loss = F.binary_cross_entropy_with_logits(
+            model.extract(layer(model.embed(video, message), step=step)), message
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -97,7 +111,10 @@ def accuracy(model: Watermark, crf: int) -> float:
     return float(dc.metrics.bit_accuracy(model.extract(received), message).mean())
 
 
-results = {name: [100 * accuracy(m, c) for c in crfs] for name, m in (("no distortion", plain), ("through the mixture", robust))}
+results = {
+    name: [100 * accuracy(m, c) for c in crfs]
+    for name, m in (("no distortion", plain), ("through the mixture", robust))
+}
 for name, values in results.items():
     print(f"{name:20}", " ".join(f"CRF {c}: {v:5.1f} %" for c, v in zip(crfs, values)))
 

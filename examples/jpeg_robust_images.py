@@ -19,7 +19,9 @@ from diffcodec import report
 torch.manual_seed(0)
 torch.set_num_threads(1)
 films = [dc.read_video(path, 0, 24) for path in report.demo_clips()[1:]]
-frames = torch.cat([F.interpolate(film, (180, 320), mode="bilinear", antialias=True) for film in films])  # [48, 3, 180, 320]
+frames = torch.cat(
+    [F.interpolate(film, (180, 320), mode="bilinear", antialias=True) for film in films]
+)  # [48, 3, 180, 320]
 
 
 def patches(n: int, side: int = 64) -> torch.Tensor:
@@ -32,7 +34,7 @@ def patches(n: int, side: int = 64) -> torch.Tensor:
 
 
 # %%
-# The watermark: each of 16 bits adds or subtracts a pattern that is learnt; a decoder of three convolutions reads them. The strength is fixed, 33 dB.
+# The watermark: each of 16 bits adds or subtracts a pattern that is learnt, and a convolution reads them. The strength is fixed, 33 dB.
 BITS, SIDE = 16, 16
 
 
@@ -40,17 +42,24 @@ class Watermark(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.patterns = nn.Parameter(torch.randn(BITS, 1, SIDE, SIDE) * 0.1)
-        self.decoder = nn.Conv2d(1, BITS, SIDE, stride=SIDE)  # a matched filter for each bit, averaged over the picture
+        self.decoder = nn.Conv2d(
+            1, BITS, SIDE, stride=SIDE
+        )  # a matched filter for each bit, averaged over the picture
 
     def embed(self, images: torch.Tensor, message: torch.Tensor) -> torch.Tensor:
         tile = torch.einsum("bl,lchw->bchw", 2 * message - 1, self.patterns)
         residual = tile.repeat(1, 1, images.shape[-2] // SIDE, images.shape[-1] // SIDE)
-        residual = residual / residual.square().mean((1, 2, 3), keepdim=True).sqrt() * 10 ** (-33 / 20)
+        residual = (
+            residual / residual.square().mean((1, 2, 3), keepdim=True).sqrt() * 10 ** (-33 / 20)
+        )
         return (images + residual).clamp(0, 1)
 
     def extract(self, images: torch.Tensor) -> torch.Tensor:
         grey = images.mean(1, keepdim=True)
-        return self.decoder(grey - F.avg_pool2d(grey, 5, 1, 2, count_include_pad=False)).mean((2, 3)) * 30
+        return (
+            self.decoder(grey - F.avg_pool2d(grey, 5, 1, 2, count_include_pad=False)).mean((2, 3))
+            * 30
+        )
 
 
 # %%
@@ -83,7 +92,10 @@ def accuracy(model: Watermark, quality: int) -> float:
     return float(dc.metrics.bit_accuracy(model.extract(received), message).mean())
 
 
-results = {name: [100 * accuracy(m, q) for q in qualities] for name, m in (("no distortion", plain), ("through DiffJPEG", robust))}
+results = {
+    name: [100 * accuracy(m, q) for q in qualities]
+    for name, m in (("no distortion", plain), ("through DiffJPEG", robust))
+}
 for name, values in results.items():
     print(f"{name:18}", " ".join(f"q{q}: {v:5.1f} %" for q, v in zip(qualities, values)))
 

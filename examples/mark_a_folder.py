@@ -27,30 +27,42 @@ for name, clip in zip(("street", "rabbit"), report.demo_clips()[1:]):
 # Embedding. On the command line this is ``revmark embed in.mp4 out.mp4 --message ...``. ``key`` keeps others from finding the mark.
 net, _ = weights.load("base")
 for number, path in enumerate(sorted(folder.glob("*.mp4"))):
-    told = apply.embed(net, path, folder / f"{path.stem}.marked.mkv", message=f"{number:016x}", key="studio")
-    print(f"{path.name}: {told.frames} frames, {told.bytes_before // 1024} -> {told.bytes_after // 1024} KiB")
+    told = apply.embed(
+        net, path, folder / f"{path.stem}.marked.mkv", message=f"{number:016x}", key="studio"
+    )
+    print(
+        f"{path.name}: {told.frames} frames, {told.bytes_before // 1024} -> {told.bytes_after // 1024} KiB"
+    )
 
 # %%
 # What happens to files: another encoder at a lower quality, half the size, the beginning cut off.
 for path in sorted(folder.glob("*.marked.mkv")):
     frames = dc.read_video(path)[15:]
-    small = torch.nn.functional.interpolate(frames, scale_factor=0.5, mode="bilinear", antialias=True)
+    small = torch.nn.functional.interpolate(
+        frames, scale_factor=0.5, mode="bilinear", antialias=True
+    )
     dc.write_video(folder / f"{path.stem}.received.mp4", small, fps=25, crf=24)
 
 # %%
 # Reading. A message is claimed only where its check of 32 bits holds.
 for path in sorted(folder.glob("*.received.mp4")):
     found = apply.extract(net, path, key="studio")
-    print(f"{path.name}: {found.verdict} {found.message}, chance {found.p_value:.0e}, geometry {found.geometry}")
+    print(
+        f"{path.name}: {found.verdict} {found.message}, chance {found.p_value:.0e}, geometry {found.geometry}"
+    )
     assert found.verdict == "message"
 print("another key:", apply.extract(net, path, key="somebody else").verdict)
 print("the source:", apply.extract(net, folder / "street.mp4", key="studio").verdict)
 
 # %%
 # The mark itself, eight times as strong as it is.
-before, after = (dc.read_video(folder / name, 30, 1)[0] for name in ("street.mp4", "street.marked.mkv"))
+before, after = (
+    dc.read_video(folder / name, 30, 1)[0] for name in ("street.mp4", "street.marked.mkv")
+)
 figure, axes = plt.subplots(1, 3, figsize=(12, 2.8), layout="constrained")
-for ax, image, title in zip(axes, (before, after, (after - before) * 8 + 0.5), ("source", "marked", "difference x 8")):
+for ax, image, title in zip(
+    axes, (before, after, (after - before) * 8 + 0.5), ("source", "marked", "difference x 8")
+):
     ax.imshow(image.clamp(0, 1).permute(1, 2, 0))
     ax.set_title(title)
     ax.axis("off")

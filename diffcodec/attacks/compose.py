@@ -98,6 +98,8 @@ class Compose(Several):
         for layer in layers:
             if not isinstance(layer, nn.Module):
                 raise TypeError(f"Compose expected layers and modules, got {type(layer).__name__}")
+            if not isinstance(layer, Layer) and isinstance(getattr(layer, "layer", None), Layer):
+                raise TypeError("Compose expected layers, got one behind adapt, which draws by itself: put adapt around the Compose")
         self.layers = nn.ModuleList(layers)
         ours = [layer for layer in layers if isinstance(layer, Layer)]
         self.images = all(layer.images for layer in ours)

@@ -85,7 +85,7 @@ def _partitions(preset: Preset, value: str) -> dict[str, Any]:
     return {"partitions": value == "all", "small_intra": value == "all"}
 
 
-# By x264's names; ffmpeg's stand beside them
+#: Options that the model knows, by x264's names, ffmpeg's beside them: what each makes of a preset.
 OPTIONS: dict[str, Callable[[Preset, str], dict[str, Any]]] = {
     "bframes": _whole("bframes", 0, 16),
     "ref": _whole("references", 1, 16),

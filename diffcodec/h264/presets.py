@@ -93,6 +93,7 @@ class Preset:
         return (subme >= 6) + (subme >= 8)
 
 
+#: libx264's presets by name, ultrafast to slower, each a :class:`Preset`.
 PRESETS = {
     "ultrafast": Preset(
         bframes=0, adaptive=False, tree=False, subpel=1, subme=0, partitions=False, small_intra=False, transform8=False, deblock=False, scenecut=0,

@@ -100,6 +100,7 @@ def _av1_payload(data: bytes) -> int:
     return total
 
 
+#: Encoders by PyAV's name: libx264, libx265, libvpx-vp9, libsvtav1.
 ENCODERS: dict[str, Encoder] = {
     "libx264": Encoder(
         "h264", (0, 51), X264_PRESETS, "medium", "preset", _h264_payload, guide=True, params="x264-params", profiles=("baseline", "main", "high"),

@@ -122,6 +122,8 @@ def test_compose_errors() -> None:
         dc.Compose([])
     with pytest.raises(TypeError, match="got function"):
         dc.Compose([lambda x: x])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="put adapt around the Compose"):
+        dc.Compose([dc.adapt(dc.Flip())])
     x = natural(2)
     with pytest.raises(TypeError, match="a video of 2 samples from Flatten, got shape"):
         dc.Compose([torch.nn.Flatten(0, 1)])(x)
