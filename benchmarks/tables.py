@@ -409,7 +409,7 @@ def markdown(table: Table) -> str:
 
 def rst(table: Table) -> str:
     head, rows = table
-    quote = [["``".join(c.split("`")) for c in r] for r in [head, *rows]]
+    quote = [["\\-" if c == "-" else "``".join(c.split("`")) for c in r] for r in [head, *rows]]  # a lone dash would be a bullet
     body = "".join("   * - " + "\n     - ".join(r) + "\n" for r in quote)
     return f".. list-table::\n   :header-rows: 1\n\n{body}"
 
