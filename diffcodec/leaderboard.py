@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,15 @@ def add(result: dict[str, Any], board: dict[str, Any], name: str | None = None, 
     if board["format"] != FORMAT:
         raise ValueError(f"a leaderboard of format {board['format']!r}; this version writes {FORMAT}")
     place = board.setdefault("boards", {}).setdefault(key, alike | {"entries": {}})
-    made = {"command": result.get("command"), "versions": result.get("versions"), "note": note}
+    made = {"command": _without_folders(str(result.get("command", ""))), "versions": result.get("versions"), "note": note}
     for simulator, figures in entries.items():
         place["entries"][name or simulator] = {"simulator": simulator, "figures": figures} | made
     return [name] if name is not None else simulators
+
+
+def _without_folders(command: str) -> str:
+    """A command line with names in place of paths: folders are nobody's business."""
+    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
 
 
 def _key(settings: dict[str, Any], clips: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:

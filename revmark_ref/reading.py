@@ -25,7 +25,9 @@ LIKELY = 12.0  # and from which a text is looked for, where AGREED of the pilots
 AGREED = 0.7
 MARKED = 20.0  # score of a geometry from which a mark is there
 CHANCE = 96 * 2.0**-32  # that one of the payloads tried in 28 s of an unmarked video passes the check of 32 bits
-CHANCE_MARKED = 1e-5  # at most: half of the scores of unmarked files are above 7.0, from there on exponential with a mean of .96, the largest 11.3
+CHANCE_MARKED = (
+    1e-5  # at most: half of the scores of unmarked files are above 7.0, from there on exponential with a mean of .96, the largest 11.3
+)
 TOGETHER = (12, 4)  # windows that are added up before a spectrum's power is taken: the more the better, but for cuts and flicker
 
 
