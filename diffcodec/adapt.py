@@ -40,7 +40,9 @@ class Adapted(Buildable, nn.Module):
             raise ValueError(f"range expected (low, high) with low < high, got {range!r}")
         require("channels", channels, ["RGB", "BGR"])
         for name, values in (("mean", mean), ("std", std)):
-            if values is not None and (len(values) not in (1, 3) or (name == "std" and not all(float(v) > 0 for v in values))):
+            if values is not None and (
+                not isinstance(values, Sequence) or len(values) not in (1, 3) or (name == "std" and not all(float(v) > 0 for v in values))
+            ):
                 raise ValueError(f"{name} expected a number for each of 3 channels{', above 0' * (name == 'std')}, got {values!r}")
         self.layer, self.layout, self.range, self.channels = layer, layout, (low, high), channels
         self.mean, self.std = (None if v is None else tuple(float(x) for x in v) for v in (mean, std))
@@ -72,12 +74,14 @@ class Adapted(Buildable, nn.Module):
             What came, distorted and contiguous; ``(video, mask)`` where a mask was given.
         """
         if isinstance(video, (list, tuple)):
+            if not video:
+                raise ValueError("expected a list whose first entry is the video, got an empty one")
             first = self.forward(video[0], draw, mask=mask, **options)
             rest = list(video[1:])
             return ([first[0], *rest], first[1]) if mask is not None else type(video)([first, *rest])
         if mask is None:
             return self._call(self.layer, video, draw, options)
-        self._check_rank(mask.dim(), tuple(mask.shape))
+        self._check_mask(mask, video)
         if draw is None:
             known = {k: options.pop(k) for k in list(options) if k in ("step", "generator") or k in self.layer.strength_names()}
             draw = self.sample(video.shape, device=video.device, **known)
@@ -85,6 +89,15 @@ class Adapted(Buildable, nn.Module):
         followed = self.layer.follow(inner[None] if self._single else inner, draw)
         followed = followed[0] if self._single else followed
         return self._call(self.layer, video, draw, options), followed.permute(self._outward).contiguous()
+
+    def _check_mask(self, mask: Any, video: Any) -> None:
+        if not isinstance(mask, Tensor) or not mask.is_floating_point():
+            what = f"dtype {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"mask expected a floating point torch.Tensor, got {what}")
+        axis = self.layout.index("C")
+        wanted = [1 if i == axis else n for i, n in enumerate(getattr(video, "shape", ()))]
+        if list(mask.shape) != wanted:
+            raise ValueError(f"mask expected the video's shape with one channel, {tuple(wanted)}, got {tuple(mask.shape)}")
 
     def encode(self, video: Tensor, draw: Mapping[str, Any] | None = None, **options: Any) -> Coded:
         """As :meth:`diffcodec.Codec.encode`, in the caller's layout and range; for codecs only."""
@@ -101,7 +114,7 @@ class Adapted(Buildable, nn.Module):
             out = call(inner, draw, **options)
         except (TypeError, ValueError) as error:
             where = f"behind adapt(layout={self.layout!r}, range={self.range}), values on the layer's own [0, 1] scale"
-            raise type(error)(f"{str(error).partition(';')[0]} ({where})") from error
+            raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{error} ({where})") from error
         if isinstance(out, Coded):
             out.video = self._out(out.video, video.dtype)
             return out

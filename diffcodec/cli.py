@@ -37,6 +37,8 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: st
         missing: added to the message where a package is not installed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, "")  # package.module:Class of this folder, as under python -m
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in ENDING:

@@ -96,7 +96,8 @@ def build(spec: Layer | Adapted | str | os.PathLike[str] | Mapping[str, Any], **
         A :class:`Layer`, or what :func:`adapt` makes of one ("Adapted", with the argument ``layer``).
 
     Raises:
-        ValueError: unknown name, an argument that the layer does not take or takes otherwise, an unreadable file; the message names the place.
+        ValueError: unknown name, an argument that the layer does not take or takes otherwise, a file that is no JSON or YAML; the message names the
+            place. FileNotFoundError: no such file.
 
     Example:
         >>> import diffcodec as dc
@@ -126,7 +127,9 @@ def build_all(spec: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Lay
         >>> list(dc.build_all({"JPEG": {"func": "omnisealbench.attacks.valuemetric.JPEG", "args": {"quality": [40, 80]}}}))
         ['JPEG quality=40', 'JPEG quality=80']
     """
-    data = _read(spec) if not isinstance(spec, Mapping) else spec
+    if isinstance(spec, str) and not spec.lower().endswith(_FILES):
+        raise ValueError(f"expected a mapping of names and descriptions, or a file of them ({', '.join(_FILES)}), got {spec!r}")
+    data = _read(spec) if isinstance(spec, (str, os.PathLike)) else spec
     if not isinstance(data, Mapping):
         raise ValueError(f"expected a mapping of names and descriptions, got {_shown(data)}")
     if foreign.is_omniseal(data):
@@ -226,13 +229,17 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
 def _value(text: str) -> Any:
     """``18-34`` is a range, ``28|34`` a choice, the rest a Python literal or a word."""
     if pair := _RANGE.fullmatch(text):
-        return tuple(ast.literal_eval(v.lstrip("+")) for v in pair.groups())
+        return tuple(_number(v) for v in pair.groups())
     if "|" in text and all(re.fullmatch(_NUMBER, v.strip()) for v in text.split("|")):
-        return Choice([ast.literal_eval(v.strip()) for v in text.split("|")])
+        return Choice([_number(v.strip()) for v in text.split("|")])
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _number(text: str) -> float:
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
 
 
 def _read(path: Any) -> Any:
@@ -263,9 +270,13 @@ def _decoded(value: Any, where: str, key: str = "") -> Any:
     if "choice" in value:
         return _strict(Choice, where, value, values=value["choice"], weights=value.get("weights"))
     if "ramp" in value:
+        if not isinstance(value["ramp"], (list, tuple)) or len(value["ramp"]) != 2:
+            raise ValueError(f"{where}: ramp expected [first, last], got {value['ramp']!r}")
         first, last = (tuple(v) if isinstance(v, list) else v for v in value["ramp"])
         return _strict(Ramp, where, value, first=first, last=last, start=value.get("start", 0), stop=value.get("stop", 0))
     if "steps" in value:
+        if not isinstance(value["steps"], Mapping):
+            raise ValueError(f"{where}: steps expected a mapping of steps and values, got {value['steps']!r}")
         return _strict(Steps, where, value, values={int(k): _decoded(v, where) for k, v in value["steps"].items()})
     if "values" in value and len(value) == 1:
         return torch.tensor(value["values"], dtype=torch.float32)
@@ -303,8 +314,10 @@ def describe_arguments(made: Buildable) -> dict[str, Any]:
     if isinstance(made, nn.Module):
         now |= {k: v for k, v in made.named_children() if k in arguments}
     name = _name(type(made))
+    usual = {key: p.default for key, p in inspect.signature(type(made).__init__).parameters.items()}
+    values = {key: now.get(key, value) for key, value in arguments.items()}
     return {"name": name} | {
-        key: _encoded(now.get(key, value), f"{name}.{key}") for key, value in arguments.items() if value is not None
+        key: _encoded(value, f"{name}.{key}") for key, value in values.items() if value is not None or usual.get(key) is not None
     }  # fmt: skip
 
 
@@ -342,7 +355,7 @@ def _encoded(value: Any, where: str) -> Any:
     if isinstance(value, Buildable):
         return value.config()
     if isinstance(value, Choice):
-        return {"choice": list(value.values)} | ({} if value.weights is None else {"weights": list(value.weights)})
+        return {"choice": [_encoded(v, where) for v in value.values]} | ({} if value.weights is None else {"weights": list(value.weights)})
     if isinstance(value, Ramp):
         return {"ramp": [_encoded(value.first, where), _encoded(value.last, where)], "start": value.start, "stop": value.stop}
     if isinstance(value, Steps):
@@ -362,6 +375,12 @@ def _encoded(value: Any, where: str) -> Any:
     if isinstance(value, nn.Module):
         if value.state_dict():
             raise TypeError(f"{where}: {type(value).__name__} has weights of its own: a description cannot hold them")
+        try:
+            plain = repr(type(value)()) == repr(value) and not list(value.children())
+        except TypeError:
+            plain = False
+        if not plain:
+            raise TypeError(f"{where}: {value!r} does not keep its arguments: make it a diffcodec.Layer to describe it")
         return {"name": _path(type(value), where)}
     return {"object": _path(value, where)}
 

@@ -141,6 +141,9 @@ def measure(codec: VideoFunction, clip: Tensor, generator: torch.Generator, stre
     for m, di in zip(marked.split(batch), d.split(batch)):
         with torch.no_grad():
             out = call(m)
+        if not isinstance(out, Tensor) or out.shape != m.shape:
+            what = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(f"{type(codec).__name__} was given a video of shape {tuple(m.shape)} and returned {what}")
         survival.append(((out - plain) * di).flatten(1).sum(1) / di.flatten(1).square().sum(1))
     return Measured(quantised(plain), torch.cat(survival), bits)
 

@@ -59,29 +59,47 @@ def _rgb(options: Mapping[str, Any]) -> Description:
     return {"name": "x264", "crf": _crf(options), "fps": 24}
 
 
-# VideoSeal's names: arguments -> description
-VIDEOSEAL: dict[str, Callable[[Mapping[str, Any]], Description]] = {
-    "identity": lambda o: {"name": "Identity"},
-    "jpeg": lambda o: {"name": "DiffJPEG", "quality": _range(o, "quality", 40, 80)},
-    "resize": lambda o: {"name": "Resize", "scale": _range(o, "size", 0.7, 1.5)},
-    "crop": lambda o: {"name": "RandomCrop", "p": _range(o, "size", 0.5, 1.0), "mode": "resize"},
-    "rotate": _rotate,
-    "hflip": lambda o: {"name": "Flip", "p": 1.0},
-    "perspective": lambda o: {"name": "Perspective", "distortion": _range(o, "distortion_scale", 0.1, 0.5)},
-    "gaussian_blur": _blur,
-    "median_filter": _median,
-    "brightness": lambda o: {"name": "Brightness", "factor": _range(o, "factor", 0.5, 2.0)},
-    "contrast": lambda o: {"name": "Contrast", "factor": _range(o, "factor", 0.5, 2.0)},
-    "saturation": lambda o: {"name": "Saturation", "factor": _range(o, "factor", 0.5, 2.0)},
-    "hue": lambda o: {"name": "Hue", "turn": _range(o, "factor", -0.1, 0.1)},
-    "gaussian_noise": lambda o: {"name": "GaussianNoise", "sigma": _range(o, "std", 0.05, 0.2)},
-    "grayscale": lambda o: {"name": "Saturation", "factor": 0.0},
-    "video_compression": lambda o: {"name": "x264", "crf": _crf(o), "fps": o.get("fps", 24)},
-    "h264": lambda o: {"name": "x264", "crf": _crf(o), "fps": 24},
-    "h264rgb": _rgb,
-    "h265": lambda o: {"name": "libx265", "crf": _crf(o), "fps": 24},
-    "drop_frame": lambda o: {"name": "FrameDrop", "p": o.get("drop_frame_prob", 0.125)},
-}
+def _video(options: Mapping[str, Any]) -> Description:
+    codec = options.get("codec", "libx264")
+    if codec == "libx264rgb":
+        return _rgb({"crf_values": [28, 34, 40, 46], **options})
+    return {
+        "name": "x264" if codec == "libx264" else codec,
+        "crf": _crf({"crf_values": [28, 34, 40, 46], **options}),
+        "fps": options.get("fps", 24),
+    }
+
+
+def _range_of(name: str, argument: str, key: str, low: float, high: float, **more: Any) -> Callable[[Mapping[str, Any]], Description]:
+    return lambda o: {"name": name, argument: _range(o, key, low, high), **more}
+
+
+_QUIET = ("passthrough",)  # how VideoSeal's own gradient goes; ours have one
+# VideoSeal's names: what their arguments are called, and what is made of them
+VIDEOSEAL: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Description]]] = {
+    "identity": ((), lambda o: {"name": "Identity"}),
+    "jpeg": (("min_quality", "max_quality", *_QUIET), _range_of("DiffJPEG", "quality", "quality", 40, 80)),
+    "resize": (("min_size", "max_size"), _range_of("Resize", "scale", "size", 0.7, 1.5)),
+    "crop": (("min_size", "max_size"), _range_of("RandomCrop", "p", "size", 0.5, 1.0, mode="resize")),
+    "rotate": (("min_angle", "max_angle", "do90"), _rotate),
+    "hflip": ((), lambda o: {"name": "Flip", "p": 1.0}),
+    "perspective": (
+        ("min_distortion_scale", "max_distortion_scale"), _range_of("Perspective", "distortion", "distortion_scale", 0.1, 0.5),
+    ),
+    "gaussian_blur": (("min_kernel_size", "max_kernel_size"), _blur),
+    "median_filter": (("min_kernel_size", "max_kernel_size", *_QUIET), _median),
+    "brightness": (("min_factor", "max_factor"), _range_of("Brightness", "factor", "factor", 0.5, 2.0)),
+    "contrast": (("min_factor", "max_factor"), _range_of("Contrast", "factor", "factor", 0.5, 2.0)),
+    "saturation": (("min_factor", "max_factor"), _range_of("Saturation", "factor", "factor", 0.5, 2.0)),
+    "hue": (("min_factor", "max_factor"), _range_of("Hue", "turn", "factor", -0.1, 0.1)),
+    "gaussian_noise": (("min_std", "max_std"), _range_of("GaussianNoise", "sigma", "std", 0.05, 0.2)),
+    "grayscale": ((), lambda o: {"name": "Saturation", "factor": 0.0}),
+    "video_compression": (("codec", "fps", "crf_values"), _video),
+    "h264": (("min_crf", "max_crf"), lambda o: {"name": "x264", "crf": _crf(o), "fps": 24}),
+    "h264rgb": (("min_crf", "max_crf"), _rgb),
+    "h265": (("min_crf", "max_crf"), lambda o: {"name": "libx265", "crf": _crf(o), "fps": 24}),
+    "drop_frame": (("drop_frame_prob",), lambda o: {"name": "FrameDrop", "p": o.get("drop_frame_prob", 0.125)}),
+}  # fmt: skip
 
 # OmniSealBench's functions: (name here, the argument that its values go to, further arguments)
 _OMNISEAL: dict[str, tuple[str, str, Description]] = {
@@ -115,14 +133,25 @@ def videoseal(spec: Mapping[str, Any]) -> dict[str, tuple[Description, float]]:
     masks = (spec.get("masks") or {}).get("kind")
     if masks not in (None, "none", "full"):
         raise ValueError(f"masks of kind {masks!r}: no layer here pastes the unmarked picture back")
-    parameters = spec.get("augs_params") or {}
+    augs, parameters = spec["augs"], spec.get("augs_params") or {}
+    for name, value in (("augs", augs), ("augs_params", parameters)):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{name} expected a mapping of names, got {value!r}")
+    if stray := [key for key in spec if key.startswith("aug") and key not in ("augs", "augs_params")]:
+        raise ValueError(f"{stray[0]!r} is no key of VideoSeal's form: augs, augs_params, num_augs, masks")
+    if stray := [name for name in parameters if name not in augs and name not in VIDEOSEAL]:
+        raise ValueError(f"augs_params: {stray[0]!r} is none of augs: {', '.join(augs)}")
     out = {}
-    for name, share in spec["augs"].items():
+    for name, share in augs.items():
         if not share:
             continue
         if name not in VIDEOSEAL:
             raise ValueError(f"augs: {name!r} has no layer here; there are {', '.join(VIDEOSEAL)}")
-        out[name] = (VIDEOSEAL[name](parameters.get(name) or {}), float(share))
+        known, describe = VIDEOSEAL[name]
+        options = parameters.get(name) or {}
+        if stray := [key for key in options if key not in known]:
+            raise ValueError(f"augs_params: {name} has no {stray[0]!r}; it takes {', '.join(known) or 'nothing'}")
+        out[name] = (describe(options), float(share))
     if not out:
         raise ValueError("augs: every share is 0")
     return out
@@ -143,6 +172,8 @@ def omniseal(spec: Mapping[str, Any]) -> dict[str, Description]:
     for title, entry in spec.items():
         function = str(entry["func"]).rpartition(".")[2]
         arguments = entry.get("args") or {}
+        if not isinstance(arguments, Mapping):
+            raise ValueError(f"{title}: args expected a mapping, got {arguments!r}")
         combined = function.split("_")
         if len(combined) > 1 and "xargs" in arguments:
             for values in arguments["xargs"]:

@@ -46,7 +46,7 @@ def save_pretrained(
         >>> all((a == b).all() for a, b in zip(net.state_dict().values(), again.state_dict().values()))
         True
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save_model
 
     if not isinstance(module, Buildable):
         raise TypeError(f"{type(module).__name__} keeps no arguments: make it a diffcodec.Layer, or a diffcodec.buildable.Buildable")
@@ -61,7 +61,7 @@ def save_pretrained(
     with replacing(folder / CONFIG) as path:
         path.write_text(json.dumps(config, indent=1) + "\n")
     with replacing(folder / WEIGHTS) as path:
-        save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, path)
+        save_model(module, str(path))  # members that are there twice are kept once
     return folder
 
 
@@ -78,7 +78,7 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
         ValueError: weights that do not fit the description.
         ImportError: a repository is named, and huggingface_hub is not installed.
     """
-    from safetensors.torch import load_file
+    from safetensors.torch import load_model
 
     folder = Path(source)
     if not folder.is_dir():
@@ -94,7 +94,7 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
             raise FileNotFoundError(f"{folder}: {name} is missing")
     layer = build(folder / CONFIG)
     try:
-        layer.load_state_dict(load_file(folder / WEIGHTS))
+        load_model(layer, folder / WEIGHTS)
     except RuntimeError as error:
         raise ValueError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
     return layer

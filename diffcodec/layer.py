@@ -171,11 +171,18 @@ class Layer(Buildable, nn.Module):
             >>> layer.describe(layer.sample((2, 3, 16, 16)))
             [{'name': 'DiffJPEG', 'quality': 50.0}, {'name': 'DiffJPEG', 'quality': 50.0}]
         """
+        if absent := [name for name in self.told() if name not in draw]:
+            raise ValueError(
+                f"{self.who} got a draw without {absent[0]!r}: one of another layer? It holds {sorted(map(str, draw)) or 'nothing'}"
+            )
         told = {name: draw[name].tolist() for name in self.told() if isinstance(draw.get(name), Tensor) and draw[name].dim() == 1}
         if batch is None:
             if not (sizes := {len(v) for v in told.values()} or {len(v) for v in draw.values() if isinstance(v, Tensor) and v.dim()}):
                 raise ValueError(f"{self.who} draws nothing that says how many samples there are: give batch=")
             batch = max(sizes)
+        for name, values in told.items():
+            if len(values) != batch:
+                raise ValueError(f"{self.who} got a draw whose {name!r} is for {len(values)} samples, not {batch}")
         return [{"name": self.who} | {name: _short(values[i]) for name, values in told.items()} for i in range(batch)]
 
     def told(self) -> list[str]:

@@ -61,8 +61,9 @@ def _without_folders(command: str) -> str:
 
 def _key(settings: dict[str, Any], clips: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
     strengths = sorted(settings[settings["knob"]])
-    alike = {k: settings.get(k) for k in _ALIKE} | {"strengths": strengths, "clips": clips}
-    return hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()[:12], alike
+    alike = {k: settings.get(k) for k in _ALIKE} | {"strengths": strengths}
+    windows = sorted([c["sha256"], c["start"], c["frames"], c["size"]] for c in clips)  # whatever the files are called
+    return hashlib.sha256(json.dumps([alike, windows], sort_keys=True).encode()).hexdigest()[:12], alike | {"clips": clips}
 
 
 def _entry(rows: list[dict[str, Any]], knob: str) -> dict[str, Any]:
@@ -117,7 +118,10 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    return dict(read_json(path))
+    data = dict(read_json(path))
+    if "boards" not in data:
+        raise ValueError(f"{path} is no leaderboard: it has no 'boards'")
+    return data
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import inspect
 import math
 import platform
 from collections.abc import Callable, Iterable, Sequence
@@ -253,19 +254,20 @@ def run(
     return Report(list(clips), rows, rate, settings)
 
 
-# what a simulator takes over from the real codec that it is measured against, where its description is silent
-FOLLOWS = {"x264": ("crf", "preset", "fps"), "DiffH264": ("crf", "preset", "fps"), "jpeg": ("quality",), "DiffJPEG": ("quality",)}
-
-
 def knob_of(real: str) -> str:
     """What sets the strength of a real codec: "crf", or "quality" for libjpeg."""
     return "quality" if config.parse(real)[0] in ("libjpeg", "RealJPEG") else "crf"
 
 
 def adopted(spec: str, real: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of the real codec's settings that a simulator knows and its description does not name. Presets of other encoders mean nothing to it."""
-    name, options = config.parse(spec)
-    found = {k: settings[k] for k in FOLLOWS.get(name, ()) if settings.get(k) is not None and k not in options}
+    """Those of the real codec's settings that a simulator takes and its description does not name: the strength, and beside a CRF preset and frame
+    rate. Presets of other encoders mean nothing to it."""
+    _, options = config.parse(spec)
+    layer = config.build(spec)
+    takes = [k for k in ("crf", "quality") if k in layer.strength_names()]
+    if "crf" in takes:
+        takes += [k for k in ("preset", "fps") if k in inspect.signature(type(layer).__init__).parameters]
+    found = {k: settings[k] for k in takes if settings.get(k) is not None and k not in options}
     if found.get("preset") not in PRESETS or config.parse(real)[0] not in ("libx264", "libx265"):
         found.pop("preset", None)
     if "crf" in found:

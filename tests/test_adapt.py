@@ -125,3 +125,20 @@ def test_guides_and_neighbours_go_through() -> None:
         torch.testing.assert_close(out, theirs(ours), atol=2e-2, rtol=0)
     assert dc.build(adapted.config()).config() == adapted.config()
     assert adapted(theirs(x[:, 2:4]), draw).shape == theirs(x[:, 2:4]).shape
+
+
+def test_masks_that_do_not_fit_are_named() -> None:
+    adapted = dc.adapt(dc.FrameDrop(0.5), layout="TCHW")
+    frames = natural(1, 4)[0]
+    for mask, error, words in (
+        (torch.ones(6, 1, 48, 64), ValueError, r"\(4, 1, 48, 64\), got \(6, 1, 48, 64\)"),
+        (torch.ones(4, 3, 48, 64), ValueError, "with one channel"),
+        (torch.ones(4, 1, 48, 64, dtype=torch.uint8), TypeError, "uint8"),
+        (frames[:, :1].numpy(), TypeError, "ndarray"),
+    ):
+        with pytest.raises(error, match=words):
+            adapted(frames, mask=mask)
+    with pytest.raises(ValueError, match="an empty one"):
+        adapted([])
+    with pytest.raises(TypeError, match="its strengths are quality"):
+        dc.adapt(dc.DiffJPEG(), layout="BCHW")(frames, qualty=40)

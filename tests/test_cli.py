@@ -14,6 +14,7 @@ from PIL import Image
 import diffcodec as dc
 from diffcodec import report
 from diffcodec.cli import main
+from diffcodec.strength import Strength
 
 
 def test_fidelity_writes_table_json_and_picture(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,8 +245,19 @@ def test_command_is_installed() -> None:
 class Softer(dc.Layer):
     """A simulator of somebody else's."""
 
+    def __init__(self, crf: float = 23.0) -> None:
+        super().__init__()
+        self.crf = Strength(crf, "crf", 0, 51)
+
     def distort(self, video, draw):  # type: ignore[no-untyped-def]
-        return dc.GaussianBlur(0.6)(video)
+        return dc.GaussianBlur(float(draw["crf"][0]) / 20)(video)
+
+
+class Shorter(Softer):
+    """One that loses frames."""
+
+    def distort(self, video, draw):  # type: ignore[no-untyped-def]
+        return video[:, :1]
 
 
 def test_files_folders_and_layers_of_others(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,6 +268,9 @@ def test_files_folders_and_layers_of_others(clip_file: Path, tmp_path: Path, cap
     assert "Softer" in capsys.readouterr().out
     data = json.loads((tmp_path / "o" / "fidelity.json").read_text())
     assert [r["simulator"] for r in data["rows"]] == ["none", f"{__name__}:Softer"]
+    assert report.adopted(f"{__name__}:Softer", "libx264", {"crf": 30.0, "preset": "slow", "fps": 25.0}) == {"crf": 30.0}  # it follows
+    assert main(["fidelity", str(clip_file), "--sim", f"{__name__}:Shorter", *common]) == 2
+    assert "Shorter was given a video of shape" in capsys.readouterr().err
     empty = tmp_path / "empty"
     empty.mkdir()
     assert main(["fidelity", str(empty), *common]) == 2
@@ -344,6 +359,7 @@ def test_leaderboard(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         (["add", str(clip_file), "--board", str(board)], "no JSON file"),
         (["add", "--board", str(board)], "got none"),
         (["show", "--board", str(tmp_path / "no.json")], "no such file"),
+        (["show", "--board", results[0]], "is no leaderboard"),
     ):
         assert main(["leaderboard", *arguments]) == 2
         assert words in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import natural
@@ -81,11 +82,24 @@ def test_copies_keep_what_they_were_made_with() -> None:
     assert layer.config()["layers"][0]["quality"] == [20, 40]
 
 
+def test_what_differs_from_the_defaults_is_kept() -> None:
+    for codec in (dc.RealCodec("libx264", crf=22, gradient=None), dc.RealJPEG(50, gradient=None)):
+        assert dc.build(codec.config()).gradient is None
+    assert dc.DiffJPEG().config()["quality"] == 75
+    assert dc.RandomDistortion([dc.DiffH264()]).at(crf=40).config()["layers"][0]["crf"] == 40
+    data = dc.DiffJPEG(dc.Choice(np.arange(30, 90, 20))).config()  # type: ignore[arg-type]
+    assert json.loads(json.dumps(data)) == data
+    assert config.parse("x264:crf=08-34")[1]["crf"] == (8, 34)
+
+
 def test_what_has_no_name_is_an_error() -> None:
     with pytest.raises(TypeError, match=r"FrameDrop\.p: .*lambda.* has no name that it can be imported by"):
         dc.FrameDrop(lambda step: 0.5).config()
     with pytest.raises(TypeError, match="weights of its own"):
         dc.Compose([torch.nn.Linear(2, 2)]).config()
+    for module in (torch.nn.Dropout(0.9), torch.nn.AvgPool2d(3, 1, 1), torch.nn.Sequential(torch.nn.ReLU())):
+        with pytest.raises(TypeError, match="does not keep its arguments"):
+            dc.Compose([module]).config()
 
 
 def test_strings() -> None:
@@ -123,6 +137,17 @@ def test_strings() -> None:
         (["x264", "jpeg"], "several layers are a RandomDistortion or a Compose"),
         ({"augs": {"stable_diffusion_vae": 1}}, "'stable_diffusion_vae' has no layer here"),
         ({"augs": {"identity": 0}}, "every share is 0"),
+        ({"augs": ["jpeg"]}, "augs expected a mapping"),
+        ({"augs": {"jpeg": 1}, "augs_params": {"jpeg": {"max_qualty": 50}}}, "jpeg has no 'max_qualty'; it takes min_quality"),
+        ({"augs": {"jpeg": 1}, "augs_params": {"jepg": {}}}, "'jepg' is none of augs"),
+        ({"augs": {"jpeg": 1}, "aug_params": {}}, "'aug_params' is no key"),
+        ({"a": {"func": "x.JPEG", "args": [0.5]}}, "args expected a mapping"),
+        ({"name": "FrameDrop", "p": {"ramp": 5}}, r"ramp expected \[first, last\]"),
+        ({"name": "FrameDrop", "p": {"steps": [1, 2]}}, "steps expected a mapping"),
+        (
+            {"name": "RandomDistortion", "layers": ["none", "jpeg"], "weights": {"ramp": [[1], [1]], "start": 0, "stop": 9}},
+            "2 numbers, one a layer",
+        ),
         ({"augs": {"identity": 1}, "masks": {"kind": "mixed"}}, "masks of kind 'mixed'"),
         ({"a": {"func": "x.overlay_text"}}, "'overlay_text' has no layer here"),
     ],
@@ -150,6 +175,8 @@ def test_files(tmp_path: Path) -> None:
         dc.build(path)
     with pytest.raises(FileNotFoundError):
         dc.build(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match="or a file of them"):
+        dc.build_all("x264")
 
 
 def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +227,9 @@ def test_videoseals_form() -> None:
     assert two(x).shape == x.shape
     old = dc.build({"augs": {"video_compression": 1}, "augs_params": {"video_compression": {"crf_values": [28, 34, 40, 46]}}})
     assert old.config()["layers"][0]["crf"] == {"choice": [28, 34, 40, 46]}
+    other = dc.build({"augs": {"video_compression": 1}, "augs_params": {"video_compression": {"codec": "libx265"}}})
+    assert isinstance(other.layers[0], dc.RealCodec)
+    assert other.config()["layers"][0]["crf"]["choice"] == [28, 34, 40, 46]
     with pytest.warns(UserWarning, match="h264rgb has no simulator"):
         dc.build({"augs": {"h264rgb": 1}})
 

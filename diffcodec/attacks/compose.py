@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..checks import check_names, require
 from ..constants import listed
 from ..layer import Draw, Layer, view_of
-from ..strength import Steps, draw_device
+from ..strength import Ramp, Steps, draw_device
 from .spatial import GaussianBlur, GaussianNoise, RandomCrop
 from .temporal import FrameAverage, FrameDrop, FrameSwap
 
@@ -51,6 +51,13 @@ class Several(Layer):
         self._check_known(strengths)
         return self._with([_at(layer, strengths) for layer in self.members()])
 
+    def draw_each(
+        self, shape: tuple[int, ...], generators: Sequence[torch.Generator], step: int | None, device: torch.device | None
+    ) -> Draw:
+        if len(generators) > 1 and any(isinstance(m, RandomDistortion) and m.per == "batch" for m in self.modules()):
+            raise ValueError("RandomDistortion(per='batch') draws one layer for the batch: a generator for each sample needs per='sample'")
+        return super().draw_each(shape, generators, step, device)
+
     def rows(self, rows: list[int], batch: int) -> Layer:
         return self._with([layer.rows(rows, batch) if isinstance(layer, Layer) else layer for layer in self.members()])
 
@@ -68,6 +75,16 @@ class Several(Layer):
         super().check(video)
 
 
+def _listed(who: str, layers: Sequence[Any]) -> list[Any]:
+    """Layers of any iterable, at least one."""
+    if isinstance(layers, nn.Module) and not isinstance(layers, (nn.ModuleList, nn.Sequential)):
+        raise TypeError(f"{who} expected a list of layers, got one {type(layers).__name__}")
+    layers = list(layers)
+    if not layers:
+        raise ValueError(f"{who} expected at least one layer, got none")
+    return layers
+
+
 def _at(layer: Any, strengths: Mapping[str, Any]) -> Any:
     """A layer with those of some strengths that it has."""
     if not isinstance(layer, Layer):
@@ -80,7 +97,7 @@ class Compose(Several):
     """Layers one after the other.
 
     Args:
-        layers: codecs, attacks, mixtures, and plain modules from video to video, which draw nothing.
+        layers: codecs, attacks, mixtures, and plain modules from video to video, which draw nothing and keep the shape.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -93,13 +110,15 @@ class Compose(Several):
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        if not layers:
-            raise ValueError("Compose expected at least one layer, got none")
+        layers = _listed("Compose", layers)
         for layer in layers:
             if not isinstance(layer, nn.Module):
                 raise TypeError(f"Compose expected layers and modules, got {type(layer).__name__}")
-            if not isinstance(layer, Layer) and isinstance(getattr(layer, "layer", None), Layer):
-                raise TypeError("Compose expected layers, got one behind adapt, which draws by itself: put adapt around the Compose")
+            if not isinstance(layer, Layer) and any(isinstance(inner, Layer) for inner in layer.modules()):
+                raise TypeError(
+                    f"Compose got a {type(layer).__name__} with a layer inside, which would draw by itself: name the layers one by one,"
+                    " and put adapt around the Compose"
+                )
         self.layers = nn.ModuleList(layers)
         ours = [layer for layer in layers if isinstance(layer, Layer)]
         self.images = all(layer.images for layer in ours)
@@ -149,6 +168,7 @@ class Compose(Several):
             at = self.members()[i].shape_after(at, parts[i])
 
     def describe(self, draw: Mapping[str, Any], batch: int | None = None) -> list[dict[str, Any]]:
+        check_names("Compose", draw, {"parts": ()})
         for i, part in draw["parts"].items():  # what one layer does not say, another does
             with contextlib.suppress(ValueError):
                 batch = batch or len(self.members()[i].describe(part))
@@ -185,8 +205,7 @@ class RandomDistortion(Several):
 
     def __init__(self, layers: Sequence[Layer], weights: Weights | None = None, per: str = "batch") -> None:
         super().__init__()
-        if not layers:
-            raise ValueError("RandomDistortion expected at least one layer, got none")
+        layers = _listed("RandomDistortion", layers)
         for layer in layers:
             if not isinstance(layer, Layer):
                 raise TypeError(f"RandomDistortion expected diffcodec layers, got {type(layer).__name__}")
@@ -196,7 +215,12 @@ class RandomDistortion(Several):
         self.channels = tuple(c for c in layers[0].channels if all(c in layer.channels for layer in layers))
         self.weights = weights
         self.per = per
-        if not callable(weights):
+        if isinstance(weights, Mapping):
+            raise TypeError(f"weights expected a number for each layer, or a schedule such as Steps, got {weights!r}")
+        if isinstance(weights, (Ramp, Steps)):
+            for step in (weights.start, weights.stop) if isinstance(weights, Ramp) else weights.values:
+                self._shares(step)
+        elif not callable(weights):
             self._shares(None)
 
     def _shares(self, step: int | None) -> Tensor:
@@ -211,13 +235,6 @@ class RandomDistortion(Several):
         if not all(0 <= w < float("inf") for w in shares) or sum(shares) == 0:
             raise ValueError(f"weights expected to be >= 0 and not all 0, got {shares}")
         return torch.tensor(shares)
-
-    def draw_each(
-        self, shape: tuple[int, ...], generators: Sequence[torch.Generator], step: int | None, device: torch.device | None
-    ) -> Draw:
-        if self.per != "sample":
-            raise ValueError("RandomDistortion(per='batch') draws one layer for the batch: a generator for each sample needs per='sample'")
-        return super().draw_each(shape, generators, step, device)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         """Numbers of the members drawn, and the draw of each for its samples: ``{"choice": [B], "parts": {number: draw}}``."""
@@ -260,6 +277,7 @@ class RandomDistortion(Several):
         return self.members()[members[0][0]].shape_after(shape, draw["parts"][members[0][0]]) if len(members) == 1 else shape
 
     def describe(self, draw: Mapping[str, Any], batch: int | None = None) -> list[dict[str, Any]]:
+        check_names("RandomDistortion", draw, dict.fromkeys(("choice", "parts")))
         told: dict[int, dict[str, Any]] = {}
         for i, rows in _by_member(draw["choice"]):
             told |= zip(rows, self.members()[i].describe(draw["parts"][i], len(rows)))

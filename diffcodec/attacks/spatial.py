@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -328,9 +329,9 @@ class MedianFilter(Layer):
 
 
 def _odd_side(kernel: int) -> int:
-    if isinstance(kernel, bool) or not (isinstance(kernel, int) and kernel >= 1 and kernel % 2):
+    if isinstance(kernel, bool) or not (isinstance(kernel, Integral) and kernel >= 1 and kernel % 2):
         raise ValueError(f"kernel expected to be an odd whole number >= 1, got {kernel!r}")
-    return kernel
+    return int(kernel)
 
 
 class GaussianBlur(Layer):

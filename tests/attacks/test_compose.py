@@ -122,8 +122,21 @@ def test_compose_errors() -> None:
         dc.Compose([])
     with pytest.raises(TypeError, match="got function"):
         dc.Compose([lambda x: x])  # type: ignore[list-item]
-    with pytest.raises(TypeError, match="put adapt around the Compose"):
-        dc.Compose([dc.adapt(dc.Flip())])
+    for module in (dc.adapt(dc.Flip()), torch.nn.Sequential(dc.GaussianNoise(0.1))):
+        with pytest.raises(TypeError, match="with a layer inside, which would draw by itself"):
+            dc.Compose([module])
+    with pytest.raises(TypeError, match="a list of layers, got one Resize"):
+        dc.Compose(dc.Resize(0.5))  # type: ignore[arg-type]
+    assert len(dc.Compose(map(dc.build, ["jpeg:quality=10", "none"])).layers) == 2  # type: ignore[arg-type]
+    assert len(dc.RandomDistortion(dc.build(n) for n in ("jpeg", "none")).layers) == 2  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a number for each layer, or a schedule"):
+        dc.RandomDistortion([dc.Flip(), dc.Hue()], {0: 1, 1: 3})  # type: ignore[arg-type]
+    generators = [torch.Generator() for _ in range(2)]
+    with pytest.raises(ValueError, match="needs per='sample'"):
+        dc.Compose([dc.RandomDistortion([dc.Flip(), dc.Hue()])]).sample((2, 3, 8, 8), generators)
+    assert dc.RandomDistortion([dc.Flip()]).sample((1, 3, 8, 8), generators[:1])["choice"] == [0]
+    with pytest.raises(ValueError, match="without 'quality'"):
+        dc.DiffJPEG().describe(dc.GaussianNoise(0.1).sample((2, 3, 8, 8)))
     x = natural(2)
     with pytest.raises(TypeError, match="a video of 2 samples from Flatten, got shape"):
         dc.Compose([torch.nn.Flatten(0, 1)])(x)
