@@ -133,7 +133,8 @@ def check_layer(r: random.Random, layer: dc.Layer, x: Tensor) -> None:
     x = x.requires_grad_(True)
     before = x.detach().clone()
     seed, b = r.randrange(2**30), len(x)
-    each = r.random() < 0.3 and not (isinstance(layer, dc.RandomDistortion) and layer.per == "batch")
+    together = any(isinstance(m, dc.RandomDistortion) and m.per == "batch" for m in layer.modules())  # draws one layer for the batch
+    each = r.random() < 0.3 and not together
     generators: Any = [torch.Generator().manual_seed(seed + i) for i in range(b)] if each else torch.Generator().manual_seed(seed)
     draw = layer.sample(x.shape, generators, step=r.randint(0, 12))
     y = layer(x, draw)
