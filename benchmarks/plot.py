@@ -209,7 +209,7 @@ def gallery(folder: Path) -> None:
         for label, layer in make():
             with torch.no_grad():
                 shown.append((label, layer(video, layer.sample(video.shape, torch.Generator().manual_seed(3)))))
-        figure = Figure(figsize=(9, 2.5), dpi=90, layout="constrained")
+        figure = Figure(figsize=(6.4, 1.9), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
         for ax, (label, frames) in zip(figure.subplots(1, len(shown)), shown):
             ax.imshow(frames[0, t].clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
@@ -218,7 +218,9 @@ def gallery(folder: Path) -> None:
         name = "gallery-" + re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
         figure.savefig(str(folder / f"{name}.png"), format="png")
         labels = ", ".join(label for label, _ in shown)
-        text.append(f"{title}\n{'-' * len(title)}\n\n.. image:: _generated/{name}.png\n   :alt: A frame through {title}: {labels}\n")
+        text.append(
+            f"``{title}``\n{'-' * (len(title) + 4)}\n\n.. image:: _generated/{name}.png\n   :alt: A frame through {title}: {labels}\n"
+        )
     (folder / "gallery.txt").write_text("\n".join(text))
 
 

@@ -90,7 +90,10 @@ def _at(layer: Any, strengths: Mapping[str, Any]) -> Any:
     if not isinstance(layer, Layer):
         return layer
     known = layer.strength_names()
-    return layer.at(**{name: value for name, value in strengths.items() if name in known})
+    try:
+        return layer.at(**{name: value for name, value in strengths.items() if name in known})
+    except (TypeError, ValueError) as error:
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{layer.who}: {error}") from error
 
 
 class Compose(Several):

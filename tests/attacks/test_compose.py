@@ -113,6 +113,8 @@ def test_a_call_names_strengths_of_layers_inside() -> None:
         layer(x, crf=3)
     with pytest.raises(TypeError, match=r"RandomDistortion got an unexpected before=a tensor of shape \(2, 8, 3, 32, 32\)"):
         dc.RandomDistortion([dc.DiffH264()])(x, before=torch.zeros(2, 8, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"RandomCrop: p expected to lie in \[0.001, 1\], got 0"):
+        dc.Compose([dc.FrameDrop(), dc.RandomCrop()])(x, p=0.0)
     late = dc.Compose([dc.GaussianNoise(dc.Ramp(0.0, 0.1, 0, 10))])
     assert not torch.equal(late(x, step=5), x)
 
