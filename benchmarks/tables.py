@@ -411,7 +411,7 @@ def rst(table: Table) -> str:
     head, rows = table
     quote = [["\\-" if c == "-" else "``".join(c.split("`")) for c in r] for r in [head, *rows]]  # a lone dash would be a bullet
     body = "".join("   * - " + "\n     - ".join(r) + "\n" for r in quote)
-    return f".. list-table::\n   :header-rows: 1\n\n{body}"
+    return f".. list-table::\n   :header-rows: 1\n   :class: figures\n\n{body}"
 
 
 def filled(text: str) -> str:
