@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 
@@ -10,10 +11,20 @@ class Buildable:
 
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
-    def __new__(cls, *args: Any, **options: Any) -> Any:
-        self = super().__new__(cls)
-        self.__dict__["arguments"] = (args, options)  # copies and pickles bring their own
-        return self
+    def __init_subclass__(cls, **options: Any) -> None:
+        # not __new__: signatures, for people and type checkers, stay those of __init__
+        super().__init_subclass__(**options)
+        init = cls.__dict__.get("__init__")
+        if init is None:
+            return
+
+        @functools.wraps(init)
+        def keeping(self: Any, *args: Any, **given: Any) -> None:
+            if "arguments" not in self.__dict__:  # the outermost call is the user's
+                self.__dict__["arguments"] = (args, given)
+            init(self, *args, **given)
+
+        cls.__init__ = keeping  # type: ignore[method-assign]
 
     def config(self) -> dict[str, Any]:
         """The object as plain data, of which :func:`diffcodec.build` makes an equal one: its name and arguments, defaults included.

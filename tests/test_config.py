@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import json
 import math
 import pickle
@@ -80,6 +81,12 @@ def test_copies_keep_what_they_were_made_with() -> None:
         assert one.config()["layers"][1] == layer.config()["layers"][1]
     assert layer.at(quality=25).config()["layers"][0]["quality"] == 25
     assert layer.config()["layers"][0]["quality"] == [20, 40]
+
+
+def test_signatures_are_those_of_the_layers() -> None:
+    assert list(inspect.signature(dc.FrameDrop).parameters) == ["p", "keep_length", "backend"]
+    assert list(inspect.signature(Shift).parameters) == ["by", "also"]
+    assert not inspect.signature(dc.Identity).parameters
 
 
 def test_what_differs_from_the_defaults_is_kept() -> None:

@@ -123,7 +123,7 @@ class DiffH264(Codec):
 
     def __new__(cls, *args: Any, **options: Any) -> DiffH264:
         if cls is not DiffH264:
-            return super().__new__(cls, *args, **options)  # type: ignore[no-any-return]
+            return super().__new__(cls)
         model = args[4] if len(args) > 4 else options.get("model", "x264")
         require("model", model, list(DiffH264.models))
         chosen = DiffH264.models[model]
@@ -131,7 +131,7 @@ class DiffH264(Codec):
         for name, value in options.items():
             if name not in allowed:
                 raise TypeError(f"DiffH264(model={model!r}) has no option {name}={value!r}; it takes {', '.join(allowed)}")
-        return super().__new__(chosen, *args, **options)  # type: ignore[no-any-return]
+        return super().__new__(chosen)
 
     def complete(
         self, video: Tensor, draw: Mapping[str, Any] | None, step: int | None, generator: Generators, strengths: Mapping[str, Any]
