@@ -239,6 +239,13 @@ class Strength:
             value = tuple(round(v) for v in value) if isinstance(value, tuple) else round(value)  # type: ignore[arg-type,assignment]
         return self._checked(value)
 
+    def check_batch(self, batch: int, value: object = None) -> None:
+        """Raise where values (a schedule's at a step, else the strength's own) are for another number of samples."""
+        value = self.value if value is None else value
+        whole = self._some[1] if self._some else batch
+        if isinstance(value, Tensor) and value.dim() == 1 and value.shape[0] != whole:
+            raise ValueError(f"{self.name} holds {value.shape[0]} values, the batch has {whole} samples")
+
     def draw(
         self, batch: int, generator: torch.Generator | None = None, device: torch.device | None = None, step: int | None = None
     ) -> Tensor:
@@ -246,9 +253,8 @@ class Strength:
         value = self.at(step)
         where = draw_device(generator, device)
         if isinstance(value, Tensor):
-            rows, whole = self._some or (None, batch)
-            if value.dim() == 1 and value.shape[0] != whole:
-                raise ValueError(f"{self.name} holds {value.shape[0]} values, the batch has {whole} samples")
+            self.check_batch(batch, value)
+            rows = self._some[0] if self._some else None
             out = value.float()
             out = out[rows] if rows is not None and value.dim() == 1 else out.expand(batch)
         elif isinstance(value, Choice):

@@ -242,6 +242,10 @@ class RandomDistortion(Several):
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         """Numbers of the members drawn, and the draw of each for its samples: ``{"choice": [B], "parts": {number: draw}}``."""
         b = shape[0]
+        for member in self.modules():  # also of those that are not drawn: a training should not fail by chance
+            if isinstance(member, Layer):
+                for strength in member.strengths().values():
+                    strength.check_batch(b)
         where = draw_device(generator, None)  # on the CPU unless the generator is elsewhere
         n = 1 if self.per == "batch" else b
         choice = torch.multinomial(self._shares(step).to(where), n, replacement=True, generator=generator).tolist() * (b // n)

@@ -115,6 +115,12 @@ def test_a_call_names_strengths_of_layers_inside() -> None:
         dc.RandomDistortion([dc.DiffH264()])(x, before=torch.zeros(2, 8, 3, 32, 32))
     with pytest.raises(ValueError, match=r"RandomCrop: p expected to lie in \[0.001, 1\], got 0"):
         dc.Compose([dc.FrameDrop(), dc.RandomCrop()])(x, p=0.0)
+    seldom = dc.RandomDistortion([dc.Identity(), dc.DiffJPEG(50)], [1, 0], per="sample")
+    with pytest.raises(ValueError, match="quality holds 4 values, the batch has 2 samples"):
+        seldom(x, quality=[10, 20, 30, 40])  # whichever member is drawn
+    nested = dc.RandomDistortion([seldom, dc.Compose([dc.DiffJPEG(50), seldom])], per="sample")
+    for seed in range(5):
+        assert nested(natural(4), quality=[10, 20, 30, 40], generator=torch.Generator().manual_seed(seed)).shape == natural(4).shape
     late = dc.Compose([dc.GaussianNoise(dc.Ramp(0.0, 0.1, 0, 10))])
     assert not torch.equal(late(x, step=5), x)
 
