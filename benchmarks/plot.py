@@ -197,7 +197,6 @@ GALLERY: dict[str, Callable[[], list[tuple[str, dc.Layer]]]] = {
     "Saturation": lambda: _each(dc.Saturation, "factor", 0.0, 1.5, 2.5),
     "Hue": lambda: _each(dc.Hue, "turn", -0.1, 0.1, 0.25),
 }  # fmt: skip
-UNSEEN = {"Layer", "Codec", "Identity", "RandomDistortion", "Compose", "CompNet"}  # nothing to see, or what was trained is
 
 
 def gallery(folder: Path) -> None:

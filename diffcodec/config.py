@@ -60,6 +60,7 @@ CLASSES: dict[str, Callable[..., Any]] = {
     c.__name__: c
     for c in (Adapted, BlockMotion, CompNet, DiffH264, DiffJPEG, JPEGDrop, JPEGMask, NoMotion, RealCodec, RealJPEG, motion.SPyNet)
 }  # fmt: skip
+NAMES = SIMULATORS | REAL | CLASSES
 # what people call things elsewhere; an error proposes ours
 ELSEWHERE = {
     "h264": "x264", "avc": "x264", "diffh264": "x264", "h265": "libx265", "x265": "libx265", "hevc": "libx265", "vp9": "libvpx-vp9",
@@ -151,7 +152,7 @@ def _built(spec: Any, defaults: Mapping[str, Any]) -> Any:
     if not isinstance(spec, Mapping):
         raise ValueError(f"expected a name, a mapping or a file, got {_shown(spec)}; several layers are a RandomDistortion or a Compose")
     if foreign.is_omniseal(spec):
-        return attacks.RandomDistortion([build(one) for one in foreign.omniseal(spec).values()])
+        return attacks.RandomDistortion(list(build_all(spec).values()))
     if "augs" in spec:
         described = foreign.videoseal(spec).values()
         layers = [build(one) for one, _ in described]
@@ -180,9 +181,9 @@ def find(name: str, among: Mapping[str, Callable[..., Any]] | None = None) -> Ca
     """What a name makes: ours, ``package.module:Class``, or an entry point's.
 
     Raises:
-        ValueError: none; the message proposes the nearest.
+        ValueError: it makes nothing; the message proposes the nearest name.
     """
-    table = SIMULATORS | REAL | CLASSES if among is None else among
+    table = NAMES if among is None else among
     if name in table:
         return table[name]
     if ":" in name:
@@ -215,7 +216,7 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
         ValueError: an option without a value.
     """
     name = spec.partition(":")[0]
-    if name not in SIMULATORS | REAL | CLASSES and (path := re.match(r"[\w.]+:[A-Za-z_][\w.]*(?=:|$)", spec)):
+    if name not in NAMES and (path := re.match(r"[\w.]+:[A-Za-z_][\w.]*(?=:|$)", spec)):
         name = path.group()
     options: dict[str, Any] = {}
     for part in filter(None, re.split(r",(?![^()\[\]{}]*[)\]}])", spec[len(name) + 1 :])):  # commas inside brackets belong to a value
@@ -268,16 +269,18 @@ def _decoded(value: Any, where: str, key: str = "") -> Any:
     if not isinstance(value, Mapping):
         return value
     if "choice" in value:
-        return _strict(Choice, where, value, values=value["choice"], weights=value.get("weights"))
+        return _strict(Choice, where, value, ("weights",), values=value["choice"], weights=value.get("weights"))
     if "ramp" in value:
         if not isinstance(value["ramp"], (list, tuple)) or len(value["ramp"]) != 2:
             raise ValueError(f"{where}: ramp expected [first, last], got {value['ramp']!r}")
         first, last = (tuple(v) if isinstance(v, list) else v for v in value["ramp"])
-        return _strict(Ramp, where, value, first=first, last=last, start=value.get("start", 0), stop=value.get("stop", 0))
+        return _strict(
+            Ramp, where, value, ("start", "stop"), first=first, last=last, start=value.get("start", 0), stop=value.get("stop", 0)
+        )
     if "steps" in value:
         if not isinstance(value["steps"], Mapping):
             raise ValueError(f"{where}: steps expected a mapping of steps and values, got {value['steps']!r}")
-        return _strict(Steps, where, value, values={int(k): _decoded(v, where) for k, v in value["steps"].items()})
+        return _strict(Steps, where, value, (), values={int(k): _decoded(v, where) for k, v in value["steps"].items()})
     if "values" in value and len(value) == 1:
         return torch.tensor(value["values"], dtype=torch.float32)
     if "object" in value and len(value) == 1:
@@ -287,10 +290,11 @@ def _decoded(value: Any, where: str, key: str = "") -> Any:
     return {k: _decoded(v, f"{where}.{k}") for k, v in value.items()}
 
 
-def _strict(kind: Callable[..., Any], where: str, value: Mapping[str, Any], **arguments: Any) -> Any:
-    known = {"choice", "weights", "ramp", "start", "stop", "steps"}
-    if extra := [k for k in value if k not in known]:
-        raise ValueError(f"{where}: {extra[0]!r} means nothing beside {next(iter(value))!r}")
+def _strict(kind: Callable[..., Any], where: str, value: Mapping[str, Any], others: tuple[str, ...], **arguments: Any) -> Any:
+    """A choice or schedule; ``others`` are keys that may stand beside the one that names it."""
+    named = kind.__name__.lower()
+    if extra := [k for k in value if k not in (named, *others)]:
+        raise ValueError(f"{where}: {extra[0]!r} means nothing beside {named!r}")
     try:
         return kind(**arguments)
     except (TypeError, ValueError) as error:
@@ -300,10 +304,11 @@ def _strict(kind: Callable[..., Any], where: str, value: Mapping[str, Any], **ar
 def describe_arguments(made: Buildable) -> dict[str, Any]:
     """What :meth:`diffcodec.buildable.Buildable.config` gives."""
     given, options = made.arguments
-    bound = inspect.signature(type(made).__init__).bind(made, *given, **options)
+    signature = inspect.signature(type(made).__init__)
+    bound = signature.bind(made, *given, **options)
     bound.apply_defaults()
     arguments = dict(list(bound.arguments.items())[1:])
-    for name, parameter in inspect.signature(type(made).__init__).parameters.items():
+    for name, parameter in signature.parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             arguments |= arguments.pop(name, {})
         elif parameter.kind is inspect.Parameter.VAR_POSITIONAL and arguments.pop(name, ()):
@@ -314,7 +319,7 @@ def describe_arguments(made: Buildable) -> dict[str, Any]:
     if isinstance(made, nn.Module):
         now |= {k: v for k, v in made.named_children() if k in arguments}
     name = _name(type(made))
-    usual = {key: p.default for key, p in inspect.signature(type(made).__init__).parameters.items()}
+    usual = {key: p.default for key, p in signature.parameters.items()}
     values = {key: now.get(key, value) for key, value in arguments.items()}
     return {"name": name} | {
         key: _encoded(value, f"{name}.{key}") for key, value in values.items() if value is not None or usual.get(key) is not None
@@ -365,9 +370,7 @@ def _encoded(value: Any, where: str) -> Any:
         return {"values": plain} if isinstance(plain, list) else plain
     if isinstance(value, Mapping):
         return {str(k): _encoded(v, f"{where}.{k}") for k, v in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, nn.Module):
-        return [_encoded(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, nn.ModuleList):
+    if isinstance(value, nn.ModuleList) or (isinstance(value, Iterable) and not isinstance(value, nn.Module)):
         return [_encoded(v, f"{where}[{i}]") for i, v in enumerate(value)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}

@@ -54,8 +54,13 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def files_below(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """Files with one of some suffixes below a folder, sorted, without hidden ones (such as those that a killed process left half-written)."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file())
+
+
 def video_files(folder: Path_ | Sequence[Path_]) -> list[Path]:
-    """The video files below a folder, sorted, without hidden ones (such as those that a killed process left half-written); a file stands for itself.
+    """The video files below a folder, sorted, without hidden ones (:func:`files_below`); a file stands for itself.
 
     Raises:
         VideoError: missing path, or nothing found.
@@ -66,7 +71,7 @@ def video_files(folder: Path_ | Sequence[Path_]) -> list[Path]:
         if place.is_file():
             out.append(place)
         elif place.is_dir():
-            out += sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+            out += files_below(place)
         elif place.exists():
             raise VideoError(f"{place} is a pipe or device; expected a video file or a folder")
         else:

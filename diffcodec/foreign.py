@@ -14,9 +14,13 @@ from typing import Any
 Description = dict[str, Any]
 
 
+def _span(low: float, high: float) -> Any:
+    """A range, or the number that it is."""
+    return low if low == high else [low, high]
+
+
 def _range(options: Mapping[str, Any], key: str, low: float, high: float) -> Any:
-    a, b = options.get(f"min_{key}", low), options.get(f"max_{key}", high)
-    return a if a == b else [a, b]
+    return _span(options.get(f"min_{key}", low), options.get(f"max_{key}", high))
 
 
 def _sigma(kernel: float) -> float:
@@ -30,7 +34,7 @@ def _odd(kernel: float) -> int:
 
 def _blur(options: Mapping[str, Any]) -> Description:
     low, high = (_odd(options.get(f"{end}_kernel_size", k)) for end, k in (("min", 3), ("max", 17)))
-    return {"name": "GaussianBlur", "sigma": [_sigma(low), _sigma(high)] if low < high else _sigma(low), "kernel": high, "over": "space"}
+    return {"name": "GaussianBlur", "sigma": _span(_sigma(low), _sigma(high)), "kernel": high, "over": "space"}
 
 
 def _median(options: Mapping[str, Any]) -> Description:
@@ -41,11 +45,8 @@ def _median(options: Mapping[str, Any]) -> Description:
 
 def _rotate(options: Mapping[str, Any]) -> Description:
     low, high = options.get("min_angle", -10), options.get("max_angle", 10)
-    plain = {"name": "Rotate", "degrees": [low, high] if low < high else low}
-    if not options.get("do90"):
-        return plain
-    turned = [{"name": "Rotate", "degrees": [low + a, high + a] if low < high else low + a} for a in (-90, 90)]
-    return {"name": "RandomDistortion", "layers": [plain, *turned], "weights": [2, 1, 1]}
+    plain, *turned = ({"name": "Rotate", "degrees": _span(low + a, high + a)} for a in (0, -90, 90))
+    return {"name": "RandomDistortion", "layers": [plain, *turned], "weights": [2, 1, 1]} if options.get("do90") else plain
 
 
 def _crf(options: Mapping[str, Any]) -> Any:
@@ -60,14 +61,10 @@ def _rgb(options: Mapping[str, Any]) -> Description:
 
 
 def _video(options: Mapping[str, Any]) -> Description:
-    codec = options.get("codec", "libx264")
-    if codec == "libx264rgb":
-        return _rgb({"crf_values": [28, 34, 40, 46], **options})
-    return {
-        "name": "x264" if codec == "libx264" else codec,
-        "crf": _crf({"crf_values": [28, 34, 40, 46], **options}),
-        "fps": options.get("fps", 24),
-    }
+    options = {"codec": "libx264", "fps": 24, "crf_values": [28, 34, 40, 46], **options}
+    if options["codec"] == "libx264rgb":
+        return _rgb(options)
+    return {"name": "x264" if options["codec"] == "libx264" else options["codec"], "crf": _crf(options), "fps": options["fps"]}
 
 
 def _range_of(name: str, argument: str, key: str, low: float, high: float, **more: Any) -> Callable[[Mapping[str, Any]], Description]:

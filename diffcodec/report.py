@@ -17,9 +17,9 @@ from torch import Tensor
 
 from . import config, fidelity
 from .fidelity import Fidelity, Measured, Steering
-from .files import SUFFIXES
+from .files import SUFFIXES, files_below
 from .h264 import PRESETS
-from .images import is_image, read_image
+from .images import IMAGE_SUFFIXES, is_image, read_image
 from .real.av_codec import versions
 from .video import VideoError, read_video, video_info
 
@@ -136,10 +136,7 @@ def files(paths: Sequence[Path], pictures: bool) -> list[Path]:
         if not path.is_dir():
             out += [path]
             continue
-        found = sorted(
-            p for p in path.rglob("*")
-            if p.is_file() and not p.name.startswith(".") and (p.suffix.lower() in SUFFIXES or (pictures and is_image(p)))
-        )  # fmt: skip
+        found = files_below(path, SUFFIXES + IMAGE_SUFFIXES if pictures else SUFFIXES)
         if not found:
             raise VideoError(f"{path}: no videos{' or pictures' * pictures} in this folder")
         out += found

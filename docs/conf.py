@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import diffcodec  # noqa: E402
+import diffcodec.cli  # noqa: E402
+import revmark_ref.cli  # noqa: E402
 from benchmarks import plot, tables  # noqa: E402
 
 project = "diffcodec"
@@ -50,9 +51,8 @@ plot.write(generated)
 def commands(parser: argparse.ArgumentParser, prog: str) -> str:
     """The help of a command and of its verbs, as literal blocks."""
     out = [f"{prog}\n{'-' * len(prog)}\n"]
-    verbs = next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None)
-    parsers = [(prog, parser)] + ([(f"{prog} {name}", p) for name, p in verbs.choices.items()] if verbs else [])
-    for title, one in parsers:
+    verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    for title, one in [(prog, parser), *((f"{prog} {name}", p) for name, p in verbs.choices.items())]:
         text = "\n".join("   " + line for line in one.format_help().rstrip().splitlines())
         out.append(f"{title}\n{'~' * len(title)}\n" * (one is not parser) + f"\n.. code-block:: text\n\n{text}\n")
     return "\n".join(out)
@@ -69,8 +69,5 @@ def changelog(text: str) -> str:
     return "\n".join(out)
 
 
-from diffcodec import cli as diffcodec_cli  # noqa: E402
-from revmark_ref import cli as revmark_cli  # noqa: E402
-
-(generated / "cli.txt").write_text(commands(diffcodec_cli._parser(), "diffcodec") + "\n" + commands(revmark_cli._parser(), "revmark"))
+(generated / "cli.txt").write_text(commands(diffcodec.cli._parser(), "diffcodec") + "\n" + commands(revmark_ref.cli._parser(), "revmark"))
 (generated / "changelog.txt").write_text(changelog((ROOT / "CHANGELOG.md").read_text()))

@@ -241,10 +241,10 @@ def _as(value: Any, like: Any) -> Any:
         raise ValueError(f"expected a number or (first, last, start, stop), got {value!r}")
     if isinstance(like, tuple) and isinstance(value, list):
         return tuple(tuple(v) if isinstance(v, list) else v for v in value)
-    if isinstance(like, bool) and str(value).lower() in ("true", "false"):  # as JSON and shells spell it
+    if isinstance(like, bool):
+        if str(value).lower() not in ("true", "false"):  # as Python, JSON and shells spell it
+            raise ValueError(f"expected True or False, got {value!r}")
         return str(value).lower() == "true"
-    if isinstance(like, bool) and not isinstance(value, bool):
-        raise ValueError(f"expected True or False, got {value!r}")
     if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(like) is not type(value):

@@ -25,9 +25,7 @@ LIKELY = 12.0  # and from which a text is looked for, where AGREED of the pilots
 AGREED = 0.7
 MARKED = 20.0  # score of a geometry from which a mark is there
 CHANCE = 96 * 2.0**-32  # that one of the payloads tried in 28 s of an unmarked video passes the check of 32 bits
-CHANCE_MARKED = (
-    1e-5  # at most: half of the scores of unmarked files are above 7.0, from there on exponential with a mean of .96, the largest 11.3
-)
+CHANCE_MARKED = 1e-5  # at most: half of the scores of unmarked files are above 7.0, from there on exponential with a mean of .96
 TOGETHER = (12, 4)  # windows that are added up before a spectrum's power is taken: the more the better, but for cuts and flicker
 
 
@@ -153,7 +151,7 @@ def read_group(windows: Tensor, mark: Mark, key: str, seen: int) -> Read:
     cell = min(windows.shape[1:]) / CELLS
     score, marked = 0.0, False
     where: tuple[Place, Aligned] | None = None
-    covariance = sync.covariance(windows).numpy()
+    covariance = sync.covariance(windows)
     for together in TOGETHER:
         for place in sync.search(sync.Spectrum(windows, together), cell):
             score = max(score, place.score)

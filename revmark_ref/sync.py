@@ -268,7 +268,7 @@ def responses(windows: Tensor, place: Place) -> np.ndarray:
     return torch.stack([((window @ columns) * rows).sum(0) for window in windows]).numpy()  # type: ignore[no-any-return]
 
 
-def combined(v: np.ndarray, r: np.ndarray) -> list[np.ndarray]:
+def combined(v: np.ndarray, r: Tensor) -> list[np.ndarray]:
     """Windows added up, ``[C, J]`` -> some of ``[J]``: by the clock as it is and by clocks that are up to ``FASTEST`` wrong (:func:`beams`), and with
     the phase and weight that the others give each of them (the first right singular vector of whitened windows), which no cut disturbs. By the
     clock and with the others' weights also without the covariance, which says little where the picture flickers. Which of them says something
@@ -280,8 +280,8 @@ def combined(v: np.ndarray, r: np.ndarray) -> list[np.ndarray]:
     """
     each_way = math.ceil(2 * FASTEST * len(v))  # half a cycle over all windows from one to the next
     rates = torch.arange(-each_way, each_way + 1, dtype=torch.float64) / (2 * len(v))
-    turned = beams(torch.from_numpy(r).to(torch.complex128), rates).resolve_conj().numpy() @ v  # [R, J]
-    white = np.linalg.solve(np.linalg.cholesky(r), v)
+    turned = beams(r.to(torch.complex128), rates).resolve_conj().numpy() @ v  # [R, J]
+    white = np.linalg.solve(np.linalg.cholesky(r.numpy()), v)
     plain = v / np.sqrt((np.abs(v) ** 2).mean(1, keepdims=True)).clip(1e-12)
     return [*turned, _common(white), plain.sum(0), _common(plain)]
 

@@ -260,7 +260,7 @@ class RandomDistortion(Several):
         if len(members) == 1:
             i, _ = members[0]
             return self.members()[i].run(video, parts[i])
-        order, pieces = [], []
+        pieces = []
         for i, rows in members:
             piece = self.members()[i].run(video.index_select(0, listed(rows, video.device)), parts[i])
             if piece.shape[1:] != video.shape[1:]:
@@ -269,15 +269,11 @@ class RandomDistortion(Several):
                     " in a mixture per sample every layer must keep the shape"
                 )
             pieces.append(piece)
-            order += rows
-        back = sorted(range(len(order)), key=order.__getitem__)
-        return torch.cat(pieces).index_select(0, listed(back, video.device))
+        return _in_order(pieces, members)
 
     def follow(self, mask: Tensor, draw: Mapping[str, Any]) -> Tensor:
         members = _by_member(draw["choice"])
-        pieces = {i: self.members()[i].follow(mask[rows], draw["parts"][i]) for i, rows in members}
-        order = [row for _, rows in members for row in rows]
-        return torch.cat(list(pieces.values()))[sorted(range(len(order)), key=order.__getitem__)]
+        return _in_order([self.members()[i].follow(mask[rows], draw["parts"][i]) for i, rows in members], members)
 
     def shape_after(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> tuple[int, ...]:
         members = _by_member(draw["choice"])
@@ -309,6 +305,13 @@ class RandomDistortion(Several):
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}, per={self.per!r}"
+
+
+def _in_order(pieces: Sequence[Tensor], members: Sequence[tuple[int, list[int]]]) -> Tensor:
+    """Samples of each member that was drawn, back in the order of the batch."""
+    order = [row for _, rows in members for row in rows]
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return torch.cat(list(pieces)).index_select(0, listed(back, pieces[0].device))
 
 
 def _by_member(choice: Sequence[int]) -> list[tuple[int, list[int]]]:
