@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
+
+import diffcodec as dc
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,7 @@ class FileAttack:
     Attributes:
         family: rows of the table.
         filters: ffmpeg's, separated by commas; empty for none.
+        layer: of a video ``[1, T, 3, H, W]``, instead of filters, for what ffmpeg has no filter for.
         codec, options: of the encoder.
         rate: frames a second that are written, where the filters change it.
         times: how often all of it is done.
@@ -28,21 +34,30 @@ class FileAttack:
     rate: int | None = None
     times: int = 1
     suffix: str = ".mp4"
+    layer: Callable[[Tensor], Tensor] | None = None
 
 
-def _x264(crf: int, preset: str = "medium") -> dict[str, Any]:
-    return {"options": (("crf", str(crf)), ("preset", preset))}
+def encoder(codec: str, crf: int, preset: str = "medium") -> dict[str, Any]:
+    """Arguments of `FileAttack` for an encoder of CRF; libvpx-vp9 and libsvtav1 have a preset of their own."""
+    options = {
+        "libx264": (("preset", preset),),
+        "libx265": (("preset", preset), ("x265-params", "log-level=none")),
+        "libvpx-vp9": (("b", "0"), ("cpu-used", "6")),
+        "libsvtav1": (("preset", "10"),),
+    }[codec]
+    suffix = {"libvpx-vp9": ".webm", "libsvtav1": ".mkv"}.get(codec, ".mp4")
+    return {"codec": codec, "options": (("crf", str(crf)), *options), "suffix": suffix}
 
 
 ATTACKS: dict[str, FileAttack] = {
-    **{f"x264 medium CRF {crf}": FileAttack("coding", **_x264(crf)) for crf in (23, 28, 33)},
-    "x264 veryfast CRF 28": FileAttack("coding", **_x264(28, "veryfast")),
-    "x265 CRF 28": FileAttack("coding", codec="libx265", options=(("crf", "28"), ("preset", "fast"), ("x265-params", "log-level=none"))),
-    "VP9 CRF 33": FileAttack("coding", codec="libvpx-vp9", options=(("crf", "33"), ("b", "0"), ("cpu-used", "6")), suffix=".webm"),
-    "AV1 CRF 35": FileAttack("coding", codec="libsvtav1", options=(("crf", "35"), ("preset", "10")), suffix=".mkv"),
+    **{f"x264 medium CRF {crf}": FileAttack("coding", **encoder("libx264", crf)) for crf in (23, 28, 33)},
+    "x264 veryfast CRF 28": FileAttack("coding", **encoder("libx264", 28, "veryfast")),
+    "x265 CRF 28": FileAttack("coding", **encoder("libx265", 28, "fast")),
+    "VP9 CRF 33": FileAttack("coding", **encoder("libvpx-vp9", 33)),
+    "AV1 CRF 35": FileAttack("coding", **encoder("libsvtav1", 35)),
     "500 kbit/s": FileAttack("coding", options=(("b", "500000"), ("preset", "medium"))),
-    "coded twice, CRF 26": FileAttack("coding", times=2, **_x264(26)),
-    "MJPEG": FileAttack("coding", "format=yuvj420p", "mjpeg", (("qscale", "5"),), suffix=".avi"),
+    "coded twice, CRF 26": FileAttack("coding", times=2, **encoder("libx264", 26)),
+    "MJPEG": FileAttack("coding", "format=yuvj420p", "mjpeg", (), suffix=".avi"),  # ffmpeg's default: 200 kbit/s, its coarsest quantiser
     **{f"scaled to {p} %": FileAttack("geometry", f"scale=trunc(iw*{p}/200)*2:trunc(ih*{p}/200)*2") for p in (50, 75, 150)},
     "16:9 to 4:3": FileAttack("geometry", "scale=trunc(iw*3/8)*2:ih"),
     "4:3 to 16:9": FileAttack("geometry", "scale=trunc(iw*4/6)*2:ih"),
@@ -86,6 +101,12 @@ def apply(attack: FileAttack, source: Path, out: Path) -> None:
 
 def _apply(attack: FileAttack, source: Path, out: Path) -> None:
     import av
+
+    if attack.layer is not None:
+        options = dict(attack.options)
+        video = attack.layer(dc.read_video(source)[None])[0]
+        dc.write_video(out, video, fps=dc.video_info(source).fps, crf=float(options["crf"]), preset=options["preset"])
+        return
 
     with av.open(str(source)) as reader, av.open(str(out), "w") as writer:
         video = reader.streams.video[0]

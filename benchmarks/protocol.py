@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import math
 import statistics
 from abc import ABC, abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ import torch
 import diffcodec as dc
 from benchmarks import file_attacks
 from benchmarks.common import record
-from benchmarks.file_attacks import FileAttack
+from benchmarks.file_attacks import FileAttack, encoder
+from benchmarks.rows import Rows
 from benchmarks.watermark import scaled, to_and_fro
 from diffcodec import report
 from diffcodec.files import video_files
@@ -30,6 +31,7 @@ from revmark_ref.keys import generator
 
 FRAMES, FPS, HEIGHT = 72, 24, 480
 KEPT = (("crf", "4"), ("preset", "ultrafast"))
+TILTED = dc.Perspective(0.5).sample((1, FRAMES, 3, 1, 1), generator=generator(2, "perspective", 0))  # the same for all
 
 
 def _filter(filters: str) -> FileAttack:
@@ -37,12 +39,7 @@ def _filter(filters: str) -> FileAttack:
 
 
 def _coded(codec: str, crf: int, filters: str = "") -> FileAttack:
-    options = {
-        "libx264": (("crf", str(crf)), ("preset", "medium")),
-        "libx265": (("crf", str(crf)), ("preset", "medium"), ("x265-params", "log-level=none")),
-        "libvpx-vp9": (("crf", str(crf)), ("b", "0"), ("cpu-used", "6")),
-    }[codec]
-    return FileAttack("coding", filters, codec, options, suffix=".webm" if "vp9" in codec else ".mp4")
+    return FileAttack("coding", filters, **encoder(codec, crf))
 
 
 def _light(formula: str) -> str:
@@ -62,7 +59,7 @@ ATTACKS: dict[str, FileAttack] = {
     "resize .71": _filter("scale=trunc(iw*0.355)*2:trunc(ih*0.355)*2"),
     "crop .55": _filter(_crop(0.55)),
     "crop .71": _filter(_crop(0.71)),
-    "perspective .5": _filter("perspective=x0=0.1*W:y0=0.08*H:x1=0.92*W:y1=0.02*H:x2=0.03*W:y2=0.95*H:x3=0.97*W:y3=0.9*H:sense=source"),
+    "perspective .5": FileAttack("pictures", options=KEPT, layer=partial(dc.Perspective(0.5), draw=TILTED)),
     "brightness .5": _filter(_light("val*0.5")),
     "brightness 1.5": _filter(_light("val*1.5")),
     "contrast .5": _filter(_light("(val-110)*0.5+110")),
@@ -71,7 +68,7 @@ ATTACKS: dict[str, FileAttack] = {
     "saturation 1.5": _filter("hue=s=1.5"),
     "hue .25": _filter("hue=h=90"),
     "grey": _filter("hue=s=0"),
-    "JPEG, about 40": FileAttack("coding", "format=yuvj420p", "mjpeg", (("qscale", "8"),), suffix=".avi"),
+    "JPEG 40": FileAttack("coding", options=KEPT, layer=dc.RealJPEG(40)),
     "blur 9": _filter("gblur=sigma=1.7"),
     **{f"H.264 CRF {c}": _coded("libx264", c) for c in (23, 30, 40, 50)},
     **{f"H.265 CRF {c}": _coded("libx265", c) for c in (23, 30, 40, 50)},
@@ -161,8 +158,7 @@ def log10_p(bits: int, right: int) -> float:
 
 
 def measured(name: str, told: System, paths: list[Path], work: Path) -> dict[str, Any]:
-    store = work / f"{name}.jsonl"
-    done = {(r["clip"], r["attack"]): r for r in map(json.loads, store.read_text().splitlines())} if store.is_file() else {}
+    done = Rows(work / f"{name}.jsonl", "clip", "attack")
     source, marked = work / f"{name}-source.mp4", work / f"{name}-marked.mp4"
     for i, path in enumerate(paths):
         if all((path.name, a) in done for a in ATTACKS):
@@ -181,10 +177,7 @@ def measured(name: str, told: System, paths: list[Path], work: Path) -> dict[str
             file_attacks.apply(what, marked, out)
             found = told.read(out)
             right = None if found is None else int((found == message).sum())
-            row = {"clip": path.name, "attack": attack, "right": right, **quality}
-            done[path.name, attack] = row
-            with store.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            done.add({"clip": path.name, "attack": attack, "right": right, **quality})
         print(name, path.name, {a: done[path.name, a]["right"] for a in ATTACKS}, flush=True)
     rows = {}
     for attack in ATTACKS:

@@ -22,6 +22,7 @@ import diffcodec as dc
 from benchmarks import file_attacks
 from benchmarks.common import record
 from benchmarks.file_attacks import ATTACKS
+from benchmarks.rows import Rows
 from diffcodec import report
 from diffcodec.files import video_files
 from revmark_ref import apply, framing, weights
@@ -72,8 +73,7 @@ def unmarked(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str,
 
 
 def _through_attacks(net: Any, paths: list[Path], args: argparse.Namespace, part: str) -> dict[str, Any]:
-    store = args.work / f"{part}.jsonl"
-    done = {(r["clip"], r["attack"]): r for r in map(json.loads, store.read_text().splitlines())} if store.is_file() else {}
+    done = Rows(args.work / f"{part}.jsonl", "clip", "attack")
     source, marked = args.work / "source.mp4", args.work / "marked.mp4"
     chosen = [(i, name) for i in range(args.count) for name in ["none", *ATTACKS]]
     ready = -1
@@ -101,9 +101,7 @@ def _through_attacks(net: Any, paths: list[Path], args: argparse.Namespace, part
             "clip": called, "attack": name, "family": attack.family if attack else "none", "verdict": found.verdict, "score": round(found.score, 1),
             "exact": part == "attacks" and found.message == message, "confidence": round(found.confidence, 3), "bytes": out.stat().st_size,
         }  # fmt: skip
-        done[called, name] = row
-        with store.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        done.add(row)
         if (part == "attacks") != row["exact"]:
             print(row, flush=True)
     rows = [done[f"{paths[i % len(paths)].name} {i // len(paths)}", name] for i, name in chosen]
