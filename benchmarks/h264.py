@@ -26,13 +26,11 @@ from torch import Tensor, nn
 
 import diffcodec as dc
 from benchmarks.common import record
+from benchmarks.gradients import ErrorProjection, FixedWeights
 from diffcodec import fidelity, report
-from diffcodec.blocks import join, split
-from diffcodec.checks import replace_value
 from diffcodec.fidelity import Measured
 from diffcodec.files import video_files
 from diffcodec.h264 import PRESETS, Constants, Preset
-from diffcodec.transform import dct2, idct2
 
 FAMILIES = ("ultrafast", "veryfast", "medium", "slow")
 CRFS = (17.0, 22.0, 27.0, 32.0)
@@ -237,39 +235,6 @@ def guided_part(run: Run, clips: Sequence[report.Clip]) -> dict[str, Any]:
     return {"rows": rows}
 
 
-class FixedWeights(nn.Module):
-    """The best that a gradient can do that knows what survives in each band on average: a factor a band of the 8x8 DCT."""
-
-    def __init__(self, gains: Sequence[float]) -> None:
-        super().__init__()
-        u = torch.arange(8)
-        index = u[:, None] + u
-        self.weights = torch.stack([g * ((index >= a) & (index <= b)) for g, (a, b) in zip(gains, fidelity.BANDS)]).sum(0)
-
-    def forward(self, video: Tensor) -> Tensor:
-        return _in_blocks(video, lambda c: c * self.weights)
-
-
-class ErrorProjection(nn.Module):
-    """Gradient from the real codec's own error (after SCALED, arXiv 2602.00198, 2606.20671, of which the abstracts were at hand): the first-order
-    model R(x) = g x, with g by projection of this very output on its input, for each frame and place of the 8x8 DCT."""
-
-    def __init__(self, real: dc.RealCodec) -> None:
-        super().__init__()
-        self.real = real
-
-    def forward(self, video: Tensor) -> Tensor:
-        with torch.no_grad():
-            value = self.real(video)
-            x, y = (dct2(split(v, 8)) for v in (video, value))  # [B, T, 3, bh, bw, 8, 8]
-            gains = (x * y).sum((3, 4), keepdim=True) / x.square().sum((3, 4), keepdim=True).clamp(min=1e-12)
-        return replace_value(_in_blocks(video, lambda c: c * gains), value)
-
-
-def _in_blocks(video: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    return join(idct2(change(dct2(split(video, 8)))))
-
-
 def steer(task: Task, through: str, gains: dict[str, float]) -> tuple[float, float]:
     torch.set_num_threads(1)
     real = task.real()
@@ -283,7 +248,7 @@ def steer(task: Task, through: str, gains: dict[str, float]) -> tuple[float, flo
         "DiffH264": lambda: dc.DiffH264(task.crf, task.preset),
         "real, DiffH264 guided by it": lambda: task.real(dc.DiffH264(task.crf, task.preset)),
         "real, identity": lambda: task.real("identity"),
-        "real, error projection": lambda: ErrorProjection(real),
+        "real, error projection": lambda: ErrorProjection(task.crf, task.preset, task.fps),
         "revmark": lambda: dc.DiffH264(model="revmark"),
         "revmark, weaker tables (0.5, 1)": lambda: dc.DiffH264(model="revmark", intra_scale=0.5, inter_scale=1),
     }
