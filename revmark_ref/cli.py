@@ -16,8 +16,9 @@ from typing import Any
 from diffcodec import __version__
 from diffcodec.cli import Help, run
 
+from .config import PRESETS, Config
+
 Progress = Callable[[int], None]
-_PRESETS = ("paper", "small", "linear-small", "base")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,12 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     d.add_argument("input", type=Path)
     d.add_argument("--key", default="", metavar="STR", help="that the video was marked with, for base")
     d.add_argument("--json", action="store_true", help="print JSON, with a probability for each frame where a detector looks at frames")
-    d.add_argument("--weights", default="base", help="base, or a detector of frames: a shipped one by name (small-detector), or a file")
+    d.add_argument(
+        "--weights",
+        default="base",
+        help="of a model, for a verdict on the file, or of a detector of frames: shipped ones by name (base, small, small-detector), or a file",
+    )
 
     t = verb("train", _train, "train encoder and decoder")
     t.add_argument("--data", required=True, help="folder of videos, a file of `revmark pack`, or 'synthetic'")
     t.add_argument("--out", type=Path, required=True, help="folder of the run")
-    t.add_argument("--preset", choices=list(_PRESETS), default="small")
+    t.add_argument("--preset", choices=list(PRESETS), default="small")
     t.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of the run")
     t.add_argument("--start", type=Path, help="weights or run to begin with")
     t.add_argument(
@@ -196,9 +201,10 @@ def _detect(args: argparse.Namespace, command: str) -> None:
     from . import apply, weights
 
     damage = Damage()
-    if args.weights == "base":
+    if not weights.is_detector(args.weights):
+        net, _ = weights.load(args.weights)
         with _bar("looking", args.input, quiet=args.json) as progress:
-            told = apply.extract(weights.load("base")[0], args.input, progress, args.key)
+            told = apply.extract(net, args.input, progress, args.key)
         if args.json:
             print(
                 json.dumps(
@@ -230,15 +236,15 @@ def _detect(args: argparse.Namespace, command: str) -> None:
             )
         )
     elif marked:
-        print(f"{sum(p > 0.5 for p in found)} of {len(found)} frames are marked: " + ", ".join(f"{a}-{b}" for a, b in marked))
+        frames = ", ".join(f"{a}-{b}" for a, b in marked)
+        print(f"{sum(p > 0.5 for p in found)} of {len(found)} frames look marked, each judged alone: {frames}")
     else:
-        print(f"none of {len(found)} frames is marked")
+        print(f"none of {len(found)} frames looks marked, each judged alone")
     if damage:
         print(f"revmark detect: {args.input}: {damage}; what could be decoded was read", file=sys.stderr)
 
 
 def _train(args: argparse.Namespace, command: str) -> int:
-    from .config import PRESETS, Config
     from .run import Plan
     from .train import stages, train
 

@@ -20,11 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffcodec import color
+from diffcodec.transform import dct_matrix
+
 from .config import Model
 from .keys import generator
 from .mapping import water_fill
 
-LUMA = (0.299, 0.587, 0.114)
 LOWEST = 12.0  # squared frequency, in half cycles per 16 samples, at which waves begin: below it lies nearly all of a picture
 SIZE = 9  # side of the window that texture is measured in
 FINE = 3  # and of the one that it is the geometric mean of
@@ -101,8 +103,7 @@ def hidden(y: Tensor) -> Tensor:
 
 def luma(video: Tensor) -> Tensor:
     """``[B, T, 3, H, W]`` in [0, 1] -> ``[B, T, H, W]`` in 8-bit levels."""
-    r, g, b = video.unbind(2)
-    return 255 * (LUMA[0] * r + LUMA[1] * g + LUMA[2] * b)
+    return 255 * color.luma(video)
 
 
 def drawn(vectors: Sequence[tuple[int, int]], phases: Tensor, tile: int) -> Tensor:
@@ -215,8 +216,6 @@ class WaveDecoder(Waves):
         super().__init__(model)
         others = silent_vectors(model.bits, model.tile)
         self.register_buffer("silent", drawn(others, torch.zeros(len(others)), model.tile), persistent=False)
-        from diffcodec.transform import dct_matrix
-
         self.register_buffer("times", torch.from_numpy(dct_matrix(model.frames)).float(), persistent=False)  # [K, T]
         self.log_base = nn.Parameter(torch.tensor(math.log(3.0)))
         self.log_floor = nn.Parameter(torch.full((model.frames,), math.log(0.3)))

@@ -27,11 +27,6 @@ SHIPPED = {
 }
 
 
-def shipped() -> list[str]:
-    """Names of the weights in the package."""
-    return sorted(p.stem for p in FOLDER.glob("*.safetensors") if not p.stem.endswith("detector") and p.stem != "lpips")
-
-
 def find(name: str | os.PathLike[str]) -> Path:
     """The file of shipped weights by name, or a file by path.
 
@@ -43,7 +38,7 @@ def find(name: str | os.PathLike[str]) -> Path:
         return FOLDER / f"{name}.safetensors"
     if path.is_file():
         return path
-    raise CheckpointError(f"{name}: no such weights file; shipped ones are {', '.join(shipped()) or 'none'}")
+    raise CheckpointError(f"{name}: no such weights file; shipped ones are {', '.join(SHIPPED)}")
 
 
 def export(run: Path, out: Path, notes: Mapping[str, object] | None = None) -> None:
@@ -83,6 +78,15 @@ def load(name: str | os.PathLike[str]) -> tuple[REVMark, Config]:
     net = REVMark(config.model)
     fill(net, weights, name)
     return net.eval().to(memory_format=torch.channels_last_3d), config  # type: ignore[call-overload]
+
+
+def is_detector(name: str | os.PathLike[str]) -> bool:
+    """Whether weights are those of a detector of marked frames.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    return "detector" in read(find(name))[1]
 
 
 def load_detector(name: str | os.PathLike[str]) -> tuple[Detector, tuple[int, int]]:

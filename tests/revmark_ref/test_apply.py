@@ -316,6 +316,8 @@ def test_train_evaluate_pack_export(source: Path, tmp_path: Path, capsys: pytest
     assert main(["detect", str(source), "--weights", str(tmp_path / "d" / "detector.safetensors"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["frames"] == len(told["probability"]) == 50
+    assert main(["detect", str(source), "--weights", w, "--json"]) == 0  # of a model: a verdict on the file
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["verdict"] == "none"
     out = tmp_path / "ev"
     tables = [str(n) for n in range(1, 11)]
     evaluate = [
