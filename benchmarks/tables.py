@@ -276,8 +276,9 @@ def distortions() -> Table:
 def distortions_short() -> Table:
     """The same for the README, with the second start."""
     rows = []
+    order = list(load("distortions")["layers"])
     for name, start in (("distortions", ""), ("distortions_other_start", ", other start")):
-        for layer, r in load(name)["layers"].items():
+        for layer, r in sorted(load(name)["layers"].items(), key=lambda item: order.index(item[0])):
             rows.append([f"`{layer}`{start}", *(f"{r['mean'][c]:.1f}" for c in CODECS)])
     return ["trained through", *CODECS.values()], rows
 
@@ -343,6 +344,24 @@ def base_windows() -> Table:
     return ["", "DVMark (paper)", "REVMark (paper)", f"`base`, descent of {steps} steps", "the same at 42 dB", "`base`, no descent"], body
 
 
+def protocol() -> Table:
+    """The field's attacks on whole clips: bit accuracy (worst clip), capacity in bits, mean log10 of p, for each system."""
+    systems = load("protocol")["systems"]
+    names = {"base": "`base`", "small": "`small`", "rivagan": "RivaGAN"}
+    head = ["attack"]
+    for name, r in systems.items():
+        title = f"{names[name]}, {r['bits']} bits, {r['psnr']:.1f} dB"
+        head += [f"{title}: bit accuracy % (worst clip)", "capacity", "log10 p"]
+    body = []
+    for attack in next(iter(systems.values()))["attacks"]:
+        cells = [attack]
+        for r in systems.values():
+            f = r["attacks"][attack]
+            cells += [f"{100 * f['bit_accuracy']:.1f} ({100 * f['worst_clip']:.0f})", f"{f['capacity']:.1f}", f"{f['log10_p']:.1f}"]
+        body.append(cells)
+    return head, body
+
+
 TABLES = {
     "jpeg-exact": jpeg_exact,
     "jpeg-steering": jpeg_steering,
@@ -386,6 +405,7 @@ TABLES = {
     "match": match,
     "leaderboard": leaderboard_,
     "cost-short": cost_short,
+    "protocol": protocol,
     "watermark": watermark,
     "watermark-short": watermark_short,
 }
