@@ -1,4 +1,4 @@
-"""The gradient of DiffH264's bits by CRF against finite differences, of the simulator itself and of libx264: ratios of d log(bits) / d CRF."""
+"""Gradient of DiffH264's bits with respect to CRF, against finite differences of the simulator and of libx264: ratios of d log(bits) / d CRF."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from benchmarks.common import record
 from diffcodec import report
 from diffcodec.files import video_files
 
-SPAN = 2.0  # CRFs to both sides
+SPAN = 2.0  # step of the central difference, in CRF
 
 
 def slopes(video: torch.Tensor, preset: str, crf: float) -> dict[str, float]:
-    """Of one clip ``[T, 3, H, W]``."""
+    """d log(bits) / d CRF of one clip ``[T, 3, H, W]``: the gradient, and both finite differences."""
     x = video[None]
     q = torch.tensor([float(crf)], requires_grad=True)
     (gradient,) = torch.autograd.grad(dc.DiffH264(q, preset).encode(x).bits.log().sum(), q)

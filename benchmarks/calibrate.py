@@ -1,7 +1,7 @@
 """Fit the constants of ``DiffH264(model="x264")`` for a preset family, or for another encoder or option set, on a folder of clips.
 
-Gauss-Newton on what the real encoder lets through: differences of mean survival of the ten probes and of mean PSNR, at several CRFs; then the
-weights of the bits by non-negative least squares. What depends on CRF, frame rate or probe is no constant and must follow from the model.
+Gauss-Newton on the differences between simulator and real encoder in mean survival of the ten probes and in mean PSNR, at several CRFs; then the
+weights of the bit count by non-negative least squares. Dependence on CRF, frame rate and probe is not fitted: it must follow from the model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from diffcodec.h264.presets import Preset
 
 PSNR_WEIGHT = 0.03  # one dB counts as much as 0.03 of survival
 
-# Constant, step of its difference quotient, how far it may lie from where it starts
+# Constant, step of its finite difference, maximum distance from its initial value
 WITH_TRELLIS = [("quant.trellis.intra", 0.15, 0.6), ("quant.trellis.inter", 0.15, 0.6), ("qp", 0.3, 1.0), ("intra_bias", 0.1, 0.3)]
 WITHOUT = [("quant.intra", 0.03, 0.1), ("quant.inter", 0.03, 0.1), ("qp", 0.3, 1.0), ("intra_bias", 0.1, 0.3)]
 
@@ -60,7 +60,7 @@ def simulated(task: tuple[report.Clip, int, float], preset: Preset, used: Consta
 
 
 def features(task: tuple[report.Clip, int, float], preset: Preset, used: Constants) -> Tensor:
-    """What the bits of a clip are counted from: ``[6]``."""
+    """Features from which the bits of a clip are computed, ``[6]``."""
     torch.set_num_threads(1)
     clip, _, crf = task
     layer = dc.DiffH264(crf, preset, constants=used)
@@ -70,7 +70,7 @@ def features(task: tuple[report.Clip, int, float], preset: Preset, used: Constan
 
 
 def residuals(tasks: Sequence[Any], sims: Sequence[fidelity.Measured], reals: Sequence[fidelity.Measured]) -> Tensor:
-    """By CRF: ten differences of mean survival, and that of mean PSNR."""
+    """Differences between simulator and encoder for each CRF: ten of mean survival, one of mean PSNR."""
     out = []
     for crf in dict.fromkeys(t[2] for t in tasks):
         mine = [k for k, t in enumerate(tasks) if t[2] == crf]
@@ -82,12 +82,12 @@ def residuals(tasks: Sequence[Any], sims: Sequence[fidelity.Measured], reals: Se
 
 
 def non_negative(x: Tensor, towards: Sequence[float] | None = None, hold: float = 0.0) -> list[float]:
-    """Weights >= 0 that bring every row of x to 1 in the least squares sense.
+    """Weights w >= 0 that solve ``x @ w = 1`` in the least-squares sense.
 
     Args:
         x: ``[rows, weights]``.
-        towards: weights that features which tell little apart stay near to.
-        hold: how much a weight that is off by all of itself costs, against one row that is off by all of itself, for each row.
+        towards: prior weights, to which poorly determined weights stay close.
+        hold: strength of this prior: cost of a weight with a relative error of 1, relative to that of a row with an error of 1, times the rows.
     """
     from scipy.optimize import nnls
 
@@ -102,7 +102,7 @@ def non_negative(x: Tensor, towards: Sequence[float] | None = None, hold: float 
 def bit_weights(
     run: Callable[..., Any], tasks: Sequence[Any], reals: Sequence[fidelity.Measured], preset: Preset, used: Constants
 ) -> Weights:
-    """Weights of the bits for given constants."""
+    """Weights of the bit count for given constants."""
     found = torch.stack(list(run(partial(features, preset=preset, used=used), tasks))).double()
     bits = torch.tensor([m.bits for m in reals], dtype=torch.float64)
     return Weights(*(round(w, 4) for w in non_negative(found / bits[:, None], dataclasses.astuple(Weights()), 0.001)))
@@ -111,20 +111,20 @@ def bit_weights(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=Path, required=True, help="folder of clips to fit on")
-    parser.add_argument("--count", type=int, default=12, help="clips, spread over the folder")
+    parser.add_argument("--count", type=int, default=12, help="number of clips, spread over the folder")
     parser.add_argument("--preset", default="medium", choices=list(PRESETS))
     parser.add_argument("--encoder", default="libx264")
-    parser.add_argument("--options", default="{}", help="options of the encoder, JSON")
+    parser.add_argument("--options", default="{}", help="options of the encoder, as JSON")
     parser.add_argument("--crf", nargs="+", type=float, default=[17, 22, 27, 32])
     parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--damping", type=float, default=0.002, help="holds constants that tell little where they start")
+    parser.add_argument("--damping", type=float, default=0.002, help="keeps poorly determined constants near their initial values")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument(
         "--out", type=Path, help="JSON to write; by default the stored calibration of the preset, which must name its family"
     )
     args = parser.parse_args()
     if args.out is None and (PRESETS[args.preset].family != args.preset or args.encoder != "libx264" or args.options != "{}"):
-        parser.error(f"--out is needed: {args.preset} is not the preset that stands for a family, or the encoder is not plain libx264")
+        parser.error(f"--out is needed: {args.preset} does not name a preset family, or the encoder is not plain libx264")
     files = video_files(args.clips)
     clips: list[report.Clip] = []
     for path in files[:: max(1, len(files) // (args.count + 2))]:
@@ -141,7 +141,7 @@ def main() -> None:
     scale = torch.tensor([s for _, s, _ in plan], dtype=torch.float64)
     room = torch.tensor([r for _, _, r in plan], dtype=torch.float64)
     options = json.loads(args.options)
-    mine = habits(args.preset, options=options, strict=False)  # what the model knows of the options is no constant
+    mine = habits(args.preset, options=options, strict=False)  # options that the model covers itself are not fitted
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
         reals = list(pool.map(partial(real_of, preset=args.preset, encoder=args.encoder, options=options), tasks))
 

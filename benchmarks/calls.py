@@ -1,7 +1,7 @@
-"""How many launches a pass through DiffH264 is, of kernels and of what torch does between them; and how many operations of torch it is without.
+"""Number of kernel launches and torch operations in a pass through DiffH264 with fused kernels, and of torch operations without them.
 
-On a GPU each takes microseconds of the CPU, whatever the size of the batch. Runs in Triton's interpreter, so frames are tiny.
-``cpu_ms`` is what a pass takes with launches that do nothing: Python, and the little that torch computes at that size.
+On a GPU each costs microseconds of CPU time, whatever the size of the batch. Runs in Triton's interpreter, so frames are tiny.
+``cpu_ms`` is the time of a pass whose launches do nothing: Python, and the little that torch computes at that size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NO_WORK = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "_resh
 
 
 class Counter(TorchDispatchMode):
-    """Operators of torch that do work: no views, no allocations."""
+    """Counts torch operators that do work: no views, no allocations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,11 +64,11 @@ def counted(call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def nothing(*args: Any, **kwargs: Any) -> None:
-    """Instead of a launch."""
+    """Replaces a launch."""
 
 
 def without_launches(call: Callable[[], Any], then: Callable[[Any], Any], repeats: int = 10) -> tuple[float, float]:
-    """Least milliseconds of a call and of what follows it, where kernels do nothing; what they would have written is zeros."""
+    """Minimum milliseconds of a call and of ``then`` on its result, with kernels that do nothing; their outputs are zeros."""
     new_zeros, zeros_like = torch.Tensor.new_zeros, torch.zeros_like
     times: tuple[list[float], list[float]] = ([], [])
     with (

@@ -1,4 +1,4 @@
-"""What all benchmarks share: timing, memory, and records that say how to repeat them."""
+"""Shared by all benchmarks: timing, memory, and result files with all that is needed to repeat them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def record(name: str, data: dict[str, Any], out: Path | None = None) -> Path:
     path = (out or RESULTS) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     module = sys.modules["__main__"].__spec__
-    # folders by their last name: where they lie is this machine's business
+    # absolute paths by their last component: the rest is specific to this machine
     arguments = [Path(a).name if a.startswith("/") else a for a in sys.argv[1:]]
     head = {
         "command": f"python -m {module.name if module else name} {shlex.join(arguments)}".strip(),
@@ -77,7 +77,7 @@ def versions() -> dict[str, str]:
 
 
 def forward_backward(layer: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """One training step's use of a layer."""
+    """Forward and backward pass of a layer, as in a training step."""
     x = x.detach().requires_grad_(True)
     out = layer(x)
     out.backward(torch.ones_like(out))
@@ -89,7 +89,7 @@ def forward_only(layer: Callable[[Tensor], Tensor], x: Tensor) -> None:
 
 
 def interleaved(jobs: dict[str, Callable[[], None]], repeats: int, warm_up: int = 2) -> dict[str, dict[str, float]]:
-    """Time jobs turn by turn, so that the machine's moods hit all alike: median and quartiles in milliseconds."""
+    """Time jobs in alternation, so that fluctuations of the machine affect all alike: median and quartiles in milliseconds."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for job in jobs.values():
         for _ in range(warm_up):
@@ -108,10 +108,10 @@ def interleaved(jobs: dict[str, Callable[[], None]], repeats: int, warm_up: int 
 
 
 def peak_memory(job: Callable[[], None], given: int) -> int:
-    """Largest memory held by tensors during a job in bytes, ``given`` bytes of input included, as torch's profiler sees allocations."""
+    """Peak memory of tensors during a job in bytes, including ``given`` bytes of input, from the allocations that torch's profiler reports."""
     from torch.profiler import ProfilerActivity, profile
 
-    job()  # caches and constants are made now
+    job()  # creates caches and constants before the measurement
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, record_shapes=False) as prof:
         job()

@@ -1,6 +1,6 @@
-"""A mini training through a layer with and without its fused kernels, several seeds: both have to end alike, within what seeds differ by.
+"""Short trainings through a layer with and without its fused kernels, over several seeds: final losses must agree within the spread of the seeds.
 
-A pattern for each bit is learnt with its decoder, through the layer, at a fixed strength. Where there is no GPU kernels run in Triton's
+A pattern for each bit is learnt together with a decoder, through the layer, at a fixed strength. Without a GPU, kernels run in Triton's
 interpreter, so pictures are tiny.
 """
 
@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[Callable[[str], dc.Layer], tuple[int, ...]]] = {
 
 
 def train(layer: dc.Layer, shape: tuple[int, ...], steps: int, seed: int, device: torch.device) -> tuple[list[float], float]:
-    """Losses by step, and the share of bits that come through at the end, of 16 batches."""
+    """Loss of each step, and the bit accuracy over 16 batches at the end."""
     torch.manual_seed(seed)
     area = shape[-3] * shape[-2] * shape[-1]
     patterns = nn.Parameter(torch.randn(BITS, area, device=device) / area**0.5)

@@ -1,7 +1,7 @@
-"""What a layer costs: CPU time of forward and backward against that of the real codec on the same clips, in turn in one process, on one thread.
+"""Cost of a layer: CPU time of forward and backward relative to the real codec on the same clips, alternating in one process, on one thread.
 
-libx264's time is that of its encoder and of ffmpeg's decoder from and to yuv420p frames: colour conversion is part of the layer's time and not of
-libx264's. Pillow's is that of encoding and decoding RGB pictures. A ratio is the median over rounds of the ratio of two neighbours in time.
+libx264's time covers its encoder and ffmpeg's decoder, from and to yuv420p frames: colour conversion is part of the layer's time but not of
+libx264's. Pillow's covers encoding and decoding of RGB pictures. A ratio is the median over rounds of the ratios within a round.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ CRF, QUALITY, FRAMES = 23, 50, 8
 
 
 def forward_backward(layer: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> None:
-    """One training step's use of a layer; the gradient that comes in is at hand, as it is in training."""
+    """Forward and backward pass of a layer as in a training step, where the incoming gradient is given."""
     x = x.detach().requires_grad_()
     torch.autograd.grad(layer(x), x, grad)
 
 
 def cut(files: list[Path], height: int, width: int, count: int) -> tuple[Tensor, list[dict[str, Any]]]:
-    """The middle of the first frames of the first clips that are large enough, ``[count, FRAMES, 3, height, width]``, and which they are."""
+    """Centre crops of the first frames of the first clips that are large enough, ``[count, FRAMES, 3, height, width]``, and the clips' names."""
     found, names = [], []
     for path in files:
         info = dc.video_info(path)
@@ -75,7 +75,7 @@ def x264(frames: list[Any], preset: str) -> None:
     decoder.thread_count = 1
     decoded = sum(len(decoder.decode(p)) for p in [*packets, None])
     if decoded != len(frames):
-        raise RuntimeError(f"{decoded} frames came back of {len(frames)}")
+        raise RuntimeError(f"{decoded} of {len(frames)} frames were decoded")
 
 
 def pillow(images: list[Image.Image]) -> None:
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, required=True, help="folder of clips")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", nargs="+", default=["small", "large", "stills", "threads", "first", "memory", "long"])
-    parser.add_argument("--presets", nargs="+", help="of small and large; all by default")
+    parser.add_argument("--presets", nargs="+", help="presets of the parts small and large; all by default")
     parser.add_argument("--backends", nargs="+", default=["native"])
     args = parser.parse_args()
     torch.set_num_threads(1)

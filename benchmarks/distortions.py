@@ -1,6 +1,6 @@
-"""What a distortion layer is worth (the paper's Table 6): one undistorted start, then equal training through each layer, tested on real codecs.
+"""Comparison of distortion layers (the paper's Table 6): a common start without distortion, equal training through each layer, test on real codecs.
 
-Trains what is missing in --work (a run takes minutes on one core; a stopped one goes on), then measures all of it.
+Trains the runs that are missing in --work (minutes each on one core; an interrupted run is resumed), then measures all of them.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ START, STEPS = 900, 500
 
 
 def start(seed: int) -> Config:
-    """The message is learnt at the paper's first strength, which comes down; nothing distorts."""
+    """Common start: the message is learnt without distortion at the paper's initial strength, which is then reduced."""
     return PRESETS["linear-small"].with_values({"steps": START, "distortion": ((0, "none"),), "seed": seed})
 
 
 def through(layer: str, seed: int) -> Config:
-    """From the start on through a layer, mixed with the paper's other attacks."""
+    """Training from the common start through a layer, mixed with the paper's other attacks."""
     return PRESETS["linear-small"].with_values(
         {"steps": STEPS, "lr": 5e-4, "halve_every": STEPS // 2, "alpha": Ramp(6.5, 6.5, 0, 0), "attacks_in_none": True, "seed": seed}
         | LAYERS[layer]
@@ -48,7 +48,7 @@ def through(layer: str, seed: int) -> Config:
 
 
 def trained(config: Config, data: Path, out: Path, first: Path | None = None) -> Path:
-    """Weights of a run, trained unless they are there."""
+    """Weights of a run, trained if they do not exist yet."""
     file = out / "weights.safetensors"
     if not file.exists():
         told = train(Plan(config, data, out, resume=True, start=first))
@@ -64,10 +64,10 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, required=True, help="folder of other videos to test on")
     parser.add_argument("--layers", nargs="+", choices=list(LAYERS), default=list(LAYERS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--start-seed", type=int, default=0, help="of the common start")
-    parser.add_argument("--windows", type=int, default=4, help="clips of each video")
+    parser.add_argument("--start-seed", type=int, default=0, help="seed of the common start")
+    parser.add_argument("--windows", type=int, default=4, help="clips per video")
     parser.add_argument("--alexnet", help="AlexNet's features, for LPIPS")
-    parser.add_argument("--name", default="distortions", help="of the result")
+    parser.add_argument("--name", default="distortions", help="name of the result")
     parser.add_argument("--work", type=Path, default=Path("out/distortions"))
     args = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Fidelity of the simulators against libx264 over the clips of a folder: ``diffcodec fidelity`` with more rows, kept as a result."""
+"""Fidelity of the simulators against libx264 over the clips of a folder: ``diffcodec fidelity`` with more simulators, recorded as a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to video files: ffmpeg's filters and encoders by name, through PyAV. A part of ``benchmarks.watermark``."""
+"""Attacks on video files: ffmpeg's filters and encoders by name, through PyAV. Used by ``benchmarks.watermark`` and ``benchmarks.protocol``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class FileAttack:
     """Filters, then an encoder.
 
     Attributes:
-        family: rows of the table.
+        family: group of attacks that share a row of the table.
         filters: ffmpeg's, separated by commas; empty for none.
-        layer: of a video ``[1, T, 3, H, W]``, instead of filters, for what ffmpeg has no filter for.
-        codec, options: of the encoder.
-        rate: frames a second that are written, where the filters change it.
-        times: how often all of it is done.
-        suffix: of the file.
+        layer: function of a video ``[1, T, 3, H, W]`` that replaces the filters, where ffmpeg has none.
+        codec, options: encoder and its options.
+        rate: frames per second of the output, if the filters change it.
+        times: how often the attack is applied, 1 or 2.
+        suffix: suffix of the file.
     """
 
     family: str
@@ -38,7 +38,7 @@ class FileAttack:
 
 
 def encoder(codec: str, crf: int, preset: str = "medium") -> dict[str, Any]:
-    """Arguments of `FileAttack` for an encoder of CRF; libvpx-vp9 and libsvtav1 have a preset of their own."""
+    """Arguments of :class:`FileAttack` for an encoder at a CRF; libvpx-vp9 and libsvtav1 use a fixed preset of their own."""
     options = {
         "libx264": (("preset", preset),),
         "libx265": (("preset", preset), ("x265-params", "log-level=none")),
@@ -92,7 +92,7 @@ ATTACKS: dict[str, FileAttack] = {
 
 
 def apply(attack: FileAttack, source: Path, out: Path) -> None:
-    """Write what an attack makes of a file."""
+    """Apply an attack to a file and write the result."""
     once = out if attack.times == 1 else out.with_name("once" + out.name)
     _apply(attack, source, once)
     if attack.times == 2:
@@ -146,7 +146,7 @@ def _apply(attack: FileAttack, source: Path, out: Path) -> None:
 
 
 def _split(filters: str) -> list[str]:
-    """Filters at the commas that stand neither in brackets nor in quotes."""
+    """Split filters at the commas outside parentheses and quotes."""
     out, depth, quoted = [""], 0, False
     for c in filters:
         quoted ^= c == "'"

@@ -1,8 +1,8 @@
-"""Random layers, mixtures, damaged files, real encodes, and kills of a training: what is tried, what fails, what passes in silence.
+"""Fuzzing: random layers, mixtures, damaged files, real encodes, and killed training runs. Counts trials, failures and unreported damage.
 
-A try fails where it ends in anything but a right result or an error that names what is wrong. A damaged file passes in silence where libav's own pass
-over it shows a sign of damage (a marked frame or packet, a refused packet, fewer frames than announced) and a reader neither raises nor warns. Files
-whose pictures differ without any such sign are counted apart: their formats cannot tell.
+A trial fails if it ends in anything but a correct result or an error that names the cause. Damage counts as unreported if decoding with libav alone
+shows a sign of it (a frame or packet flagged as corrupt, a rejected packet, fewer frames than announced) and a reader neither raises nor warns. Files
+whose pictures differ without any such sign are counted separately: their formats cannot detect it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def value(r: random.Random, low: float, high: float, batch: int, whole: bool = F
 
 
 def layers(r: random.Random, b: int) -> dict[str, Callable[[], dc.Layer]]:
-    """Makers of random layers by name; those that cost most come up least."""
+    """Constructors of random layers by name; expensive layers are drawn less often."""
 
     def jpeg() -> dc.Layer:
         sub = r.choice(["4:2:0", "4:2:2", "4:4:4"])
@@ -121,7 +121,7 @@ def mixture_of(r: random.Random, b: int, depth: int = 2) -> dc.Layer:
 def batch_of(r: random.Random, images: bool) -> Tensor:
     b, t, h, w = r.randint(1, 3), r.randint(1, 5), r.randint(1, 36), r.randint(1, 36)
     x = torch.rand(b, 3, h, w) if images and r.random() < 0.3 else torch.rand(b, t, 3, h, w)
-    if r.random() < 0.2:  # rows of another tensor
+    if r.random() < 0.2:  # a view that is not contiguous
         x = torch.rand(*x.shape[:-1], 2 * x.shape[-1])[..., ::2]
     if r.random() < 0.2:
         x = x * 1.04 - 0.02
@@ -129,11 +129,11 @@ def batch_of(r: random.Random, images: bool) -> Tensor:
 
 
 def check_layer(r: random.Random, layer: dc.Layer, x: Tensor) -> None:
-    """All that a layer promises of one input; an AssertionError says what it does not hold."""
+    """Check all guarantees of a layer on one input; an AssertionError names the one that is violated."""
     x = x.requires_grad_(True)
     before = x.detach().clone()
     seed, b = r.randrange(2**30), len(x)
-    together = any(isinstance(m, dc.RandomDistortion) and m.per == "batch" for m in layer.modules())  # draws one layer for the batch
+    together = any(isinstance(m, dc.RandomDistortion) and m.per == "batch" for m in layer.modules())  # draws one member for the whole batch
     each = r.random() < 0.3 and not together
     generators: Any = [torch.Generator().manual_seed(seed + i) for i in range(b)] if each else torch.Generator().manual_seed(seed)
     draw = layer.sample(x.shape, generators, step=r.randint(0, 12))
@@ -151,7 +151,7 @@ def check_layer(r: random.Random, layer: dc.Layer, x: Tensor) -> None:
         alone = layer.rows([i], b)
         one = alone(x[i : i + 1], alone.sample((1, *x.shape[1:]), [torch.Generator().manual_seed(seed + i)], step=3))
         again = layer(x, layer.sample(x.shape, [torch.Generator().manual_seed(seed + j) for j in range(b)], step=3))[i : i + 1]
-        assert (one - again).abs().float().mean() < 1e-3, "a sample differs alone and in its batch"
+        assert (one - again).abs().float().mean() < 1e-3, "a sample gives different results alone and in its batch"
 
 
 def reloaded(draw: Any) -> Any:
@@ -206,7 +206,7 @@ def try_encodes(seed: int, count: int, until: float, score: Score) -> None:
             return
         r = random.Random(f"encodes{seed}{k}")
         name, size = r.choices(list(codecs), shares)[0], r.choice(sizes)
-        torch.randint(0, 256, (r.randrange(1, 1 << 20),), dtype=torch.uint8)  # dirt where the encoder allocates
+        torch.randint(0, 256, (r.randrange(1, 1 << 20),), dtype=torch.uint8)  # garbage in the memory that the encoder allocates
         coded = codecs[name].encode(clips[size])
         digest = hashlib.sha256(coded.video.numpy().tobytes() + b"".join(coded.streams)).hexdigest()
         if first.setdefault((name, size), digest) != digest:
@@ -234,7 +234,7 @@ def _quiet() -> Iterator[None]:
 
 
 def run(parts: dict[str, int], seed: int, minutes: float) -> dict[str, Any]:
-    """Try each part so many times, or until its share of the minutes is over."""
+    """Run the given number of trials of each part, or until its share of the minutes is over."""
     out: dict[str, Any] = {}
     with _quiet():
         for name, count in parts.items():
@@ -253,12 +253,12 @@ def run(parts: dict[str, int], seed: int, minutes: float) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=60, help="for all parts together, evenly shared")
+    parser.add_argument("--minutes", type=float, default=60, help="time limit for all parts together, shared evenly")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument(
-        "--share", type=float, default=1.0, help="of the numbers wanted: " + ", ".join(f"{v} {k}" for k, v in WANTED.items())
+        "--share", type=float, default=1.0, help="share of the full numbers of trials: " + ", ".join(f"{v} {k}" for k, v in WANTED.items())
     )
-    parser.add_argument("--name", default="fuzz", help="of the result")
+    parser.add_argument("--name", default="fuzz", help="name of the result")
     args = parser.parse_args()
     torch.set_num_threads(1)
     found = run({p: max(1, round(WANTED[p] * args.share)) for p in args.parts}, args.seed, args.minutes)

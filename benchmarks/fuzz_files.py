@@ -1,4 +1,4 @@
-"""Damaged files through every reader, and kills of a training: parts of ``benchmarks.fuzz``."""
+"""Damaged files through every reader, and killed training runs: parts of ``benchmarks.fuzz``."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def damage(r: random.Random, data: bytes) -> bytes:
 
 
 def signs(path: Path) -> bool:
-    """Whether libav itself, asked plainly, shows a sign of damage."""
+    """Whether decoding with libav alone shows a sign of damage."""
     import av
 
     frames = packets = 0
@@ -115,7 +115,7 @@ def signs(path: Path) -> bool:
 
 @functools.cache
 def small_nets() -> tuple[Any, Any]:
-    """Untrained, for what is around them."""
+    """Untrained networks, to test the code around them."""
     from revmark_ref.model import Detector, REVMark
     from revmark_ref.weights import load
 
@@ -128,7 +128,7 @@ def small_nets() -> tuple[Any, Any]:
 
 
 def readers(path: Path, folder: Path) -> dict[str, tuple[Callable[[], Any], bool]]:
-    """Every way to read a file, and whether it must report whatever is wrong anywhere in it."""
+    """Every way to read a file, and whether it must report damage anywhere in the file."""
     from diffcodec.cli import main
     from revmark_ref import apply
 
@@ -236,7 +236,7 @@ def _final(out: Path) -> dict[str, str]:
 
 
 def try_kills(seed: int, count: int, until: float, score: Score) -> None:
-    """One training without a break and one that is killed again and again: their ends are equal to the bit."""
+    """An uninterrupted training run and one that is killed repeatedly must end with identical checkpoints."""
     context = multiprocessing.get_context("fork")
     r = random.Random(f"kills{seed}")
     steps = max(6, 2 * count)
@@ -247,7 +247,7 @@ def try_kills(seed: int, count: int, until: float, score: Score) -> None:
             process.start()
             process.join()
         if _final(runs[0]) != _final(runs[1]):
-            score.fail("two trainings without a break differ")
+            score.fail("two uninterrupted training runs differ")
         killed = 0
         while time.monotonic() < until:
             process = context.Process(target=_training, args=(runs[2], steps))
@@ -262,9 +262,9 @@ def try_kills(seed: int, count: int, until: float, score: Score) -> None:
                     continue
             process.join()
             if process.exitcode:
-                score.fail(f"the training does not go on after {killed} kills: exit {process.exitcode}")
+                score.fail(f"the training run cannot be resumed after {killed} kills: exit {process.exitcode}")
                 return
-            if killed < count:  # done before it was killed often enough: begin again
+            if killed < count:  # it finished before it was killed often enough: start over
                 if _final(runs[2]) != _final(runs[0]):
                     score.fail(f"another result after {killed} kills")
                 for p in sorted(runs[2].rglob("*"), reverse=True):

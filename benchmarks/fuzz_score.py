@@ -1,4 +1,4 @@
-"""What the parts of ``benchmarks.fuzz`` tried and how it ended."""
+"""Results of the parts of ``benchmarks.fuzz``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Score:
-    """What was tried and how it ended."""
+    """Numbers of trials and failures, counts by kind, and examples of failures."""
 
     def __init__(self) -> None:
         self.tried = self.failed = 0

@@ -1,4 +1,4 @@
-"""The yardstick: one 64 x 64 GEMM DCT-round-IDCT pass over three full planes, written the plain way."""
+"""The unit of ``benchmarks.speed``: DCT, rounding and inverse DCT of three full planes as 64 x 64 matrix products, in plain torch."""
 
 from __future__ import annotations
 

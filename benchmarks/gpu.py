@@ -1,9 +1,9 @@
-"""Kernels on a GPU: checked, then timed against the copy bandwidth of the machine, their twins in torch, and peers that are installed.
+"""Kernels on a GPU: checked, then timed against the copy bandwidth of the GPU, their torch references ("twins"), and other packages if installed.
 
-Runs straight from a checkout with torch, triton, numpy and Pillow. A layer whose check fails gets no time. Times are CUDA events around one call,
-after a kernel that overwrites the second-level cache (and lets the CPU run ahead), over several inputs in turn; ``wall_ms`` is a loop of calls,
-launches included. A measurement takes ``--seconds``, so that slow calls are repeated less often, but three times at least (``runs``). Results are
-written after every row. ``--rehearse`` goes through all of it with tiny inputs in Triton's interpreter, and records nothing.
+Runs from a checkout with torch, triton, numpy and Pillow. A layer that fails its check is not timed. Times are taken with CUDA events around a call,
+after a kernel that overwrites the L2 cache (and lets the CPU run ahead), over several inputs in turn; ``wall_ms`` is the time per call of a loop,
+including launches. A measurement takes about ``--seconds``, so slow calls are repeated less often, but at least three times (``runs``). Results are
+written after every row. ``--rehearse`` runs everything on tiny inputs in Triton's interpreter and records nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from benchmarks.gpu_tests import run_tests
 from benchmarks.speed import one_draw
 
 ROOT = Path(__file__).parent.parent
-FLUSH = 2**29  # bytes, ten times the second-level cache of an H100
+FLUSH = 2**29  # bytes, ten times the L2 cache of an H100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +42,13 @@ class Job:
     """A layer as it is timed.
 
     Attributes:
-        fused, twin: with and without kernels; ``twin`` None where there are none.
-        shape: of the input, its batch first.
-        forward, both: least traffic of the forward pass and of forward and backward, in sizes of the video; None where it is not the bound.
-        exact: the forward pass has to equal the twin's but for one sample in 10 000.
-        chaotic: one decision that falls the other way changes what follows: distortion and gradient have to be as strong as the twin's, no more.
-        peers: other ways to do it, by name.
+        fused, twin: the layer with kernels, and its reference in torch; ``twin`` is None if there are no kernels.
+        shape: shape of the input, batch first.
+        forward, both: minimum memory traffic of the forward pass and of forward and backward, in multiples of the input's size; None if memory is
+            not the bottleneck.
+        exact: the forward pass must equal the twin's except for one sample in 10 000.
+        chaotic: a single differing decision changes everything after it, so only the strength of distortion and gradient must match the twin's.
+        peers: other implementations, by name.
     """
 
     fused: Callable[[Tensor], Tensor]
@@ -73,7 +74,7 @@ class Clock:
             torch.cuda.synchronize()
 
     def wall(self, call: Callable[[int], None], runs: int) -> float:
-        """Milliseconds a call, of a loop."""
+        """Milliseconds per call in a loop."""
         self.sync()
         began = time.perf_counter()
         for i in range(runs):
@@ -110,7 +111,7 @@ class Clock:
         return {"median_ms": statistics.median(values), "q1_ms": q[0], "q3_ms": q[2], "runs": len(values), "wall_ms": wall}
 
     def bandwidth(self, size: int) -> float:
-        """Bytes a millisecond that a copy of ``size`` bytes reads and writes."""
+        """Copy bandwidth in bytes per millisecond, reads plus writes, for ``size`` bytes."""
         x, y = (torch.empty(size // 4, device=self.device) for _ in range(2))
 
         def copy(i: int) -> None:
@@ -119,7 +120,7 @@ class Clock:
         return 2 * size / self(copy)["median_ms"]
 
     def memory(self, call: Callable[[int], None]) -> int:
-        """Most bytes that a call, not the first one, holds beyond what was there."""
+        """Peak bytes that a call other than the first allocates on top of what was allocated before."""
         if not self.cuda:
             return 0
         self.sync()
@@ -146,7 +147,7 @@ def natural(shape: tuple[int, ...], device: torch.device, seed: int) -> Tensor:
 
 
 def job(make: Callable[[str], dc.Layer], shape: tuple[int, ...], compiled: bool, **more: Any) -> Job:
-    """A layer that takes ``backend``, its twin and, if asked for, the compiled twin beside it."""
+    """Job of a layer that takes ``backend``: with kernels, its twin and, if requested, the compiled twin."""
     peers = dict(more.pop("peers", {}))
     if compiled:
         peers["torch.compile(twin)"] = one_draw(torch.compile(make("reference"), fullgraph=True, dynamic=False))
@@ -215,7 +216,7 @@ def gradient(call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tenso
 
 
 def wrong(j: Job, x: Tensor) -> str | None:
-    """What speaks against a layer; None where nothing does."""
+    """Why a layer fails its check; None if it passes."""
     out, grad = gradient(j.fused, x)
     if out.shape != x.shape or not out.isfinite().all() or not grad.isfinite().all():
         return f"shape {tuple(out.shape)}, or values that are not finite"
@@ -307,19 +308,19 @@ def training_share(device: torch.device, clock: Clock, rehearse: bool) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=30, help="of a measurement, at most")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a measurement")
+    parser.add_argument("--repeats", type=int, default=30, help="maximum number of calls per measurement")
+    parser.add_argument("--seconds", type=float, default=1.0, help="duration of a measurement")
     parser.add_argument("--only", default="", help="jobs whose name contains this")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for gpu.json")
-    parser.add_argument("--commit", default="", help="that the checkout is of, where git cannot say")
+    parser.add_argument("--commit", default="", help="commit of the checkout, if git is not available")
     parser.add_argument("--rehearse", action="store_true", help="tiny inputs on the CPU; nothing is recorded")
-    parser.add_argument("--no-tests", action="store_true", help="leave pytest out")
-    parser.add_argument("--tests-seconds", type=float, default=600, help="after which pytest is stopped")
-    parser.add_argument("--no-times", action="store_true", help="checks alone, nothing recorded: compiles the kernels")
-    parser.add_argument("--compile", action="store_true", help="beside the kernels torch.compile of their twins, which takes minutes")
+    parser.add_argument("--no-tests", action="store_true", help="do not run pytest")
+    parser.add_argument("--tests-seconds", type=float, default=600, help="time limit of pytest in seconds")
+    parser.add_argument("--no-times", action="store_true", help="run the checks only, which compiles the kernels; nothing is recorded")
+    parser.add_argument("--compile", action="store_true", help="also time the twins under torch.compile, which takes minutes")
     args = parser.parse_args()
     if not args.rehearse and not torch.cuda.is_available():
-        raise SystemExit("benchmarks.gpu needs a CUDA device, and torch finds none here (--rehearse goes through it on a CPU)")
+        raise SystemExit("benchmarks.gpu needs a CUDA device, and torch finds none here (--rehearse runs it on a CPU)")
     device = torch.device("cpu" if args.rehearse else "cuda")
     found: dict[str, Any] = {"triton": triton.__version__} | ({} if args.rehearse else {"gpu": torch.cuda.get_device_name()})
     found |= {"commit": args.commit} if args.commit else {}

@@ -1,4 +1,4 @@
-"""Where the time of layers goes on a GPU: of kernels together against the clock, launches and copies, and where Python waits for the GPU."""
+"""Where the time of layers goes on a GPU: total kernel time against wall time, launches and copies, and where Python waits for the GPU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def forward_backward(call: Callable[[Tensor], Tensor], x: Tensor) -> None:
 
 
 def waits(call: Callable[[], None]) -> dict[str, int]:
-    """How often Python waits for the GPU, by place."""
+    """How often Python waits for the GPU, by file and line."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -44,7 +44,7 @@ def waits(call: Callable[[], None]) -> dict[str, int]:
 
 
 def wall(call: Callable[[], None], runs: int) -> float:
-    """Milliseconds a call, the GPU's work included."""
+    """Milliseconds per call, including the GPU's work."""
     torch.cuda.synchronize()
     began = time.perf_counter()
     for _ in range(runs):
@@ -79,10 +79,10 @@ def where(call: Callable[[], None], runs: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", nargs="+", default=["DiffH264, medium"], help="of benchmarks.gpu, by name")
+    parser.add_argument("--jobs", nargs="+", default=["DiffH264, medium"], help="jobs of benchmarks.gpu, by name")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for gpu_profile.json")
-    parser.add_argument("--commit", default="", help="that the checkout is of, where git cannot say")
+    parser.add_argument("--commit", default="", help="commit of the checkout, if git is not available")
     args = parser.parse_args()
     device, rows = torch.device("cuda"), {}
     found = {"gpu": torch.cuda.get_device_name()} | ({"commit": args.commit} if args.commit else {})

@@ -1,4 +1,4 @@
-"""The tests of the kernels on the GPU that there is."""
+"""Tests of the kernels on the GPU of this machine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ WORDS = "PASSED|FAILED|ERROR|SKIPPED"
 
 
 def run_tests(out: Path, seconds: float) -> dict[str, Any]:
-    """Run them where pytest is at hand, in parallel where pytest-xdist is; their output lies in ``out``.
+    """Run the tests if pytest is installed, in parallel if pytest-xdist is; their output is written to ``out``.
 
     Returns:
-        How many passed, failed and so on, and the names of those that failed; also of a run that took too long and was stopped.
+        Numbers of tests that passed, failed and so on, and the names of those that failed, even if the run was stopped after ``seconds``.
     """
     if importlib.util.find_spec("pytest") is None:
         return {"ran": False, "why": "pytest is not installed"}
     parallel = ["-n", str(max(1, (os.cpu_count() or 1) - 4))] if importlib.util.find_spec("xdist") is not None else []
-    how = ["-vv", "-p", "no:benchmark", "-W", "default", "--tb=short", *parallel]  # warnings of whatever torch there is are no errors
+    how = ["-vv", "-p", "no:benchmark", "-W", "default", "--tb=short", *parallel]  # warnings of the installed torch are not errors
     path = out / "gpu_tests.log"
     with path.open("w") as log, subprocess.Popen([sys.executable, "-m", "pytest", *how, *TESTS], stdout=log, stderr=log, cwd=ROOT) as tests:
         try:

@@ -1,4 +1,4 @@
-"""Gradients of a codec that are measured beside ours."""
+"""Other gradients of a codec, for comparison with ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diffcodec.transform import dct2, idct2
 
 
 class FixedWeights(nn.Module):
-    """One weight per band of the 8x8 DCT: the best that a gradient can do that knows only what survives in each band on average."""
+    """One weight per band of the 8x8 DCT: the best gradient that knows only the average survival in each band."""
 
     def __init__(self, gains: Sequence[float]) -> None:
         super().__init__()
@@ -30,8 +30,8 @@ class FixedWeights(nn.Module):
 
 
 class ErrorProjection(dc.Layer):
-    """libx264 with a gradient from its own error (after SCALED, arXiv 2602.00198, 2606.20671, of which the abstracts were at hand): the first-order
-    model R(x) = g x, with g by projection of this very output on its input, for each frame and place of the 8x8 DCT."""
+    """libx264 with a gradient from its own error (after SCALED, arXiv 2602.00198, 2606.20671, as far as the abstracts describe it): the first-order
+    model R(x) = g x, where g is the projection of the output on the input, for each frame and coefficient of the 8x8 DCT."""
 
     def __init__(self, crf: StrengthLike = 23, preset: str = "medium", fps: float = 25) -> None:
         super().__init__()

@@ -1,13 +1,13 @@
 """DiffH264's x264 model against libx264, part by part, on the clips of a folder.
 
 fidelity   presets x CRFs, survival, skill, error cosine, bits
-unseen     what no constant was fitted on: other CRFs, another frame rate, weaker and stronger probes
-middle     a window from inside a stream: 24 frames encoded, frames 8..15 looked at; alone, and with the frames around it
-options    tunes, profiles, fewer B frames, a bitrate: the same arguments to simulator and encoder
-large      256 x 256, where the clip allows
-guided     vectors, quantisers and frame types from the real encode
+unseen     settings that no constant was fitted on: other CRFs, another frame rate, weaker and stronger probes
+middle     a window inside a stream: 24 frames are encoded, frames 8..15 compared; simulated alone, and given the surrounding frames
+options    tunes, profiles, no B frames: the same arguments for simulator and encoder
+large      256 x 256, for clips that are large enough; also a bitrate
+guided     motion vectors, quantisers and frame types from the real encode
 steering   gradients, scored by the real encoder
-ablation   a habit switched off in the real encoder: with the simulator as it is, and with the habit switched off there too
+ablation   a coding tool switched off in the real encoder: with the simulator unchanged, and with the tool switched off there too
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Task:
 
 
 def both(task: Task) -> tuple[Measured, Measured]:
-    """What simulator and encoder do to a clip."""
+    """Measurements of simulator and encoder on a clip."""
     torch.set_num_threads(1)
     batch = max(1, min(10, 2**23 // task.clip.video.numel()))
     simulated = fidelity.measure(task.simulated(), task.clip.video, task.generator(), task.strength, batch)
@@ -152,7 +152,7 @@ BEFORE, WINDOW, ENCODED = 8, 8, 24
 
 
 def inside(task: Task, around: Sequence[str] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Survival of the probes in frames 8..15 of 24, real and simulated; both outputs without probe, 8 bits.
+    """Survival of the probes in frames 8..15 of 24, real and simulated, and both outputs without a probe, rounded to 8 bits.
 
     Args:
         task: clip and setting.
@@ -207,7 +207,7 @@ def middle_part(run: Run, clips: Sequence[report.Clip]) -> dict[str, Any]:
 
 
 def with_guide(task: Task) -> tuple[float, float, float]:
-    """Skill, error cosine, gap of the guided simulator."""
+    """Skill in dB, error cosine and distortion gap in dB of the guided simulator."""
     torch.set_num_threads(1)
     x = task.clip.video
     coded = task.real().encode(x[None])
@@ -285,7 +285,7 @@ def real_only(task: Task) -> Measured:
 
 
 def ablations() -> dict[str, dict[str, Any]]:
-    """Options of the real encoder, and the same habit of the simulator."""
+    """Options of the real encoder, and the matching change of the simulator."""
     medium = PRESETS["medium"]
     no = partial(dataclasses.replace, medium)
     return {
@@ -296,7 +296,7 @@ def ablations() -> dict[str, dict[str, Any]]:
         "subme=5": {"habits": no(subme=5)},
         "psy=0": {"habits": no(psy=0.0)},
         "no-deblock=1": {"habits": no(deblock=False)},
-        "aq-mode=0": {"habits": no(aq_strength=0.0)},  # the tree keeps it on, without strength
+        "aq-mode=0": {"habits": no(aq_strength=0.0)},  # mbtree keeps AQ enabled, at strength 0
         "mbtree=0": {"habits": no(tree=False)},
         "bframes=0": {"habits": no(bframes=0)},
         "ref=1": {"habits": no(references=1)},

@@ -1,6 +1,6 @@
-"""DiffJPEG against libjpeg: identical samples of the exact forward, steering gain and band test of every gradient, kornia beside them.
+"""DiffJPEG against libjpeg: share of identical samples in the exact forward pass, steering gain and band test of every gradient and of kornia.
 
-Photographs are the 256 x 256 centres of one frame of each clip that is large enough.
+Photographs are 256 x 256 centre crops of one frame of each clip that is large enough.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=Path, required=True, help="folder of video files")
     parser.add_argument("--side", type=int, default=256, help="side of the photographs")
-    parser.add_argument("--most", type=int, default=100, help="photographs at most, spread over the folder")
-    parser.add_argument("--widths", type=float, nargs="*", default=[], help="widths of Expected() to try as further rows")
+    parser.add_argument("--most", type=int, default=100, help="maximum number of photographs, spread over the folder")
+    parser.add_argument("--widths", type=float, nargs="*", default=[], help="widths of Expected() to add as rows")
     parser.add_argument("--name", default="jpeg", help="name of the result file")
     args = parser.parse_args()
     paths = [p for p in video_files(args.clips) if min((i := dc.video_info(p)).height, i.width) >= args.side]

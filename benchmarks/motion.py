@@ -1,4 +1,4 @@
-"""How well motion predicts a frame from another one, 1 and 4 frames away: mean PSNR over the clips of a folder."""
+"""Motion-compensated prediction of a frame from one that is 1 or 4 frames away: mean PSNR over the clips of a folder."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every operation on its cases (``diffcodec/ops/*/cases.py``): timed on every backend that runs here, or compiled ahead of time.
+"""Every operation on its cases (``diffcodec/ops/*/cases.py``): timed on every available backend, or compiled ahead of time.
 
-``--compile`` needs no GPU: cases run with launches that are written down instead of done, and each kernel that was launched is compiled for GPUs that
-need not be there; registers, spills and shared memory are read from the binary.
+``--compile`` needs no GPU: kernel launches of the cases are recorded instead of executed, and each kernel is compiled for the target GPUs, which need
+not be present; registers, spills and shared memory are read from the binary.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def tensors(values: Any) -> list[Tensor]:
 
 
 def with_gradient(case: Case, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments whose differentiable ones ask for a gradient."""
+    """Arguments, the differentiable ones with ``requires_grad``."""
     case.operation.backends()  # imports them: they say what is differentiable
     names = case.operation.parameters
     return tuple(x.detach().requires_grad_() if n in case.operation.differentiable else x for n, x in zip(names, args))
@@ -61,7 +61,7 @@ def backward(out: list[Tensor], leaves: list[Tensor]) -> None:
 
 
 def clock(call: Callable[[], Any], device: torch.device, least_s: float) -> float:
-    """Least milliseconds of a call: of the GPU, or of the CPU's time."""
+    """Minimum milliseconds of a call: GPU time on CUDA devices, else CPU time."""
     best, spent = float("inf"), 0.0
     call()
     while spent < least_s:
@@ -82,7 +82,7 @@ def clock(call: Callable[[], Any], device: torch.device, least_s: float) -> floa
 
 
 def timed(case: Case, scene: Scene, least_s: float) -> dict[str, Any]:
-    """Milliseconds by backend, and the bytes that have to be moved at least."""
+    """Milliseconds of each backend, and the minimum number of bytes moved."""
     args = case.inputs(scene)
     row: dict[str, Any] = {"operation": case.operation.name, "case": case.name, "bytes": 0}
     for name in case.operation.backends():
@@ -107,9 +107,9 @@ class Launch(NamedTuple):
     """A kernel as a case launches it.
 
     Attributes:
-        kernel: the function. warps: of a program.
-        signature: type of each parameter, "constexpr" where the compiler knows its value. constants: those values.
-        aligned: numbers of the parameters that are multiples of 16.
+        kernel, warps: the kernel function, and its warps per program.
+        signature, constants: type of each parameter, "constexpr" if its value is known at compile time, and those values.
+        aligned: indices of the parameters that are multiples of 16.
     """
 
     kernel: Any
@@ -120,7 +120,7 @@ class Launch(NamedTuple):
 
 
 def launches(case: Case, scene: Scene) -> list[Launch]:
-    """What a case launches, forward and backward, on memory that nobody fills: zeros, which torch between two kernels can look up by."""
+    """Launches of a case, forward and backward. Outputs, which no kernel fills, are zeros, so that torch can use them as indices in between."""
     from triton.runtime.jit import JITFunction
 
     found: list[Launch] = []
@@ -128,7 +128,7 @@ def launches(case: Case, scene: Scene) -> list[Launch]:
     def write_down(self: Any, *args: Any, grid: Any, warmup: bool, num_warps: int = 4, **kwargs: Any) -> None:
         signature, constants, aligned = [], [], []
         for i, (p, value) in enumerate(zip(self.params, [*args, *(kwargs[p.name] for p in self.params[len(args) :])])):
-            if p.is_constexpr or (isinstance(value, int) and value == 1):  # a number that is 1 is known to the compiler
+            if p.is_constexpr or (isinstance(value, int) and value == 1):  # Triton specialises on the value 1
                 signature.append((p.name, "constexpr"))
                 constants.append((p.name, value))
             elif isinstance(value, Tensor):
@@ -185,13 +185,13 @@ def compiled(launch: Launch, arch: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--compile", action="store_true", help="compile what the cases launch, instead of timing them")
+    parser.add_argument("--compile", action="store_true", help="compile the kernels that the cases launch, instead of timing the cases")
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS), help="of --compile")
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS), help="GPU architectures for --compile")
     parser.add_argument("--size", nargs=3, type=int, default=None, metavar=("FRAMES", "HEIGHT", "WIDTH"), help="multiples of 16")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of timing a call")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for what is recorded")
-    parser.add_argument("--commit", default="", help="that the checkout is of, where git cannot say")
+    parser.add_argument("--seconds", type=float, default=0.5, help="duration of the timing of a call")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
+    parser.add_argument("--commit", default="", help="commit of the checkout, if git is not available")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     cases = [c for c in all_cases() if args.only in str(c)]
@@ -218,14 +218,14 @@ def main() -> None:
 
 
 def compile_all(cases: list[Case], scene: Scene, targets: list[str], keep: bool) -> int:
-    """Every launch once; 1 where a binary spills."""
+    """Compile every launch once; returns 1 if a binary spills registers, else 0."""
     import triton
 
     seen: dict[Launch, str] = {}
     of_any_size = {c.operation.name for c in cases if not c.fixed}
     for c in cases:
         if c.fixed and c.operation.name in of_any_size:
-            continue  # odd and tiny sizes, further modes: compiled when somebody has them
+            continue  # odd and tiny sizes, further modes: compiled on first use only
         for launch in launches(c, scene):
             seen.setdefault(launch, f"{launch.kernel.__module__.split('.')[-2]}.{launch.kernel.__name__.lstrip('_')}")
     rows = []

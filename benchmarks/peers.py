@@ -1,4 +1,4 @@
-"""Layers of other packages behind ours, to be measured: ``--sim benchmarks.peers:KorniaJPEG``. Each needs its package."""
+"""Layers of other packages with diffcodec's interface, for comparison: ``--sim benchmarks.peers:KorniaJPEG``. Each needs its package."""
 
 from __future__ import annotations
 

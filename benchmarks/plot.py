@@ -25,7 +25,7 @@ from revmark_ref.waves import hidden, luma
 
 
 def slopes(path: Path) -> None:
-    """Every gradient of the exact JPEG: what it passes, over three quantiser steps, and the value that it is the slope of."""
+    """Every gradient of the exact JPEG for three quantiser steps: the gradient, and the function whose derivative it is."""
     figure = Figure(figsize=(13, 5.4), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(SLOPES), sharex=True, sharey="row")
@@ -35,10 +35,10 @@ def slopes(path: Path) -> None:
         top.plot(y, y.round(), color="0.75", lw=1, label="hard level")
         for step, color in ((8.0, "C0"), (32.0, "C1"), (128.0, "C3")):
             if not name.startswith("expected") and step > 8:
-                continue  # these do not look at the step
+                continue  # these do not depend on the step
             width = torch.full_like(y, step)
             g = slope(y, width)
-            # the value whose slope this is: a mean, or for a surrogate the integral from a level on
+            # the function whose derivative this is: a mean, or for a surrogate the integral from a level on
             value = moments(slope, y, width)[0] if name.startswith("expected") else torch.cumulative_trapezoid(g, y)
             label = f"step {step:g}" if name.startswith("expected") else "any step"
             top.plot(y if len(value) == len(y) else y[1:], value if len(value) == len(y) else value - value[300], color=color, lw=1.5)
@@ -100,7 +100,7 @@ CRF = 27.0
 
 
 def scaling(path: Path) -> None:
-    """Time and memory of forward and backward against size (results of benchmarks.scaling), log against log, beside slope 1."""
+    """Log-log plot of time and memory of forward and backward against size (results of benchmarks.scaling), with lines of slope 1."""
     rows = json.loads((RESULTS / "scaling.json").read_text())["rows"]
     axes = list(dict.fromkeys(r["axis"] for r in rows))
     sizes = {"batch": "batch", "frames": "frames", "area": "frame"}
@@ -130,7 +130,7 @@ def scaling(path: Path) -> None:
 
 
 def marks(path: Path) -> None:
-    """A frame of two demo clips without and with the mark of ``base`` at the default strength, the difference, the flattest and the fullest place."""
+    """A frame of two demo clips without and with the mark of ``base`` at the default strength, the difference, flattest and most textured area."""
     net, _ = weights.load("base")
     figure = Figure(figsize=(16, 4.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)

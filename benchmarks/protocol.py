@@ -1,7 +1,7 @@
-"""The field's list of attacks (VideoSeal's evaluation, OmniSealBench) on ``base``, ``small`` and RivaGAN.
+"""The attacks of current evaluations (VideoSeal, OmniSealBench) on ``base``, ``small`` and RivaGAN.
 
-Whole clips of 72 frames, marked, kept at CRF 4, then put through every attack and read. RivaGAN (Zhang et al. 2019) is the one that the package
-invisible-watermark carries as ONNX files; ``pip install --no-deps invisible-watermark onnxruntime`` brings it. What is finished is kept in --work.
+Whole clips of 72 frames are marked, saved at CRF 4, attacked and read. RivaGAN (Zhang et al. 2019) is the model that the package
+invisible-watermark ships as ONNX files (``pip install --no-deps invisible-watermark onnxruntime``). Finished rows are kept in --work.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ ATTACKS: dict[str, FileAttack] = {
 
 
 class System(ABC):
-    """A watermark of files."""
+    """A watermarking system for files."""
 
     bits: int
 
@@ -87,7 +87,7 @@ class System(ABC):
 
     @abstractmethod
     def read(self, path: Path) -> np.ndarray | None:
-        """Bits ``[bits]``; None where the system says that it reads nothing."""
+        """Bits ``[bits]``; None if the system reports that there is no message."""
 
 
 class Ours(System):
@@ -106,7 +106,7 @@ class Ours(System):
         return None if told is None else np.array([int(b) for b in f"{int(told, 16):0{self.bits}b}"])
 
 
-LOOKED_AT = 8  # every eighth frame: RivaGAN's answers are means over frames, and slow
+LOOKED_AT = 8  # every eighth frame is read: RivaGAN's outputs are averaged over frames, and it is slow
 
 
 class RivaGAN(System):
@@ -146,7 +146,7 @@ def system(name: str, psnr: float) -> System:
 
 
 def capacity(bits: int, accuracy: float) -> float:
-    """Bits that come through a binary symmetric channel of that accuracy."""
+    """Capacity in bits of ``bits`` uses of a binary symmetric channel with this bit accuracy."""
     e = min(max(1 - accuracy, 1e-12), 0.5)
     return bits * (1 + e * math.log2(e) + (1 - e) * math.log2(1 - e))
 
@@ -181,7 +181,7 @@ def measured(name: str, told: System, paths: list[Path], work: Path) -> dict[str
         print(name, path.name, {a: done[path.name, a]["right"] for a in ATTACKS}, flush=True)
     rows = {}
     for attack in ATTACKS:
-        # what is not read is guessed: half of the bits, and no evidence
+        # no message read counts as guessing: half of the bits, and no evidence
         own = [done[p.name, attack]["right"] for p in paths]
         accuracy = [0.5 if r is None else r / told.bits for r in own]
         rows[attack] = {
@@ -200,8 +200,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=Path, required=True, help="folder of video files")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument("--psnr", type=float, default=40.0, help="of base and small; RivaGAN has a strength of its own")
-    parser.add_argument("--count", type=int, help="clips; all unless given")
+    parser.add_argument("--psnr", type=float, default=40.0, help="PSNR of base and small in dB; RivaGAN has a fixed strength")
+    parser.add_argument("--count", type=int, help="number of clips; all by default")
     parser.add_argument("--work", type=Path, default=Path("out/protocol"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""The REVMark paper's tables and figures on weights of ours: bit accuracy under attacks and real codecs, quality, cost.
+"""The REVMark paper's tables and figures for our weights: bit accuracy under attacks and real codecs, quality, cost.
 
-What is finished is kept in --work and not measured again.
+Finished cells are kept in --work and not measured again.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def main() -> None:
     parser.add_argument("--tables", type=int, nargs="+", default=[1, 2, 3, 8, 9, 10])
     parser.add_argument("--variants", nargs="+", default=[], help="other weights, for tables 4 to 7")
     parser.add_argument("--detector", default="small-detector", help="'none' leaves table 10 empty")
-    parser.add_argument("--attacks", nargs="+", default=[], help="bit accuracy under more attacks, as libx264:27 or resize:0.5+libx264:23")
-    parser.add_argument("--vmaf", action="store_true", help="of the marked clips as well; needs the package vmaf-torch")
-    parser.add_argument("--curves", action="store_true", help="figure 5 as well")
-    parser.add_argument("--descent", type=int, default=0, help="steps of revmark_ref.refine, for marks of waves")
-    parser.add_argument("--psnr", type=float, help="dB; the model's own strength unless given")
+    parser.add_argument("--attacks", nargs="+", default=[], help="further attacks for bit accuracy, as libx264:27 or resize:0.5+libx264:23")
+    parser.add_argument("--vmaf", action="store_true", help="also measure VMAF of the marked clips; needs the package vmaf-torch")
+    parser.add_argument("--curves", action="store_true", help="also measure figure 5")
+    parser.add_argument("--descent", type=int, default=0, help="steps of revmark_ref.refine, for weights with mapping 'waves'")
+    parser.add_argument("--psnr", type=float, help="mean PSNR of the marked clips in dB; by default that of the model's own strength")
     parser.add_argument("--alexnet", help="AlexNet's features, for LPIPS")
-    parser.add_argument("--windows", type=int, default=4, help="clips of each video")
+    parser.add_argument("--windows", type=int, default=4, help="clips per video")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="robustness", help="of the result")
+    parser.add_argument("--name", default="robustness", help="name of the result")
     parser.add_argument("--work", type=Path, default=Path("out/robustness"))
     args = parser.parse_args()
 
@@ -71,7 +71,7 @@ def main() -> None:
 
 @torch.no_grad()
 def vmaf(of: measure.Evaluation) -> dict[str, float]:
-    """VMAF of the marked clips, 95 % interval over videos."""
+    """Mean VMAF of the marked clips, with a 95 % confidence interval over videos."""
     from vmaf_torch import VMAF
 
     judge = VMAF(temporal_pooling=True, clip_score=True)

@@ -1,4 +1,4 @@
-"""What a long run has finished, kept on disk."""
+"""Finished results of a long run, kept on disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Rows:
-    """Rows in a file of JSON lines, found again by some of their columns: a run that is stopped goes on where it was."""
+    """Rows in a file of JSON lines, keyed by some of their columns, so that an interrupted run resumes where it stopped."""
 
     def __init__(self, path: Path, *key: str) -> None:
         self.path, self.key = path, key

@@ -1,4 +1,4 @@
-"""Learning curves of training runs, from the logs that they leave: how long the message takes to be learnt, what an interruption costs."""
+"""Learning curves of training runs from their logs: how long it takes to learn the message, and what an interruption costs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ MEANS = 10  # steps
 
 
 def curve(run: Path) -> dict[str, Any]:
-    """Bit accuracy and message loss over the steps of a run, means over ``MEANS`` steps each, and its validations.
+    """Bit accuracy, message loss and PSNR over the steps of a run, as means over ``MEANS`` steps each, and its validations.
 
-    A run that was resumed has steps twice: the later ones count.
+    If a resumed run has logged a step twice, the later entry counts.
     """
     steps: dict[int, dict[str, float]] = {}
     validations: dict[int, dict[str, float]] = {}
@@ -45,7 +45,7 @@ def _mean(entries: list[dict[str, float]], name: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of runs")
-    parser.add_argument("--name", required=True, help="of the result")
+    parser.add_argument("--name", required=True, help="name of the result")
     args = parser.parse_args()
     curves = {run.name: curve(run) for run in args.runs}
     for name, c in curves.items():

@@ -1,4 +1,4 @@
-"""Cost against size on the CPU: time and memory of forward and backward over the batch, the frames and the area of a clip, and the slopes."""
+"""Scaling on the CPU: time and memory of forward and backward against batch size, number of frames and frame area, and their log-log slopes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def layers() -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def slope(sizes: list[float], values: list[float]) -> float:
-    """Of the line through the last two points, log against log: where the fixed costs are behind."""
+    """Log-log slope between the last two points, where fixed costs matter least."""
     return math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2])
 
 

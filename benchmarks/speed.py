@@ -1,8 +1,7 @@
 """Speed and memory on the CPU, as ratios to one GEMM pass in the same process.
 
-Twice: in turn with all others of a table, where each job finds caches and heap as the others left them, and alone with the GEMM pass in a process of
-its own, where large blocks of memory are new pages every time.
-A layer is timed only after it has passed a check of what it computes.
+Every job is timed twice: interleaved with all others of a table, where it finds caches and heap as the others left them, and alone with the GEMM pass
+in a process of its own, where large allocations are new pages every time. A layer is timed only after it has passed a check of its output.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def torch_dct_pass(x: Tensor) -> Tensor:
 
 
 def one_draw(layer: dc.Layer) -> Job:
-    """A layer with one draw for each shape: what is timed is the layer, not its random numbers."""
+    """A layer with a fixed draw for each shape, so that the time does not include random number generation."""
     draws: dict[tuple[torch.Size, torch.device], Any] = {}
 
     def job(x: Tensor) -> Tensor:
@@ -106,7 +105,7 @@ def _search(x: Tensor) -> Tensor:
 
 
 def correct(name: str, job: Job, x: Tensor) -> None:
-    """What must hold before a layer is timed: shape, finite values and gradients, a change that is not absurd."""
+    """Check a layer before it is timed: shape, finite values and gradients, output close to the input."""
     x = x[:1].detach().requires_grad_(True)
     out = job(x)
     out.sum().backward()
@@ -128,7 +127,7 @@ INPUTS: dict[str, tuple[str, Callable[[], dict[str, Job]], Callable[[], Tensor]]
 
 
 def alone(kind: str, name: str, threads: int, repeats: int) -> dict[str, float]:
-    """A job in turn with the GEMM pass only, forward and backward."""
+    """Time of a job alternating with the GEMM pass only, forward and backward."""
     torch.set_num_threads(threads)
     _, jobs, x = INPUTS[kind]
     both = {"GEMM pass": gemm_pass, name: jobs()[name]}
@@ -163,7 +162,7 @@ def table(kind: str, threads: int, repeats: int) -> dict[str, Any]:
 
 
 def full_hd() -> dict[str, Any]:
-    """Eight frames of 1080p, forward and backward, once each: seconds and the most memory."""
+    """Eight frames of 1080p, forward and backward, once each: seconds and peak memory."""
     x = nn.functional.interpolate(video(1, 8, 256)[0], size=(1080, 1920), mode="bicubic")[None].clamp(0, 1)
     rows = {}
     for name, layer in {"DiffJPEG 4:2:0, exact": dc.DiffJPEG(50), "DiffH264 medium": dc.DiffH264(22)}.items():

@@ -1,4 +1,4 @@
-"""Tables of README and docs, drawn from ``benchmarks/results``. ``python -m benchmarks.tables`` rewrites those of the README."""
+"""Tables of README and docs, generated from ``benchmarks/results``. ``python -m benchmarks.tables`` rewrites those of the README."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ BOTH_WAYS = ("forward", "backward")
 
 
 def scaling() -> Table:
-    """Slopes of time and memory over each axis."""
+    """Log-log slopes of time and memory along each axis."""
     rows = load("scaling")["rows"]
     axes = list(dict.fromkeys(r["axis"] for r in rows))
     body = []
@@ -120,7 +120,7 @@ def scaling() -> Table:
 
 
 def convergence() -> Table:
-    """Mini trainings with and without kernels."""
+    """Short trainings with and without kernels."""
     body = []
     for name, layer in (("jpeg", "DiffJPEG"), ("h264", "DiffH264 ultrafast")):
         if not (RESULTS / f"convergence_{name}.json").exists():
@@ -171,14 +171,14 @@ def _cell(v: Any) -> str:
 
 
 def revmark(result: str, number_: int) -> Table:
-    """One of the paper's tables, the paper's figure beside ours."""
+    """One of the paper's tables, with the paper's values beside ours."""
     rows = load(result)["tables"][f"table {number_}"]
     head = list(dict.fromkeys(k for r in rows for k in r))
     return head, [[_cell(r[h]) if h in r else "" for h in head] for r in rows]
 
 
 def revmark_distortions() -> Table:
-    """Table 6: what a model survives by the distortion it was trained through."""
+    """Table 6: robustness of a model by the distortion it was trained through."""
     head = ["trained through", "frame drop", "noise 0.04", "blur 2.0", "libx264 CRF 22", "CRF 27", "the paper, CRF 22"]
     rows = load("robustness_distortions")["tables"]["table 6"]
     plain = [[f"`{r['variant']}`", *(number(r[k]["value"], 1) for k in ("drop", "noise", "blur"))] for r in rows]
@@ -345,7 +345,7 @@ def base_windows() -> Table:
 
 
 def protocol() -> Table:
-    """The field's attacks on whole clips: bit accuracy (worst clip), capacity in bits, mean log10 of p, for each system."""
+    """The attacks of ``benchmarks.protocol`` on whole clips: bit accuracy (worst clip), capacity in bits, mean log10 of p, for each system."""
     systems = load("protocol")["systems"]
     names = {"base": "`base`", "small": "`small`", "rivagan": "RivaGAN"}
     head = ["attack"]

@@ -1,4 +1,4 @@
-"""Tables of how near the simulators are to the codecs: fidelity, steering, ablation, exactness of JPEG, motion."""
+"""Tables of how closely the simulators match the codecs: fidelity, steering, ablation, exactness of JPEG, motion."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def h264() -> Table:
 
 
 def h264_short() -> Table:
-    """The same, a line a preset: survival error by CRF, the other figures as means over CRFs."""
+    """The same with one row per preset: survival error by CRF, the other figures as means over CRFs."""
     rows = [r for r in load("h264_fidelity")["rows"] if "preset" in r]
     crfs = sorted({r["crf"] for r in rows})
     out = []
@@ -114,7 +114,7 @@ def h264_steering() -> Table:
 
 
 def h264_ablation() -> Table:
-    """A habit switched off in the real encoder."""
+    """A coding tool switched off in the real encoder."""
     out = []
     for r in load("h264_ablation")["rows"]:
         a, b, m = r["guided"], r["guided_matched"], r["matched"]

@@ -1,6 +1,6 @@
-"""Marks in files: read after everything that happens to files, claimed where there are none, frames marked and read a second.
+"""Marks in files: messages read after attacks, false positives on unmarked files, frames marked and read per second, cost in bits.
 
-Every part keeps what it has finished in --work and goes on from there.
+Finished attacks are kept in --work, so that an interrupted part resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HEIGHT, WIDTH, FPS, SECONDS = 720, 1280, 25, 10
 
 
 def to_and_fro(path: Path, frames: int) -> Iterator[Tensor]:
-    """``frames`` frames ``[3, H, W]`` of a video that is played to its end and back."""
+    """``frames`` frames ``[3, H, W]`` of a video that is played forwards and backwards in turn."""
     video = dc.read_video(path, 0, min(dc.video_info(path).frames, frames))
     turn = max(1, 2 * (len(video) - 1))
     for i in range(frames):
@@ -46,7 +46,7 @@ def scaled(frame: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def long_video(path: Path, frames: int) -> Iterator[Tensor]:
-    """``frames`` frames of 1280 x 720: the video played to and fro, scaled to cover the frame and cropped in the middle."""
+    """``frames`` frames of 1280 x 720: the video played forwards and backwards, scaled to cover the frame and centre-cropped."""
     for frame in to_and_fro(path, frames):
         h, w = frame.shape[-2:]
         scale = max(HEIGHT / h, WIDTH / w)
@@ -56,7 +56,7 @@ def long_video(path: Path, frames: int) -> Iterator[Tensor]:
 
 
 def clip(path: Path, i: int) -> Iterator[Tensor]:
-    """4 to 10 s of a video, played to and fro, in one of four heights that it fills."""
+    """4 to 10 s of a video played forwards and backwards, at one of four heights, at most its own or 288."""
     height = min((360, 480, 288, 720)[i % 4], max(288, dc.video_info(path).height))
     for frame in to_and_fro(path, (100, 150, 200, 250)[i % 4]):
         yield scaled(frame, (height, 2 * round(height * frame.shape[-1] / frame.shape[-2] / 2)))
@@ -68,7 +68,7 @@ def attacks(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, 
 
 
 def unmarked(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, Any]:
-    """The same clips unmarked, as they are and through every attack: is a mark claimed?"""
+    """The same clips unmarked, as they are and through every attack: is a mark reported?"""
     return _through_attacks(net, paths, args, "unmarked")
 
 
@@ -125,7 +125,7 @@ def _through_attacks(net: Any, paths: list[Path], args: argparse.Namespace, part
 
 
 def speed(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, Any]:
-    """Frames marked a second, decoding and encoding included: 10 s of 720p, each preset, fastest of three."""
+    """Frames marked and read per second, including decoding and encoding: 10 s of 720p, each preset, three times."""
     rows = {}
     a, b = args.work / "source.mp4", args.work / "marked.mp4"
     for path in [p for p in paths if dc.video_info(p).height >= 720] or paths[:1]:
@@ -148,7 +148,7 @@ def speed(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, An
 
 
 def bits(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, Any]:
-    """What the mark costs: bytes of the marked clip over those of the unmarked one, both coded from the same nearly lossless files at one CRF."""
+    """Cost of the mark: bytes of the marked clip over those of the unmarked one, both coded from nearly lossless files at the same CRF."""
     rows: dict[str, Any] = {}
     source, marked, out = (args.work / f"bits-{n}.mp4" for n in ("source", "marked", "out"))
     for i in range(min(args.count, len(paths))):
@@ -197,14 +197,14 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, required=True, help="folder of video files")
     parser.add_argument("--weights", default="base")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--count", type=int, default=20, help="clips, in turn")
+    parser.add_argument("--count", type=int, default=20, help="number of clips, taken from the folder in turn")
     parser.add_argument("--psnr", type=float, default=40.0)
-    parser.add_argument("--work", type=Path, default=Path("out/watermark"), help="folder for files in between")
+    parser.add_argument("--work", type=Path, default=Path("out/watermark"), help="folder for intermediate files")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     net, _ = weights.load(args.weights)
     digest = hashlib.sha256(weights.find(args.weights).read_bytes()).hexdigest()
-    if kept(args.work / "of.json").get("weights") != digest:  # finished parts of other weights are none
+    if kept(args.work / "of.json").get("weights") != digest:  # finished rows of other weights do not count
         for part in PARTS:
             (args.work / f"{part}.jsonl").unlink(missing_ok=True)
         (args.work / "of.json").write_text(json.dumps({"weights": digest}))

@@ -2,7 +2,7 @@
 A video watermark that survives H.264
 =====================================
 
-The same for video: one mixture of a simulated codec and attacks on frames, written as data, and a real libx264 at the end.
+A small video watermark, trained through a mixture of a simulated codec and other attacks, described as data, and tested on the real libx264.
 """
 
 # %%
@@ -36,7 +36,8 @@ def windows(n: int, frames: int = 4, side: int = 64) -> torch.Tensor:
 
 
 # %%
-# The distortion, as it would stand in a YAML file. Names are ours, or ``package.module:Class``; ``distortion.config()`` gives the same back.
+# The distortion, as it would appear in a YAML file. Names are those of diffcodec, or ``package.module:Class``;
+# ``distortion.config()`` returns the same.
 distortion = dc.build(
     {
         "name": "RandomDistortion",
@@ -51,14 +52,14 @@ distortion = dc.build(
 )
 
 # %%
-# What is random is drawn outside the graph, so that a log can say what each sample went through:
+# Random decisions are drawn outside the graph, so that a log can record what was applied to each sample:
 video = windows(4)
 draw = distortion.sample(video.shape)
 for line in distortion.describe(draw):
     print(line)
 
 # %%
-# A mark of sixteen patterns that travel through the clip, and a decoder that is learnt with them.
+# A mark of sixteen learned space-time patterns, and a decoder that is trained with them.
 BITS, FRAMES, SIDE = 16, 4, 16
 
 
@@ -100,7 +101,7 @@ def train(layer: dc.Layer, steps: int = 200, batch: int = 8) -> Watermark:
 plain, robust = train(dc.Identity()), train(distortion)
 
 # %%
-# Tested on libx264 itself, at CRFs inside and outside the range of the training.
+# Tested on libx264 itself, at CRFs inside and outside the training range.
 crfs = [18, 23, 28, 33]
 video, message = windows(24), torch.randint(2, (24, BITS)).float()
 
@@ -122,11 +123,11 @@ figure, ax = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
 for (name, values), marker in zip(results.items(), "os"):
     ax.plot(crfs, values, marker=marker, label=name)
 ax.set_xlabel("CRF of libx264, preset medium")
-ax.set_ylabel("bits read rightly, %")
+ax.set_ylabel("bit accuracy, %")
 ax.legend()
 figure.show()
 
 # %%
-# For validation a strength can be given at the call, ``distortion(video, crf=28)``. :class:`~diffcodec.RealCodec` may stand in the mixture as
-# well: its value is libx264's own, and its gradient that of the simulator.
+# For validation a strength can be given in the call, ``distortion(video, crf=28)``. :class:`~diffcodec.RealCodec` can be part of the mixture as
+# well: its output is libx264's own, and its gradient is that of the simulator.
 assert sum(results["through the mixture"]) > sum(results["no distortion"])

@@ -2,12 +2,12 @@
 An image watermark that survives JPEG
 =====================================
 
-A small HiDDeN-like watermark, trained twice from one start: without any distortion, and through :class:`~diffcodec.DiffJPEG`. Both are then
-read after Pillow's own JPEG.
+A small HiDDeN-like watermark, trained twice from the same initialisation: without any distortion, and through :class:`~diffcodec.DiffJPEG`. Both are
+then read after real JPEG compression by Pillow.
 """
 
 # %%
-# Pictures: patches of frames of the demo clips.
+# Training images: random patches from frames of the demo clips.
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ def patches(n: int, side: int = 64) -> torch.Tensor:
 
 
 # %%
-# The watermark: each of 16 bits adds or subtracts a pattern that is learnt, and a convolution reads them. The strength is fixed, 33 dB.
+# The watermark: each of 16 bits adds or subtracts a learned pattern, and a convolution reads the bits. The strength is fixed at 33 dB PSNR.
 BITS, SIDE = 16, 16
 
 
@@ -63,7 +63,7 @@ class Watermark(nn.Module):
 
 
 # %%
-# Training: the layer stands between embedder and extractor, nothing else changes. ``quality=(30, 95)`` draws a quality for each picture.
+# Training: the layer goes between embedder and extractor; nothing else changes. ``quality=(30, 95)`` draws a quality for each image.
 def train(distortion: dc.Layer, steps: int = 150) -> Watermark:
     torch.manual_seed(1)
     model = Watermark()
@@ -81,7 +81,7 @@ def train(distortion: dc.Layer, steps: int = 150) -> Watermark:
 plain, robust = train(dc.Identity()), train(dc.DiffJPEG(quality=(30, 95)))
 
 # %%
-# The real JPEG decides.
+# Evaluation on real JPEG.
 qualities = [95, 80, 65, 50, 35]
 images, message = patches(64), torch.randint(2, (64, BITS)).float()
 
@@ -103,7 +103,7 @@ figure, (left, *pictures) = plt.subplots(1, 3, figsize=(11, 3.4), layout="constr
 for (name, values), marker in zip(results.items(), "os"):
     left.plot(qualities, values, marker=marker, label=name)
 left.set_xlabel("quality of Pillow's JPEG")
-left.set_ylabel("bits read rightly, %")
+left.set_ylabel("bit accuracy, %")
 left.legend()
 for ax, (name, model) in zip(pictures, (("no distortion", plain), ("through DiffJPEG", robust))):
     with torch.no_grad():
@@ -114,6 +114,6 @@ for ax, (name, model) in zip(pictures, (("no distortion", plain), ("through Diff
 figure.show()
 
 # %%
-# What JPEG removes, the second training does not use: its mark lies at lower frequencies. In your own code the layer goes where the one line
-# ``attacked = distortion(...)`` is; HiDDeN's ``[noised, cover]`` lists and other layouts are what :func:`diffcodec.adapt` is for.
+# The second mark avoids the frequencies that JPEG removes: it lies at lower ones. In your own code only the line
+# ``attacked = distortion(...)`` is added; for HiDDeN's ``[noised, cover]`` lists and other layouts there is :func:`diffcodec.adapt`.
 assert results["through DiffJPEG"][-1] > results["no distortion"][-1]

@@ -1,12 +1,12 @@
 """
-Mark a folder of films
-======================
+Mark a folder of videos
+=======================
 
-Every file gets a message, is re-encoded and cut by somebody else, and is read again. Nothing here is trained: the mark of ``base`` has no network.
+Every file is marked with a message, re-encoded and cut by somebody else, and read. Nothing is trained here: the mark ``base`` has no network.
 """
 
 # %%
-# A folder of videos: two of the demo clips, played to and fro.
+# A folder of videos: two of the demo clips, played forwards and then backwards.
 import tempfile
 from pathlib import Path
 
@@ -24,7 +24,7 @@ for name, clip in zip(("street", "rabbit"), report.demo_clips()[1:]):
     dc.write_video(folder / f"{name}.mp4", torch.cat([frames, frames.flip(0)]), fps=25, crf=16)
 
 # %%
-# Embedding. On the command line this is ``revmark embed in.mp4 out.mp4 --message ...``. ``key`` keeps others from finding the mark.
+# Embedding. On the command line this is ``revmark embed in.mp4 out.mp4 --message ...``. Without the ``key`` the mark cannot be found.
 net, _ = weights.load("base")
 for number, path in enumerate(sorted(folder.glob("*.mp4"))):
     told = apply.embed(
@@ -35,7 +35,7 @@ for number, path in enumerate(sorted(folder.glob("*.mp4"))):
     )
 
 # %%
-# What happens to files: another encoder at a lower quality, half the size, the beginning cut off.
+# Typical processing: re-encoding at a lower quality, scaling to half the size, cutting off the beginning.
 for path in sorted(folder.glob("*.marked.mkv")):
     frames = dc.read_video(path)[15:]
     small = torch.nn.functional.interpolate(
@@ -44,7 +44,7 @@ for path in sorted(folder.glob("*.marked.mkv")):
     dc.write_video(folder / f"{path.stem}.received.mp4", small, fps=25, crf=24)
 
 # %%
-# Reading. A message is claimed only where its check of 32 bits holds.
+# Reading. A message is reported only if its 32-bit check is valid.
 for path in sorted(folder.glob("*.received.mp4")):
     found = apply.extract(net, path, key="studio")
     print(
@@ -55,7 +55,7 @@ print("another key:", apply.extract(net, path, key="somebody else").verdict)
 print("the source:", apply.extract(net, folder / "street.mp4", key="studio").verdict)
 
 # %%
-# The mark itself, eight times as strong as it is.
+# The mark itself, amplified eight times.
 before, after = (
     dc.read_video(folder / name, 30, 1)[0] for name in ("street.mp4", "street.marked.mkv")
 )

@@ -8,7 +8,7 @@ Example:
     '0123456789abcdef'
 """
 
-import diffcodec  # noqa: F401  # first: with it Ctrl-C ends a command without a traceback while the rest is imported
+import diffcodec  # noqa: F401  # first: Ctrl-C during the imports below then leaves no traceback
 
 from .apply import detect, embed, extract
 from .checkpoint import CheckpointError

@@ -1,4 +1,4 @@
-"""Marking real video files (A.1, A.2): any size and length, audio and timing kept, memory bounded by a segment."""
+"""Marking of video files (appendices A.1 and A.2 of the paper): any size and length, audio and time stamps kept, memory of one segment."""
 
 from __future__ import annotations
 
@@ -42,31 +42,35 @@ def embed(
     key: str = "",
     force: bool = False,
 ) -> Marked:
-    """Mark a video file with a message (or a text), from its first frame to its last; the output appears whole or not at all.
+    """Embed a message (or a text) in a video file, from the first frame to the last; the output file is written completely or not at all.
 
-    Weights of the mapping "waves" (``base``) draw waves on luma, at the frame's own size (:mod:`revmark_ref.filemark`). Those of a network compute a
-    residual for every 8 frames at the model's size, which is scaled up (A.1). What is not marked is not converted. Audio and subtitles are
-    copied, with languages, titles, dispositions and the order of tracks; time stamps are kept where a player could follow them. A video that is to
-    be turned is written turned.
+    Weights with the mapping "waves" (``base``) add waves to luma at the frame's own size (:mod:`revmark_ref.filemark`). Those of a network compute a
+    residual for every segment of 8 frames at the model's size and upscale it (appendix A.1). Planes that are not marked are not converted. Audio and
+    subtitle tracks are copied, with languages, titles, dispositions and their order; time stamps are kept wherever they increase. A rotation in the
+    file's metadata is applied to the frames.
 
     Args:
         net: the model.
-        source: any video that ffmpeg reads; 8-bit 4:2:0 inside (others are converted, with a warning where that loses bits or transparency).
+        source: any video that ffmpeg reads; marked as 8-bit 4:2:0 (other formats are converted, with a warning if bit depth or transparency is lost).
         out: .mp4, .mkv, .mov or .m4v, written with libx264.
-        message: hex digits (16 for ``base``: 64 bits); a check of 32 bits is written with them.
-        text: up to 200 bytes of UTF-8, laid over consecutive words and repeated.
-        psnr: of the marked frames before encoding, in dB, 25..60; frames with nearly no texture get a weaker mark.
-        crf: of libx264. None for 20, and not many more bits a second than the source's video has (1.15 times as many; more where the source's codec
-            is a better one).
-        preset: of libx264.
+        message: hex digits (16 for ``base``: 64 bits); a check is embedded with them (32 bits for ``base``).
+        text: up to 200 bytes of UTF-8, split over consecutive payloads and repeated.
+        psnr: PSNR of the marked frames before encoding, in dB, 25..60; frames with nearly no texture get a weaker mark.
+        crf: CRF of libx264, 0..51. None: 20, with the bitrate capped at 1.15 times that of the source's video (higher if the source's codec is more
+            efficient than H.264).
+        preset: preset of libx264.
         progress: called with the number of frames written.
-        damaged: "error", or "keep": mark what can be decoded, and warn.
-        key: any string; only with the same one the mark is found again.
-        force: also mark a video that carries a mark of this key already.
+        damaged: "error" raises; "keep" marks what can be decoded, and warns.
+        key: any string; the mark can only be found with the same key.
+        force: mark a video even if it already carries a mark with this key.
+
+    Returns:
+        Numbers of frames and segments, duration, damage, and file sizes.
 
     Raises:
-        MessageError: neither or both of message and text, wrong length, not hex, text too long for the video.
-        VideoError: unreadable, damaged, marked, too short or too small input, unusable output path, no space.
+        MessageError: neither or both of message and text given, wrong length, not hex, text too long for the video.
+        VideoError: input unreadable, damaged, already marked, too short or too small; output path unusable, disk full.
+        ValueError: psnr, crf, preset or damaged out of range.
     """
     import av
 
@@ -102,10 +106,10 @@ def embed(
                     )
             if waves:
                 if model.bits != BITS:
-                    raise ValueError(f"files are marked with {BITS} waves, these weights have {model.bits}")
+                    raise ValueError(f"files are marked with payloads of {BITS} bits, these weights have {model.bits}")
                 _fits(source, video.codec_context.height, video.codec_context.width, rate)
                 if not force and reading.read(source, key, damage=Damage(), groups_=1).marked:
-                    raise VideoError(f"{source} carries a mark of this key already; force=True (--force) writes another over it")
+                    raise VideoError(f"{source} carries a mark of this key already; force=True (--force) adds another")
             pen = WavePen(Mark.of(key), rows, psnr, rate) if waves else SegmentPen(net, rows, psnr)
             coding = Coding(20.0 if crf is None else crf, preset, _most(reader, video) if crf is None else None)
             with replacing(out) as temporary, av.open(f"file:{temporary}", "w") as writer:
@@ -117,7 +121,7 @@ def embed(
         raise VideoError(f"{source} -> {out}: {error.strerror or error}; nothing was kept") from error
 
 
-SMALLEST = 96  # pixels of the short side: three to the longest wave that is finest
+SMALLEST = 96  # pixels: the least short side at which the finest waves are still sampled well enough
 
 
 def _fits(source: Path, height: int, width: int, rate: float) -> None:
@@ -127,12 +131,12 @@ def _fits(source: Path, height: int, width: int, rate: float) -> None:
         raise VideoError(f"{source}: {rate:g} frames a second are too few for a mark to be read back; it needs {LOWEST_RATE}")
 
 
-# bits that libx264 needs for what another codec says in one
+# bitrate that libx264 needs relative to another codec, at equal quality
 _WORTH = {"hevc": 1.6, "vp9": 1.6, "av1": 2.0, "vvc": 2.5}
 
 
 def _most(reader: Any, video: Any) -> int | None:
-    """Bits a second that the marked video may have: about those of the source. None where the source does not say."""
+    """Bitrate cap of the marked video in bit/s, derived from the source's bitrate; None if that is unknown."""
     rate = video.bit_rate
     if not rate and reader.bit_rate:
         rate = reader.bit_rate - sum(s.bit_rate or 0 for s in reader.streams if s.type == "audio")
@@ -142,7 +146,7 @@ def _most(reader: Any, video: Any) -> int | None:
 
 
 def small_frames(path: str | os.PathLike[str], height: int, width: int, damage: Damage) -> Iterator[Tensor]:
-    """Frames of a video at the model's size, one by one; what is damaged is counted and handed out all the same.
+    """Frames ``[3, height, width]`` of a video in [0, 1] at the model's size, one by one; damaged frames are counted and yielded as well.
 
     Raises:
         VideoError: unreadable file.
@@ -155,7 +159,7 @@ def small_frames(path: str | os.PathLike[str], height: int, width: int, damage: 
 
 @torch.no_grad()
 def read_logits(net: REVMark, frames: Iterator[Tensor], progress: Progress | None = None, batch: int = 16) -> np.ndarray:
-    """Logits of the clips that begin at every frame. Memory stays that of a batch.
+    """Logits of the clips of T frames that begin at each frame. Memory is that of one batch.
 
     Returns:
         ``[N - T + 1, L]``; empty where there are fewer than T frames.
@@ -180,18 +184,18 @@ def read_logits(net: REVMark, frames: Iterator[Tensor], progress: Progress | Non
 
 @dataclass(frozen=True)
 class Extracted:
-    """What a video says.
+    """What was read from a video.
 
     Attributes:
-        message: hex digits, None where none was read whose check holds.
-        text: None where none was found.
-        verdict: "message", "text", "unreadable" (there is a mark of this key, but no message whose check holds), "none".
-        confidence: share of single bits of all segments that agree with the message.
-        p_value: probability that an unmarked video would say as much, over all that was tried; 1 where there is no mark.
-        segments: that were read.
-        score: for ``base``, power of the spectrum under the mark's lattice, in standard deviations of chance (unmarked videos reach about 11).
-        geometry: how the marked frame lies in this one, for ``base``: scale (of width and height), turn in degrees, mirrored, backwards.
-        damage: what is wrong with the file, None where nothing was noticed.
+        message: hex digits; None if no message passed its check.
+        text: None if none was found.
+        verdict: "message", "text", "unreadable" (a mark with this key is present, but no message passes its check), or "none".
+        confidence: share of the bits read from all segments that agree with the message.
+        p_value: probability that an unmarked video gives this verdict, over all hypotheses tried; 1 if no mark is found.
+        segments: number of segments read.
+        score: for ``base``, spectral power at the mark's lattice points, in standard deviations of chance (unmarked videos reach about 11).
+        geometry: for ``base``, how the marked frame lies in the one read: scale (of width and height), turn in degrees, mirrored, backwards.
+        damage: description of the damage to the file; None if none was noticed.
     """
 
     message: str | None
@@ -215,12 +219,18 @@ class Extracted:
 def extract(net: REVMark, path: str | os.PathLike[str], progress: Progress | None = None, key: str = "") -> Extracted:
     """Read the mark of a video file.
 
-    A message or a text is claimed only where its check holds. Marks of ``base`` are found in whatever geometry, and at whatever clock the video has
-    now (:mod:`revmark_ref.sync`); of those of a network every phase of the segments is tried, and their segments must agree as those of an
-    unmarked video would with a probability below 1e-6 as well.
+    A message or a text is reported only if its check holds. Marks of ``base`` are found after changes of geometry and speed
+    (:mod:`revmark_ref.sync`). For marks of a network every phase of the segments is tried; for a message the segments must also agree
+    with a p-value below 1e-6.
+
+    Args:
+        net: the model that the video was marked with.
+        path: any video that ffmpeg reads.
+        progress: called with the number of frames read.
+        key: the key that the video was marked with.
 
     Raises:
-        VideoError: unreadable, or too short to say anything.
+        VideoError: unreadable, or too short to be read.
     """
     damage = Damage()
     if net.model.mapping == "waves":
@@ -244,8 +254,8 @@ def extract(net: REVMark, path: str | os.PathLike[str], progress: Progress | Non
     logits = read_logits(net, small_frames(path, net.model.height, net.model.width, damage), progress)
     wrong = str(damage) if damage else None
     if not len(logits):
-        raise VideoError(f"{path}: too short to be read, a segment has {net.model.frames} frames")
-    told = framing.find_text(logits, net.model.frames, key)  # first: the segments of a text that is repeated agree with each other, too
+        raise VideoError(f"{path}: too short to be read; a segment has {net.model.frames} frames")
+    told = framing.find_text(logits, net.model.frames, key)  # text first: its repeated segments agree with each other, too
     if told is not None:
         return Extracted(None, told[0], "text", told[1].confidence, told[1].p_value, told[1].segments, 0.0, {}, wrong)
     agreed: Found = framing.search(logits, net.model.frames)
@@ -264,7 +274,15 @@ def detect(
     batch: int = 64,
     damage: Damage | None = None,
 ) -> list[float]:
-    """Probability that each frame of a video is marked (A.2). A damaged file is read on; ``damage`` counts what is wrong.
+    """Probability of being marked for each frame of a video (appendix A.2). Reading continues after damage, which ``damage`` counts.
+
+    Args:
+        detector: the frame detector.
+        size: height and width in pixels that the frames are scaled to.
+        path: any video that ffmpeg reads.
+        progress: called with the number of frames read.
+        batch: frames per call of the detector.
+        damage: collects what is wrong with the file.
 
     Raises:
         VideoError: unreadable file, no frames.

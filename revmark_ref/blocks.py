@@ -1,4 +1,4 @@
-"""What the networks are built of: convolutions, pixels as channels, TAsBlock, the residual's scaling (sections 3.1 and 3.2)."""
+"""Building blocks of the networks: convolutions, pixel unshuffle, TAsBlock, scaling of the residual (sections 3.1 and 3.2)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def level(a: int, b: int, convs: int, stride: int | tuple[int, int, int] = 1) ->
 
 
 def to_channels(x: Tensor, patch: int) -> Tensor:
-    """Pixel blocks become channels. Shape: ``[B, C, T, H, W] -> [B, C k k, T, H/k, W/k]``."""
+    """Pixel unshuffle of each frame by k = ``patch``. Shape: ``[B, C, T, H, W] -> [B, C k k, T, H/k, W/k]``."""
     if patch == 1:
         return x
     return F.pixel_unshuffle(x.transpose(1, 2), patch).transpose(1, 2)
@@ -63,8 +63,8 @@ def estimator(name: str) -> Motion:
 
 
 class TAsBlock(nn.Module):
-    """Temporal-associated features (section 3.1): align every frame with the target frame, two 3 x 3 x 3 convolutions (3-32-3), move the
-    features back to where their frames have them.
+    """Temporal-associated features (section 3.1): align every frame with the target frame, apply two 3 x 3 x 3 convolutions (3-32-3), warp the
+    features back to their frames.
 
     Args:
         motion: ``(current, reference) -> flow`` of frames in [0, 1]; shared between encoder and decoder.
@@ -89,7 +89,7 @@ class TAsBlock(nn.Module):
         return back.view(b, t, c, h, w).transpose(1, 2)
 
     def flow(self, video: Tensor) -> Tensor:
-        """Where each pixel of the target frame lies in every frame, 0 for the target itself; without gradient.
+        """Flow in pixels from the target frame to every frame, 0 for the target itself; without gradient.
 
         Shape: ``[B, 3, T, H, W] -> [B, T, 2, H, W]``.
         """
@@ -103,5 +103,5 @@ class TAsBlock(nn.Module):
 
 
 def inverse(flow: Tensor) -> Tensor:
-    """The flow that leads back: one step of the fixed-point iteration ``v(x) = -u(x + v(x))`` from ``v = -u``. Shape: ``[N, 2, H, W]`` -> same."""
+    """Approximate inverse flow: one step of the fixed-point iteration ``v(x) = -u(x + v(x))`` from ``v = -u``. Shape: ``[N, 2, H, W]`` -> same."""
     return -warp(flow, -flow)

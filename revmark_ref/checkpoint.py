@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON in a folder that appears whole or not at all."""
+"""Checkpoints: safetensors and JSON in a folder that is written atomically."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BROKEN = (
     OverflowError,
     RecursionError,
     MemoryError,
-)  # what damaged JSON ends in
+)  # what reading damaged JSON can raise
 
 
 class CheckpointError(ValueError):
@@ -42,11 +42,14 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
         folder: where checkpoints lie; made if missing.
         step: number of steps done.
         tensors: groups by file name without ending.
-        state: what else is to be known; JSON.
-        keep: newest checkpoints that stay.
+        state: further state that JSON can hold.
+        keep: number of newest checkpoints to keep; older ones are deleted.
+
+    Returns:
+        The folder of the checkpoint.
 
     Raises:
-        CheckpointError: it could not be written; nothing half-written stays.
+        CheckpointError: it could not be written; no partial checkpoint is left behind.
     """
     from safetensors.torch import save as to_bytes
 
@@ -65,7 +68,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
         _write(temporary / STATE, text)
         _write(temporary / STATE_HASH, hashlib.sha256(text).hexdigest().encode())
         sync_folder(temporary)
-        if final.exists():  # a run that went back and came here again
+        if final.exists():  # a run resumed from an earlier step has reached this one again
             shutil.rmtree(final)
         os.replace(temporary, final)
         sync_folder(folder)
@@ -95,7 +98,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """State and groups of tensors of one checkpoint.
 
     Raises:
-        CheckpointError: files missing, or not what was written.
+        CheckpointError: files are missing or damaged.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
@@ -119,10 +122,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
 
 
 def newest(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """The newest whole checkpoint of a folder, damaged ones named in a warning and skipped; None where there is none.
+    """The newest intact checkpoint of a folder; damaged ones are skipped with a warning. None if the folder has no checkpoints.
 
     Raises:
-        CheckpointError: there are checkpoints, and all of them are damaged.
+        CheckpointError: all checkpoints are damaged.
     """
     found = every(folder)
     for path in found[::-1]:
@@ -136,7 +139,7 @@ def newest(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] 
 
 
 def small(weights: Mapping[str, Tensor], budget: float) -> dict[str, Tensor]:
-    """Weights in the widest of float32 and float16 that fits a budget.
+    """Weights in float32 if that fits a budget, else in float16.
 
     Args:
         weights: tensors by name.
@@ -154,7 +157,7 @@ def small(weights: Mapping[str, Tensor], budget: float) -> dict[str, Tensor]:
 
 
 def moments(net: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimiser remembers of each parameter, by ``kind/name of the parameter``."""
+    """State of an optimiser for each parameter, keyed by ``kind/name of the parameter``."""
     return {f"{kind}/{name}": v for name, p in net.named_parameters() for kind, v in optimiser.state.get(p, {}).items()}
 
 

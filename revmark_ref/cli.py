@@ -23,7 +23,7 @@ Progress = Callable[[int], None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, or 130 after Ctrl-C."""
-    return run(_parser(), argv, "; pip install 'diffcodec[revmark]' brings it ('diffcodec[demo]' for pictures)")
+    return run(_parser(), argv, "; pip install 'diffcodec[revmark]' installs it ('diffcodec[demo]' for figures)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,47 +40,47 @@ def _parser() -> argparse.ArgumentParser:
     e.add_argument("input", type=Path)
     e.add_argument("output", type=Path, help=".mp4, .mkv, .mov or .m4v")
     what = e.add_mutually_exclusive_group(required=True)
-    what.add_argument("--message", metavar="HEX", help="in hex digits: 16 (64 bits) for base, 4 for small")
-    what.add_argument("--text", metavar="STR", help="up to 200 bytes of UTF-8, spread over the video and repeated")
-    e.add_argument("--key", default="", metavar="STR", help="any string; only with the same one the mark is found again")
-    e.add_argument("--psnr", type=float, default=40.0, help="of the marked frames before encoding, in dB")
-    e.add_argument("--crf", type=float, help="of libx264 (default: 20, and about the bits a second that the input's video has)")
-    e.add_argument("--preset", default="veryfast", help="of libx264; slower ones make smaller files")
+    what.add_argument("--message", metavar="HEX", help="message in hex digits: 16 (64 bits) for base, 4 for small")
+    what.add_argument("--text", metavar="STR", help="text of up to 200 bytes of UTF-8, split over the video and repeated")
+    e.add_argument("--key", default="", metavar="STR", help="any string; the mark can only be found with the same key")
+    e.add_argument("--psnr", type=float, default=40.0, help="PSNR of the marked frames before encoding, in dB")
+    e.add_argument("--crf", type=float, help="CRF of libx264 (default: 20, with the bitrate capped near that of the input's video)")
+    e.add_argument("--preset", default="veryfast", help="preset of libx264; slower presets give smaller files")
     e.add_argument("--weights", default="base", help="shipped weights by name, or a file")
-    e.add_argument("--force", action="store_true", help="also mark a video that carries a mark of this key already")
+    e.add_argument("--force", action="store_true", help="mark a video even if it already carries a mark with this key")
     e.add_argument(
-        "--damaged", choices=["error", "keep"], default="error", help="what to do with a damaged input: keep marks what can be decoded"
+        "--damaged", choices=["error", "keep"], default="error", help="damaged input: 'error' refuses it, 'keep' marks what can be decoded"
     )
 
-    x = verb("extract", _extract, "read the mark of a video file; exit status 0 also when there is none")
+    x = verb("extract", _extract, "read the mark of a video file; the exit status is 0 even if there is none")
     x.add_argument("input", type=Path)
-    x.add_argument("--key", default="", metavar="STR", help="that the video was marked with")
+    x.add_argument("--key", default="", metavar="STR", help="key that the video was marked with")
     x.add_argument("--json", action="store_true", help="print JSON")
     x.add_argument("--weights", default="base", help="shipped weights by name, or a file")
 
-    d = verb("detect", _detect, "tell whether a video file is marked; with a detector, which of its frames")
+    d = verb("detect", _detect, "report whether a video file is marked; with a frame detector, which of its frames are")
     d.add_argument("input", type=Path)
-    d.add_argument("--key", default="", metavar="STR", help="that the video was marked with, for base")
-    d.add_argument("--json", action="store_true", help="print JSON, with a probability for each frame where a detector looks at frames")
+    d.add_argument("--key", default="", metavar="STR", help="key that the video was marked with; frame detectors ignore it")
+    d.add_argument("--json", action="store_true", help="print JSON; a frame detector adds a probability for each frame")
     d.add_argument(
         "--weights",
         default="base",
-        help="of a model, for a verdict on the file, or of a detector of frames: shipped ones by name (base, small, small-detector), or a file",
+        help="weights of a model (verdict on the file) or of a frame detector: shipped ones by name (base, small, small-detector), or a file",
     )
 
     t = verb("train", _train, "train encoder and decoder")
-    t.add_argument("--data", required=True, help="folder of videos, a file of `revmark pack`, or 'synthetic'")
+    t.add_argument("--data", required=True, help="folder of videos, a file written by `revmark pack`, or 'synthetic'")
     t.add_argument("--out", type=Path, required=True, help="folder of the run")
     t.add_argument("--preset", choices=list(PRESETS), default="small")
-    t.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of the run")
-    t.add_argument("--start", type=Path, help="weights or run to begin with")
+    t.add_argument("--resume", action="store_true", help="resume from the newest intact checkpoint of the run")
+    t.add_argument("--start", type=Path, help="weights file or run to initialise from")
     t.add_argument(
         "--distortion", nargs="+", metavar="NAME[@STEP]",
-        help="what stands for compression, from which step on: none, jpeg, compnet, revmark, x264, exact; several make a curriculum",
+        help="compression layer and the step it starts at: none, jpeg, compnet, revmark, x264, exact; several form a curriculum",
     )  # fmt: skip
     t.add_argument("--steps", type=int)
-    t.add_argument("--batch", type=int, help="clips of a step and process")
-    t.add_argument("--bits", type=int, help="payload")
+    t.add_argument("--batch", type=int, help="clips per step and process")
+    t.add_argument("--bits", type=int, help="payload in bits")
     t.add_argument("--seed", type=int)
     t.add_argument(
         "--set",
@@ -89,51 +89,51 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FIELD=VALUE",
         help="any other field of the configuration, for example lr=2e-4 mapping=spread",
     )
-    t.add_argument("--workers", type=int, default=0, help="processes that prepare clips")
+    t.add_argument("--workers", type=int, default=0, help="data loader processes")
     t.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
     t.add_argument("--compile", action="store_true", help="compile encoder and decoder")
     t.add_argument(
         "--checkpoint-budget", type=float, metavar="MIB", help="smaller checkpoints: weights only; Adam's state restarts after a resume"
     )
-    t.add_argument("--minutes", type=float, help="save and stop after that long")
-    t.add_argument("--until", type=int, metavar="STEP", help="save and stop after that step")
+    t.add_argument("--minutes", type=float, help="save and stop after this many minutes")
+    t.add_argument("--until", type=int, metavar="STEP", help="save and stop after this step")
     t.add_argument("--tensorboard", action="store_true")
     t.add_argument("--spynet", type=Path, help="SPyNet weights, for motion=spynet")
 
-    td = verb("train-detector", _train_detector, "train the detector of marked frames for a model")
+    td = verb("train-detector", _train_detector, "train a detector of marked frames for a model")
     td.add_argument("--data", required=True, help="folder of videos, a packed file, or 'synthetic'")
-    td.add_argument("--out", type=Path, required=True, help="folder of the run; the weights are its detector.safetensors")
-    td.add_argument("--weights", default="small", help="of the model whose marks are to be detected")
+    td.add_argument("--out", type=Path, required=True, help="folder of the run; the weights are saved there as detector.safetensors")
+    td.add_argument("--weights", default="small", help="weights of the model whose marks are to be detected")
     td.add_argument("--resume", action="store_true")
     td.add_argument("--steps", type=int, default=2000)
-    td.add_argument("--batch", type=int, default=8, help="clips of a step")
-    td.add_argument("--minutes", type=float, help="save and stop after that long")
+    td.add_argument("--batch", type=int, default=8, help="clips per step")
+    td.add_argument("--minutes", type=float, help="save and stop after this many minutes")
 
-    v = verb("evaluate", _evaluate, "measure the paper's tables and figures on a model")
+    v = verb("evaluate", _evaluate, "reproduce the paper's tables and figures for a model")
     v.add_argument("--data", required=True, type=Path, help="folder of videos")
     v.add_argument("--weights", default="small", help="shipped weights by name, or a file")
-    v.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder for tables.json, tables.md and pictures")
+    v.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder for tables.json, tables.md and figures")
     v.add_argument(
-        "--tables", nargs="+", type=int, choices=range(1, 11), default=[1, 2, 3, 8, 9, 10], metavar="N", help="of the paper, 1..10"
+        "--tables", nargs="+", type=int, choices=range(1, 11), default=[1, 2, 3, 8, 9, 10], metavar="N", help="tables of the paper, 1..10"
     )
     v.add_argument("--variants", nargs="+", default=[], help="other weights, for tables 4 to 7")
-    v.add_argument("--detector", default="small-detector", help="for table 10 (of small's marks; marks of waves need none)")
-    v.add_argument("--descent", type=int, default=0, help="steps of descent through libx264 when embedding, for marks of waves")
-    v.add_argument("--figures", action="store_true", help="figures 5 and 6 as well")
-    v.add_argument("--windows", type=int, default=4, help="clips of each video")
+    v.add_argument("--detector", default="small-detector", help="detector weights for table 10 (marks of small; base needs none)")
+    v.add_argument("--descent", type=int, default=0, help="gradient-descent steps through libx264 when embedding (mapping 'waves' only)")
+    v.add_argument("--figures", action="store_true", help="also draw figures 5 and 6")
+    v.add_argument("--windows", type=int, default=4, help="clips per video")
     v.add_argument("--seed", type=int, default=0)
-    v.add_argument("--alexnet", help="file with AlexNet's features, for LPIPS")
+    v.add_argument("--alexnet", help="file with AlexNet's weights, for LPIPS")
 
     p = verb("pack", _pack, "pack the videos of a folder into one file, for training where videos cannot be decoded")
     p.add_argument("input", type=Path)
     p.add_argument("output", type=Path, help="*.clips")
-    p.add_argument("--budget", type=float, default=22.0, help="largest size in MB")
-    p.add_argument("--frames", type=int, default=12, help="of each video")
-    p.add_argument("--side", type=int, default=144, help="short side of the frames")
-    p.add_argument("--count", type=int, help="most videos")
-    p.add_argument("--quality", type=int, default=80, help="of WebP")
+    p.add_argument("--budget", type=float, default=22.0, help="maximum file size in MB")
+    p.add_argument("--frames", type=int, default=12, help="frames per video")
+    p.add_argument("--side", type=int, default=144, help="short side of the frames in pixels")
+    p.add_argument("--count", type=int, help="maximum number of videos")
+    p.add_argument("--quality", type=int, default=80, help="WebP quality")
 
-    w = verb("export", _export, "write the weights of a run into one file that the other commands take")
+    w = verb("export", _export, "write the weights of a run to a file for --weights of the other commands")
     w.add_argument("run_folder", type=Path, metavar="RUN")
     w.add_argument("output", type=Path, help="*.safetensors")
     return parser
@@ -183,7 +183,7 @@ def _extract(args: argparse.Namespace, command: str) -> None:
 
 
 def _lies(geometry: dict[str, Any]) -> str:
-    """What was done to a video, in words; empty where nothing was."""
+    """Geometric changes of a video in words; empty if there are none."""
     across, down = geometry["scale"]
     out = ["mirrored"] * geometry["mirrored"] + ["played backwards"] * geometry["backwards"]
     if min(geometry["turn"], 360 - geometry["turn"]) >= 0.5:
@@ -213,9 +213,9 @@ def _detect(args: argparse.Namespace, command: str) -> None:
                 )
             )
         elif told.verdict == "none":
-            print(f"not marked with this key, as far as {told.segments} segments tell")
+            print(f"no mark with this key found in {told.segments} segments")
         else:
-            print(f"marked (an unmarked video would seem so with a probability of {told.p_value:.1e})")
+            print(f"marked (false positive probability {told.p_value:.1e})")
         if told.damage:
             print(f"revmark detect: {args.input}: {told.damage}; what could be decoded was read", file=sys.stderr)
         return
@@ -261,7 +261,7 @@ def _train(args: argparse.Namespace, command: str) -> int:
             values[name] = value
     config = PRESETS[args.preset].with_values(values)
     kept = args.out / "config.json"
-    if args.resume and kept.is_file():  # what the run was begun with; what is said now replaces it
+    if args.resume and kept.is_file():  # the run's own configuration; arguments given now override it
         config = Config.from_json(kept.read_text()).with_values(values)
     plan = Plan(
         config, args.data, args.out, args.resume, args.start, args.workers, args.mixed_precision, args.compile, args.checkpoint_budget, args.until,

@@ -1,5 +1,5 @@
-"""The channel code of payloads in files: convolutional, rate 1/2, constraint length 7, generators 171 and 133 (octal), decoded softly by
-Viterbi's algorithm (Odenwalder 1970; the code of CCSDS 131.0-B). Waves that a codec takes away, mostly the finest ones, cost it no bit."""
+"""Channel code of payloads in files: convolutional, rate 1/2, constraint length 7, generators 171 and 133 (octal), soft-decision Viterbi decoding
+(Odenwalder 1970; the code of CCSDS 131.0-B). It recovers the bits of waves that a codec removes, mostly the finest ones."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ STATES = 1 << MEMORY
 
 
 def length(bits: int) -> int:
-    """Coded bits of a payload: two for each of its bits, and for six zeros that end it."""
+    """Number of coded bits of a payload: two for each of its bits and for each of the six zeros that terminate it."""
     return 2 * (bits + MEMORY)
 
 
 def _outputs() -> Array:
-    """Signs that go out for a state and the next bit, ``[STATES, 2, 2]``, and the state that follows, ``[STATES, 2]``."""
+    """Output signs for each state and next bit, ``[STATES, 2, 2]``."""
     register = np.arange(STATES)[:, None] | (np.arange(2) << MEMORY)  # the newest bit is the highest
     parity = np.stack([np.array([[bin(int(r) & g).count("1") & 1 for r in row] for row in register]) for g in GENERATORS], 2)
     return 2.0 * parity - 1
 
 
 _SIGNS = _outputs()
-# a state's two predecessors, and the bit that leads to it: the register moves down by one
+# the two predecessors of each state, and the input bit that leads to it: the register shifts right
 _BEFORE = np.stack([(np.arange(STATES) << 1) & (STATES - 1), ((np.arange(STATES) << 1) & (STATES - 1)) | 1], 1)
 _BIT = np.arange(STATES) >> (MEMORY - 1)
 
@@ -39,7 +39,7 @@ def encode(payload: Array) -> Array:
 
 
 def decode(soft: Array) -> Array:
-    """The likeliest payload. Shape: ``[length(L)]``, above 0 for a 1, larger where surer -> ``[L]``, 0 or 1."""
+    """Maximum-likelihood payload. Shape: ``[length(L)]`` soft bits, positive for a 1, magnitude by reliability -> ``[L]``, 0 or 1."""
     pairs = np.asarray(soft, dtype=float).reshape(-1, 2)
     score = np.full(STATES, -np.inf)
     score[0] = 0.0

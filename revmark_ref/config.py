@@ -1,4 +1,4 @@
-"""What a model is and how it is trained, with the paper's values and where they come from. Everything here goes into JSON and back."""
+"""Configuration of a model and its training, with the paper's values and their sources. Everything here can be written to JSON and read back."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ DISTORTIONS = ("none", "jpeg", "compnet", "revmark", "x264", "exact")
 
 @dataclass(frozen=True)
 class Model:
-    """Shape of encoder and decoder. Defaults are the paper's (section 4.1; widths and sizes of layers from its public code).
+    """Architecture of encoder and decoder. Defaults are the paper's (section 4.1; widths and sizes of layers from its public code).
 
     Attributes:
         bits: payload L (section 4.1: 96).
-        frames, height, width: clip that one message is written into (section 4.1: 8 x 128 x 128).
-        mapping: how the message becomes a volume: "linear" (section 3.2: one linear layer, up-sampled), "spread" (every bit over the whole
-            clip, as DVMark wants it; :class:`revmark_ref.mapping.Spread`), or "waves" (no network at all: a wave for each bit and a mask;
-            :mod:`revmark_ref.waves`; of the fields below only ``tile`` counts then).
-        widths: channels of the encoder's U-Net, one level each; each level after the first halves time, height and width.
+        frames, height, width: size of the clip that carries one message (section 4.1: 8 x 128 x 128).
+        mapping: how the message is mapped to a volume: "linear" (section 3.2: one linear layer, upsampled), "spread" (every bit over the whole
+            clip, following DVMark; :class:`revmark_ref.mapping.Spread`), or "waves" (no network: one wave per bit and a perceptual mask;
+            :mod:`revmark_ref.waves`; of the fields below only ``tile`` is used).
+        widths: channels of each level of the encoder's U-Net; each level after the first halves time, height and width.
         decoder_widths: channels of the decoder's strided convolutions.
         hidden: width of the decoder's first linear layer.
-        convs: convolutions in a level of encoder and decoder.
-        patch: side of the pixel blocks that become channels before the first convolution (1: none); for small machines.
-        tas: with TAsBlock in encoder and decoder (section 3.1).
-        motion: what TAsBlock aligns frames with: "block" (block search), "spynet" (the paper's; weights are brought along) or "none".
+        convs: convolutions per level of encoder and decoder.
+        patch: factor of the pixel unshuffle before the first convolution (1: none), to save computation.
+        tas: use TAsBlock in encoder and decoder (section 3.1).
+        motion: motion estimator of TAsBlock: "block" (block matching), "spynet" (the paper's; its weights are not included) or "none".
         target: index of TAsBlock's target frame (code: 4).
-        tile: side of the patterns of "spread" and of the period of "waves".
-        sigma: clipping of the residual at that many standard deviations, twice (code: 7).
+        tile: side in pixels of the patterns of "spread", and spatial period of "waves".
+        sigma: the residual is clipped at this many standard deviations, twice (code: 7).
     """
 
     bits: int = 96
@@ -81,44 +81,45 @@ class Model:
 
     @property
     def side(self) -> int:
-        """Height and width are multiples of this."""
+        """Height and width must be multiples of this."""
         least = self.patch * 2 ** (len(self.widths) - 1)
         return math.lcm(least, 8 if self.mapping == "linear" else self.tile)
 
     def alpha(self, alpha: float) -> float:
-        """Strength on this clip size that gives the PSNR of the paper's ``alpha`` on 3 x 128 x 128: its residual has one norm a frame."""
+        """Strength at this clip size for the PSNR that the paper's ``alpha``, the residual's norm per frame, gives at 3 x 128 x 128."""
         return alpha * math.sqrt(self.height * self.width / (128 * 128))
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained. Defaults are the paper's (sections 3.3, 3.6, 4.1), steps of the ramps from its public code.
+    """How a model is trained. Defaults are the paper's (sections 3.3, 3.6, 4.1); the steps of the ramps are those of its public code.
 
     Attributes:
         steps: optimiser steps (60 K).
-        batch: clips of a step and process (16).
-        accumulate: micro-batches of a step.
-        lr, discriminator_lr: of Adam (1e-4, 1e-5).
-        halve_every: steps after which both are halved (30 K).
-        warmup: steps over which the learning rate rises from 0; after a resume without moments as well.
+        batch: clips per step and process (16).
+        accumulate: micro-batches per step (gradient accumulation).
+        lr, discriminator_lr: learning rates of Adam (1e-4, 1e-5).
+        halve_every: both learning rates are halved after every so many steps (30 K).
+        warmup: steps over which the learning rates rise from 0.
         alpha: strength of eq. (2), on the [-1, 1] scale at 128 x 128: 20 -> 6.2 over steps 1500..2000.
         message_weight: lambda_1 of eq. (20).
         adversarial_weight: lambda_2: 0 -> 5e-4 over steps 3000..10000.
         mask_weight: lambda_3: 0 -> 10 over steps 2000..4000.
         spatial_mask, temporal_mask: lambda_MS = 200, lambda_MT = 5 of eq. (19).
-        distortion: (step, name) pairs: from that step on that codec stands for compression (names in ``DISTORTIONS``); before the first
-            pair, and where the name is "none", nothing is distorted. Paper: the simulator from step 3000 on.
-        attacks_in_none: also "none" keeps the mixture's other attacks.
+        distortion: (step, name) pairs: the compression layer used from that step on (names in ``DISTORTIONS``); before the first
+            pair, and for the name "none", nothing is distorted. Paper: the simulator from step 3000 on.
+        attacks_in_none: keep the other attacks of the mixture for "none" as well.
         codec_share: probability of compression in the mixture (.86); six attacks share the rest.
-        attack_weights: how they share it: average, drop, swap, crop, noise, blur (equally).
+        attack_weights: relative weights of these attacks: average, drop, swap, crop, noise, blur (equal).
         crf: range of CRF that "x264", "exact" and "compnet" draw from, per clip.
-        codec_preset: of libx264 and its simulator.
-        quality: range of "jpeg".
-        exact_gradient: what flows back through "exact": "best" (the guided simulator) or "identity".
-        restart_below, restart_at: a run whose bit accuracy is below the one at that step begins again with another seed (code: .8, 1500); 0: never.
+        codec_preset: preset of libx264 and its simulator.
+        quality: range of quality that "jpeg" draws from.
+        exact_gradient: gradient of "exact": "best" (the guided simulator) or "identity".
+        restart_below, restart_at: a run whose bit accuracy is below ``restart_below`` at step ``restart_at`` is restarted with another seed (code:
+            .8, 1500); a ``restart_below`` of 0 disables this.
         seed: of weights, order, messages and distortions.
         validate_every, save_every: in steps.
-        clip_gradient: largest norm of encoder's and decoder's gradient.
+        clip_gradient: maximum norm of the gradient of encoder and decoder.
     """
 
     steps: int = 60000
@@ -174,11 +175,11 @@ class Training:
         object.__setattr__(self, "quality", tuple(self.quality))
 
     def at(self, name: str, step: int) -> float:
-        """The value in force at a step of "alpha", "adversarial_weight" or "mask_weight"."""
+        """Value of "alpha", "adversarial_weight" or "mask_weight" at a step."""
         return float(getattr(self, name)(step))
 
     def stage(self, step: int) -> str | None:
-        """Name of the codec in force at a step; None before the first."""
+        """Name of the compression layer at a step; None before the first stage."""
         names = [name for start, name in self.distortion if start <= step]
         return names[-1] if names else None
 
@@ -228,7 +229,7 @@ class Config:
 
 
 def _as(value: Any, like: Any) -> Any:
-    """A value that came from JSON or a command line in the type of the one it replaces."""
+    """A value from JSON or a command line, converted to the type of the value it replaces."""
     if isinstance(like, Ramp):
         if isinstance(value, Ramp):
             return value
@@ -262,7 +263,7 @@ def _make(kind: Any, data: Mapping[str, Any]) -> Any:
 
 PRESETS: dict[str, Config] = {
     "paper": Config(),
-    # What two CPU cores train in a night. Bits start as patterns that the decoder can see (mapping "spread"), so there is no plateau to get over.
+    # Trains on two CPU cores in a night. Bits start as patterns that the decoder already reads (mapping "spread"), so training has no plateau.
     "small": Config(
         Model(
             bits=32, height=64, width=64, mapping="spread", widths=(16, 32, 64), decoder_widths=(16, 32, 64, 128), hidden=128, convs=1,
@@ -276,9 +277,8 @@ PRESETS: dict[str, Config] = {
             restart_below=0.0, validate_every=100, save_every=50,
         ),
     ),
-    # The paper's own mapping on a task that two CPU cores train in half an hour: the message is learnt at the paper's first strength, which then
-    # comes
-    # down over steps 400..800, and only then there is compression.
+    # The paper's own mapping on a task that trains on two CPU cores in half an hour: the message is learnt at the paper's initial strength, which is
+    # then reduced over steps 400..800; compression starts only after that.
     "linear-small": Config(
         Model(
             bits=32, height=64, width=64, widths=(16, 32, 64), decoder_widths=(16, 32, 64, 128), hidden=128, convs=1, patch=2, tas=False,
@@ -290,7 +290,7 @@ PRESETS: dict[str, Config] = {
             distortion=((0, "none"), (900, "x264")), crf=(18.0, 36.0), codec_share=0.9, restart_below=0.0, validate_every=100, save_every=100,
         ),
     ),
-    # The mark of revmark_ref.waves at the paper's size: some hundred numbers, which begin near where they end.
+    # The mark of revmark_ref.waves at the paper's size: about two hundred parameters, initialised near their final values.
     "base": Config(
         Model(mapping="waves", tile=32, tas=False, motion="none"),
         Training(

@@ -1,4 +1,4 @@
-"""Training clips: a folder of videos, one packed file, or moving photographs made up on the spot."""
+"""Training clips from a folder of videos, a packed file, or synthetic moving photographs."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from . import checkpoint
 from .keys import generator
 
 PACKED = ".clips"  # suffix of a packed file
-_LONGEST = 250  # frames that are kept of a video
+_LONGEST = 250  # maximum number of frames kept per video
 _SHORT_SIDE = 288  # videos are scaled down to it when they are loaded
 
 
 class TrainingClips(Dataset[tuple[Tensor, int]]):
     """Augmented random clips, all videos held in memory as 8-bit frames.
 
-    Sample k is drawn from (seed, k) alone, k counting through the whole training: the same on any number of workers and processes and after
-    a resume. Half of the samples are windows of the frame as it is, half are windows as large as the frame allows, scaled to the clip (a
-    larger video is marked at this size); some are mirrored or run backwards.
+    Sample k depends on (seed, k) alone, with k counting through the whole training, so it is the same for any number of workers and processes
+    and after a resume. Half of the samples are windows at the video's resolution, half are larger windows scaled down to the clip size (as
+    larger videos are when they are marked); some are mirrored or reversed in time.
 
     Args:
         source: a folder of videos, a list of files, a packed file (:func:`pack`), or "synthetic".
@@ -44,7 +44,7 @@ class TrainingClips(Dataset[tuple[Tensor, int]]):
     Item k: ``([T, 3, H, W] float32 in [0, 1], k)``.
 
     Raises:
-        VideoError: nothing usable there.
+        VideoError: no usable video in the source.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TrainingClips(Dataset[tuple[Tensor, int]]):
         height, width = self.size
         h, w = clip.shape[-2:]
         most = min(h / height, w / width)
-        if most < 1 or (self.augment and wide and most > 1):  # a window as large as possible, scaled
+        if most < 1 or (self.augment and wide and most > 1):  # a larger window, scaled
             scale = most if not self.augment else most ** (0.5 + 0.5 * draw(1001) / 1000)
             tall, broad = min(h, round(height * scale)), min(w, round(width * scale))
             top, left = draw(h - tall + 1), draw(w - broad + 1)
@@ -95,7 +95,7 @@ class TrainingClips(Dataset[tuple[Tensor, int]]):
 
 
 class Order(Sampler[list[int]]):
-    """Numbers of the samples of each batch, from a micro-batch on: ``first * batch, first * batch + 1, ...``."""
+    """Batch sampler of sample numbers that starts at micro-batch ``first``: ``first * batch, first * batch + 1, ...``."""
 
     def __init__(self, batch: int, first: int, last: int) -> None:
         self.batch_size, self.first, self.last = batch, first, last
@@ -136,14 +136,14 @@ def load(source: str | os.PathLike[str] | Sequence[Path]) -> list[Tensor]:
 
 
 def synthetic(count: int, frames: int, side: int, seed: int = 0, pictures: Sequence[Path] = ()) -> list[Tensor]:
-    """Moving photographs: a picture larger than the frame, passed over and zoomed into at a steady pace.
+    """Moving photographs: pan and zoom at constant speed over a picture larger than the frame.
 
     Args:
-        count: videos.
-        frames: of each.
-        side: height and width.
-        seed: of paths and of made-up pictures.
-        pictures: photographs; where none are given, textures of many scales with edges in them.
+        count: number of videos.
+        frames: frames per video.
+        side: height and width in pixels.
+        seed: of camera paths and synthetic pictures.
+        pictures: photographs; if none are given, synthetic textures with many scales and edges.
 
     Returns:
         uint8 ``[T, 3, side, side]`` each.
@@ -168,7 +168,7 @@ def synthetic(count: int, frames: int, side: int, seed: int = 0, pictures: Seque
 
 
 def _texture(side: int, g: torch.Generator) -> Tensor:
-    """A made-up picture ``[1, 3, side, side]``: coloured noise with the spectrum of photographs, cut into regions."""
+    """A synthetic picture ``[1, 3, side, side]``: coloured noise with the spectrum of photographs, divided into regions."""
     x = torch.zeros(1, 3, side, side)
     cells = 2
     while cells <= side:
@@ -189,16 +189,16 @@ def pack(
     count: int | None = None,
     quality: int = 80,
 ) -> dict[str, Any]:
-    """Write the videos of a folder into one file that Pillow reads: every frame a WebP picture.
+    """Pack the videos of a folder into one file with every frame as a WebP picture, which Pillow can read.
 
     Args:
         source: folder of videos.
         out: file to write, ``*.clips``.
-        budget: largest size in MB; videos are taken evenly over the folder as long as they fit.
-        frames: of each video, from its middle.
-        side: short side of the frames.
-        count: most videos.
-        quality: of WebP.
+        budget: maximum size in MB; videos are taken evenly from the folder as long as they fit.
+        frames: frames per video, from its middle.
+        side: short side of the frames in pixels.
+        count: maximum number of videos.
+        quality: WebP quality.
 
     Returns:
         What was packed: ``{"videos", "frames", "bytes", "names"}``.
@@ -212,7 +212,7 @@ def pack(
     if out.suffix != PACKED:
         raise VideoError(f"{out}: expected a name ending in {PACKED}")
     paths = video_files(source)
-    # an even choice: the order of a bit-reversed count visits the whole folder early
+    # bit-reversed order: covers the whole folder evenly from the start
     order = sorted(range(len(paths)), key=lambda i: int(f"{i:020b}"[::-1], 2))
     data: list[bytes] = []
     table: list[dict[str, Any]] = []

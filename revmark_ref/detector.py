@@ -1,4 +1,4 @@
-"""Training of the detector (A.2): is this frame marked? Encoder fixed, real attacks, cross-entropy."""
+"""Training of the detector of marked frames (appendix A.2): fixed encoder, real attacks, binary cross-entropy."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class DetectorPlan:
     """How a detector is trained.
 
     Attributes:
-        data: as for training.
+        data: folder of videos, packed file, or "synthetic".
         out: folder of the run.
-        resume: go on with it.
-        steps, batch: optimiser steps; clips of each.
-        looks: frames of each clip that are looked at, marked and not.
-        lr: of Adam, cosine decay.
-        crf: range of libx264.
-        alpha: strength of the marks; None for the one that the model was trained to.
-        width: of the detector.
+        resume: resume from the newest intact checkpoint in ``out``.
+        steps, batch: optimiser steps; clips per step.
+        looks: frames used per clip, of the marked and the unmarked version each.
+        lr: initial learning rate of Adam, with cosine decay.
+        crf: range of the CRF of libx264.
+        alpha: strength of the marks; None for the final one of the model's training.
+        width: channels of the detector.
         seed: of everything drawn.
-        minutes: stop and save after that long.
-        save_every: steps.
+        minutes: save and stop after this many minutes.
+        save_every: steps between checkpoints.
     """
 
     data: str | Path
@@ -58,7 +58,7 @@ class DetectorPlan:
 
 
 def pairs(net: REVMark, clips: Tensor, samples: list[int], plan: DetectorPlan, alpha: float) -> tuple[Tensor, Tensor]:
-    """Frames with their labels: each clip marked and not, both under the same real attack.
+    """Frames with their labels: each clip marked and unmarked, both under the same real attack.
 
     Shape: ``[B, T, 3, H, W] -> [2 B looks, 3, H, W], [2 B looks]``.
     """
@@ -95,7 +95,9 @@ def train_detector(net: REVMark, config: Config, plan: DetectorPlan, report: Cal
         The weights file, ``out/detector.safetensors``.
 
     Raises:
-        VideoError: no usable data. CheckpointError: it cannot be resumed or written.
+        VideoError: no usable data.
+        CheckpointError: a checkpoint cannot be read or written.
+        ValueError: ``plan.out`` already holds a run, and ``plan.resume`` is False.
     """
     import time
 
@@ -111,7 +113,7 @@ def train_detector(net: REVMark, config: Config, plan: DetectorPlan, report: Cal
     folder = plan.out / "checkpoints"
     found = checkpoint.newest(folder) if plan.resume else None
     if found is None and checkpoint.every(folder):
-        raise ValueError(f"{plan.out} holds a run already: --resume goes on with it, another --out begins a new one")
+        raise ValueError(f"{plan.out} holds a run already: --resume continues it, another --out starts a new one")
     if found is not None:
         state, groups = found
         step = state["step"]

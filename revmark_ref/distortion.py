@@ -1,4 +1,4 @@
-"""The distortion layer (section 3.3), made of diffcodec's parts: compression by name, inside the paper's mixture of attacks."""
+"""The distortion layer (section 3.3), built from diffcodec: a compression layer by name within the paper's mixture of attacks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ATTACKS: dict[str, Layer] = {name: revmark_attack(name) for name in REVMARK_ATTA
 
 
 def codec(name: str, training: Training) -> Layer:
-    """What stands for compression.
+    """Compression layer by name.
 
     Args:
         name: "none" (:class:`~diffcodec.Identity`), "jpeg" (:class:`~diffcodec.DiffJPEG` frame by frame), "compnet" (an untrained
-            :class:`~diffcodec.CompNet`: fit it, :func:`fit_compnet`), "revmark" (the paper's layer), "x264" (calibrated
-            :class:`~diffcodec.DiffH264`) or "exact" (libx264 itself, the simulator's gradient).
+            :class:`~diffcodec.CompNet`, to be fitted with :func:`fit_compnet`), "revmark" (the paper's layer), "x264" (calibrated
+            :class:`~diffcodec.DiffH264`) or "exact" (libx264 itself, with the gradient that ``training`` names).
         training: ranges of CRF and quality, preset, gradient of "exact".
     """
     require("distortion", name, DISTORTIONS)
@@ -41,14 +41,14 @@ def codec(name: str, training: Training) -> Layer:
 
 
 def fit_compnet(net: dc.CompNet, clips: Sequence[Tensor], training: Training, steps: int = 500) -> dc.CompNet:
-    """Regress CompNet on libx264 over the training's range of CRF, the way DVMark makes its proxy; it is frozen afterwards."""
+    """Fit CompNet to libx264 over the training's range of CRF, as DVMark trains its proxy network, and freeze it."""
     real = dc.RealCodec("libx264", crf=training.crf, preset=training.codec_preset, gradient=None)
     net.fit(real, clips, steps)
     return net
 
 
 class Distortion(nn.Module):
-    """The mixture that a training step goes through. One draw for each sample, keyed by (seed, sample): the same on any number of processes.
+    """The mixture of distortions in training. Each sample has its own draw, keyed by (seed, sample number): the same for any number of processes.
 
     Args:
         training: stages, shares and strengths.
@@ -73,7 +73,7 @@ class Distortion(nn.Module):
         self.mixtures = mixtures  # plain dict: the codecs are registered above
 
     def sample(self, shape: Sequence[int], samples: Sequence[int], step: int) -> Draw | None:
-        """Draws for samples of those numbers; None where nothing is distorted yet."""
+        """Draws for the samples with these numbers; None before the first stage."""
         name = self.training_.stage(step)
         if name is None:
             return None

@@ -1,4 +1,4 @@
-"""The paper's tables and figures, measured on a model: one cell at a time, every finished cell kept, so that a stopped evaluation goes on."""
+"""The paper's tables and figures for a model. Every finished cell is stored, so that an interrupted evaluation resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def evaluation(
 
 
 def evaluations(names: Sequence[str | Path], folder: str | Path, out: Path, *options: Any) -> list[Evaluation]:
-    """An :func:`evaluation` of each weights, with one store of cells."""
+    """An :func:`evaluation` of each of several weights, sharing one store of cells."""
     found = [evaluation(name, folder, out, *options) for name in names]
     for other in found[1:]:
         other.cells = found[0].cells
@@ -75,11 +75,11 @@ Row = dict[str, Any]
 def tables(
     main: Evaluation, numbers: Iterable[int], folder: str | Path, variants: Sequence[Evaluation] = (), detector: str | Path | None = None
 ) -> dict[str, list[Row]]:
-    """Rows of the paper's tables, the paper's figure beside ours.
+    """Rows of the paper's tables, with the paper's values beside ours.
 
     Args:
         main: the model.
-        numbers: of the tables, 1 to 10; 4 to 7 compare it with ``variants``, by what their configurations say.
+        numbers: numbers of the tables, 1 to 10; tables 4 to 7 also have rows for ``variants``, labelled by their configurations.
         folder: of the videos, for Table 9.
         variants: other models.
         detector: weights, for Table 10.

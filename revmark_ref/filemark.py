@@ -1,9 +1,10 @@
-"""The mark of ``base`` in a file: waves over the whole frame, in time by the clock, so that no change of frame rate concerns it.
+"""The mark of ``base`` in a file: waves over the whole frame. Time is in seconds, not frames, so that changes of frame rate do not affect it.
 
-Distances are in *cells*: the short side of a frame, as it is shown, has ``CELLS`` of them, counted from its centre. A wave is
-``s_j cos(2 pi (k_j . x / TILE - t / PERIOD) + phase_j)`` with ``t`` in seconds. The wave vectors are all those of a lattice between two
-frequencies, so mirrors, quarter turns and playing backwards only change their places. 204 waves carry the coded payload by their signs
-(:mod:`revmark_ref.code`); the others are pilots, whose signs the key gives, and tell a reader where the frame's centre was and how it lies.
+Distances are in *cells*: the short side of the displayed frame has ``CELLS`` of them, and the origin is its centre. Wave j is
+``s_j cos(2 pi (k_j . x / TILE - t / PERIOD) + phase_j)`` with the sign ``s_j``, ``x`` in cells and ``t`` in seconds. The wave vectors ``k_j`` are all
+points of a lattice between two frequencies, so that mirroring, quarter turns and reversed playback only permute them. 204 waves carry the coded
+payload in their signs (:mod:`revmark_ref.code`); the others are pilots with known signs, from which a reader finds the offset and orientation of the
+marked frame.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ CELLS = 128  # over the short side of a frame
 TILE = 32  # cells
 BITS = 96
 FROM, TO = 13, 85  # squared frequencies of the waves, in cycles per tile
-PERIOD = 0.44  # seconds: 11 frames of 25 a second; no number of frames that groups of pictures often have
+PERIOD = 0.44  # seconds: 11 frames at 25 fps, which is not a common GOP length
 WORD = 3  # periods that a word of a text lasts
-LOWEST_RATE = 5.7  # frames a second: two and a half of a period
-FLATTEST = 0.7  # 8-bit levels that the mark may have where there is no texture at all
+LOWEST_RATE = 5.7  # frames per second: two and a half frames per period
+FLATTEST = 0.7  # maximum RMS of the mark, in 8-bit levels, where there is no texture at all
 
 
 VECTORS = np.array([(a, b) for a in range(-16, 17) for b in range(-16, 17) if FROM <= a * a + b * b <= TO])  # [J, 2], rows and columns
@@ -37,9 +38,9 @@ class Mark:
 
     Attributes:
         phases: ``[J]``, radians.
-        data: numbers of the waves that carry coded bits, in their order: neighbouring ones lie far apart in frequency.
-        pilots: numbers of the others.
-        white: +1 or -1, that the coded bits are multiplied by.
+        data: indices of the waves that carry the coded bits, in the order of the bits: shuffled, so that adjacent bits differ in frequency.
+        pilots: indices of the other waves.
+        white: whitening of the coded bits, +1 or -1.
     """
 
     phases: np.ndarray
@@ -49,7 +50,7 @@ class Mark:
 
     @classmethod
     def of(cls, key: str = "") -> Mark:
-        """The mark of a key; of two keys' marks neither can be read with the other."""
+        """The mark of a key; it cannot be read with another key."""
         count, coded = len(VECTORS), code.length(BITS)
         seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, person=b"revmark").digest(), "little")
         rng = np.random.Generator(np.random.PCG64(seed))
@@ -66,7 +67,7 @@ class Mark:
         return out
 
     def bits(self, z: np.ndarray) -> np.ndarray:
-        """The payload of aligned responses. Shape: ``[J]``, complex or real -> ``[BITS]``."""
+        """Decode the payload from aligned responses. Shape: ``[J]``, complex or real -> ``[BITS]``."""
         return code.decode(z.real[self.data] * self.white)
 
 
@@ -75,13 +76,13 @@ class Painter:
 
     Args:
         mark: of the key.
-        words: payloads ``[n, BITS]``, 0 or 1; one is the whole message, several take turns.
+        words: payloads ``[n, BITS]``, 0 or 1, sent in turn; a single one is the whole message.
         height, width: of the grid, which covers the frame.
     """
 
     def __init__(self, mark: Mark, words: np.ndarray, height: int, width: int) -> None:
-        self.turns = np.stack([mark.signs(w) for w in words]) < 0  # [n, J]: half a cycle further
-        # a wave that changes its sign between words does so by half a cycle more or less over a period: its strength stays, nothing pulses
+        self.turns = np.stack([mark.signs(w) for w in words]) < 0  # [n, J]: shifted by half a cycle
+        # a wave that changes sign between words gains or loses half a cycle over one period: its amplitude stays constant, so nothing pulses
         self.way = np.where(np.arange(len(mark.phases)) % 2, 1.0, -1.0)
         cell = min(height, width) / CELLS
         y = (np.arange(height) + 0.5 - height / 2) / cell
@@ -92,7 +93,7 @@ class Painter:
         self.wide = torch.from_numpy(np.concatenate([self.columns.real, -self.columns.imag])).float()  # [2 J, W]
 
     def turned(self, seconds: float) -> np.ndarray:
-        """Phase that the words add to each wave at a time, ``[J]``: from word to word over a period."""
+        """Phase in radians that the words add to each wave at a given time, ``[J]``; it changes from word to word over one period."""
         n = len(self.turns)
         at = seconds / PERIOD
         border = round(at / WORD)  # the nearest one
@@ -101,7 +102,7 @@ class Painter:
         return math.pi * self.way * (before + (after - before) * share)  # type: ignore[no-any-return]
 
     def __call__(self, seconds: float) -> Tensor:
-        """The waves at a time, each of amplitude 1. Shape: ``[H, W]``."""
+        """Sum of the waves at a given time, each of amplitude 1. Shape: ``[H, W]``."""
         c = np.exp(1j * (self.phases - 2 * math.pi * seconds / PERIOD + self.turned(seconds)))
         rows = self.rows * c
         tall = torch.from_numpy(np.concatenate([rows.real, rows.imag], 1)).float()  # [H, 2 J]

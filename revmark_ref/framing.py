@@ -1,7 +1,7 @@
-"""What is written into the segments of a video, and how it is found again.
+"""Payloads of the segments of a video: their format and their detection.
 
-Every segment of T frames carries L bits, whitened by one of ``MASKS`` fixed masks in turn: what a video without a mark says is much the same in
-neighbouring segments, and would look like a message that is repeated; under the masks it looks like chance.
+Every segment of T frames carries L bits, whitened by one of ``MASKS`` fixed masks in turn: the decoder reads similar bits from neighbouring segments
+of an unmarked video, which would look like a repeated message; under the masks they look random.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from .keys import generator
 MASKS = 8
 CLAIM = 1e-6  # p-value below which a mark is claimed
 LONGEST = 200  # bytes of a text
-_CORRECTS = 4  # bytes of Reed-Solomon parity at least; half of them can be wrong
+_CORRECTS = 4  # least number of Reed-Solomon parity bytes; half as many byte errors are corrected
 _CHECK = 4  # bytes of a text's check
 
 Array = np.ndarray
 
 
 class MessageError(ValueError):
-    """A message that cannot be written: not hex, of the wrong length, too long for the video."""
+    """A message that cannot be embedded: not hex, of the wrong length, or too long for the video."""
 
 
 def check_bits(bits: int) -> int:
-    """How many bits of a payload are its check: 32, half of a payload below 64 bits."""
+    """How many bits of a payload are its check: 32, or half of a payload of fewer than 64 bits."""
     return 32 if bits >= 64 else bits // 2
 
 
@@ -87,7 +87,7 @@ def to_hex(bits: Array) -> str:
 
 
 def payloads(message: Array, count: int) -> Array:
-    """What ``count`` segments carry: rows of ``message`` ``[n, L]`` in turn, whitened. Shape: ``[count, L]``, 0 or 1."""
+    """Payloads of ``count`` segments: the rows of ``message`` ``[n, L]`` in turn, whitened. Shape: ``[count, L]``, 0 or 1."""
     rows = message[np.arange(count) % len(message)]
     signs = (2 * rows - 1) * masks(message.shape[1])[np.arange(count) % MASKS]
     return (signs > 0).astype(np.int64)
@@ -95,15 +95,15 @@ def payloads(message: Array, count: int) -> Array:
 
 @dataclass(frozen=True)
 class Found:
-    """A claim about a video.
+    """What was found in the segments of a video.
 
     Attributes:
-        bits: message, None where there is none.
-        p_value: probability that a video without a mark agrees with itself as much, over all that was tried.
-        confidence: share of single bits that agree with the message.
-        segments: that voted.
-        phase: frames before the first whole segment.
-        mask: number of the mask of that segment.
+        bits: payload; None if none was found.
+        p_value: probability that the segments of an unmarked video agree as well, over all hypotheses tried.
+        confidence: share of the bits of all segments that agree with the payload.
+        segments: number of segments that voted.
+        phase: number of frames before the first whole segment.
+        mask: index of the mask of that segment.
     """
 
     bits: Array | None
@@ -125,7 +125,7 @@ def agreement(logits: Array) -> float:
         return 1.0
     votes = np.where(logits > 0, 1, -1).sum(0)  # [L]
     statistic = int((votes.astype(np.int64) ** 2).sum())
-    if n > 40:  # votes / sqrt(n) are normal enough: chi-squared with L degrees of freedom
+    if n > 40:  # votes / sqrt(n) are nearly normal: chi-squared with L degrees of freedom
         return _chi2_tail(statistic / n, bits)
     single = np.zeros(n * n + 1)
     for k in range(n + 1):
@@ -149,7 +149,7 @@ def _chi2_tail(x: float, k: int) -> float:
 
 
 def search(logits: Array, frames: int) -> Found:
-    """Find phase and mask, and vote.
+    """Find phase and mask of the segments, and decide each bit by their votes.
 
     Args:
         logits: of the clips that begin at every frame, ``[N - T + 1, L]``.
@@ -158,7 +158,7 @@ def search(logits: Array, frames: int) -> Found:
     Returns:
         The best hypothesis; ``bits`` is None where its p-value, times the number of hypotheses, is not below ``CLAIM``.
     """
-    if not np.isfinite(logits).all():  # of broken weights: they say nothing
+    if not np.isfinite(logits).all():  # from broken weights: nothing is claimed
         return Found(None, 1.0, 0.0, 0, 0, 0)
     white = masks(logits.shape[1])
     tried: list[tuple[float, float, int, int]] = []
@@ -181,7 +181,7 @@ def search(logits: Array, frames: int) -> Found:
 
 
 def _code(length: int) -> tuple[object, int]:
-    """Reed-Solomon code for a body of that many bytes, and its parity: a quarter of the body, at least 4 bytes."""
+    """Reed-Solomon code for a body of ``length`` bytes, and its number of parity bytes: a quarter of the body, at least 4."""
     from reedsolo import RSCodec
 
     parity = max(_CORRECTS, 2 * -(-length // 8))
@@ -189,7 +189,7 @@ def _code(length: int) -> tuple[object, int]:
 
 
 def sync(bits: int) -> Array:
-    """The segment that begins each repetition of a text, ``[L]``, 0 or 1."""
+    """Sync word: the segment that begins each repetition of a text, ``[L]``, 0 or 1."""
     import torch
 
     return torch.randint(2, (bits,), generator=generator(20231029, "sync", 0)).numpy()
@@ -230,13 +230,14 @@ def frame_text(text: str, bits: int, key: str = "") -> Array:
 
 
 def text_of(rows: Array, key: str = "") -> str | None:
-    """The text that words carry, None where there is none.
+    """The text that consecutive words carry; None if there is none.
 
-    Repetitions are added up for every length that fits; a text is believed when the sync word stands out, Reed-Solomon decodes it, and length and
+    For every possible length the repetitions are summed; a text is accepted if the sync word is found, Reed-Solomon decoding succeeds, and length and
     check agree.
 
     Args:
-        rows: soft bits of neighbouring words, unmasked, ``[n, L]``.
+        rows: soft bits of consecutive words, unmasked, ``[n, L]``.
+        key: key of the text.
     """
     bits = rows.shape[1]
     mark = 2 * sync(bits) - 1
@@ -257,7 +258,7 @@ def text_of(rows: Array, key: str = "") -> str | None:
 
 
 def find_text(logits: Array, frames: int, key: str = "") -> tuple[str, Found] | None:
-    """The text that the segments of a network's marks carry (:func:`text_of`), None where there is none.
+    """The text that the segments of a network's mark carry (:func:`text_of`); None if there is none.
 
     Args:
         logits: of the clips that begin at every frame, ``[N - T + 1, L]``.
@@ -273,7 +274,7 @@ def find_text(logits: Array, frames: int, key: str = "") -> tuple[str, Found] | 
         own = np.clip(logits[phase::frames], -8, 8)
         for first in range(MASKS):
             plain = own * white[(first + np.arange(len(own))) % MASKS]
-            heard = ((plain > 0) == (mark > 0)).sum(1)  # of each segment with the sync word [n]
+            heard = ((plain > 0) == (mark > 0)).sum(1)  # agreement of each segment with the sync word, [n]
             tried.append((-np.sort(heard)[::-1][:4].sum(), phase, first, plain))
     for _, phase, first, plain in sorted(tried, key=lambda x: x[:3])[:4]:
         text = text_of(plain, key)

@@ -1,4 +1,4 @@
-"""Random numbers by what they are for: (seed, purpose, number) gives one generator, on any machine, process and after any resume."""
+"""Random generators keyed by (seed, purpose, number): the same on any machine, in any process and after a resume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffcodec.files import key
 
 
 def generator(seed: int, purpose: str, number: int) -> torch.Generator:
-    """A generator of its own for one purpose and one number (a sample's, a step's)."""
+    """An independent generator for a purpose and a number (of a sample or step)."""
     return torch.Generator().manual_seed(key(seed, zlib.crc32(purpose.encode()), number))
 
 

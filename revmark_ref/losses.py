@@ -16,21 +16,21 @@ def message_loss(message: Tensor, logits: Tensor) -> Tensor:
 
 
 def spatial_mask(clip: Tensor, sigma: float) -> Tensor:
-    """Eqs. (14) and (15): magnitudes of both Sobel operators of each colour, added,, sigma-clipped, of unit L2 norm a frame.
+    """Eqs. (14) and (15): sum of the magnitudes of both Sobel responses of each colour channel, sigma-clipped, with unit L2 norm per frame.
 
     Shape: ``[B, 3, T, H, W]`` -> same.
     """
     b, c, t, h, w = clip.shape
     across = clip.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
     kernels = torch.stack([across, across.T])[:, None]  # [2, 1, 3, 3]
-    planes = F.pad(clip.reshape(-1, 1, h, w), (1, 1, 1, 1), mode="replicate")  # a frame's edge is no texture
+    planes = F.pad(clip.reshape(-1, 1, h, w), (1, 1, 1, 1), mode="replicate")  # the frame border does not count as an edge
     mask = F.conv2d(planes, kernels).abs().sum(1).view(b, c, t, h, w)
     mask = sigma_clip(mask, sigma)
     return mask / mask.square().sum((1, 3, 4), keepdim=True).clamp(min=1e-12).sqrt()
 
 
 def spatial_loss(residual: Tensor, clip: Tensor, sigma: float) -> Tensor:
-    """Squared eq. (16) of each frame: what of the residual exceeds the mask. Shape: two ``[B, 3, T, H, W] -> [B, T]``."""
+    """Squared eq. (16) of each frame: the part of the residual that exceeds the mask. Shape: two ``[B, 3, T, H, W] -> [B, T]``."""
     return (residual.abs() - spatial_mask(clip, sigma)).clamp(min=0).square().sum((1, 3, 4))
 
 
@@ -54,12 +54,12 @@ def adversarial_loss(score_marked: Tensor) -> Tensor:
 
 
 def discriminator_loss(score: Tensor, score_marked: Tensor) -> Tensor:
-    """Eq. (13): its score of the video minus that of the marked one. Shape: ``[B], [B] -> []``."""
+    """Eq. (13): the discriminator's score of the video minus that of the marked video. Shape: ``[B], [B] -> []``."""
     return score.mean() - score_marked.mean()
 
 
 def total_loss(message: Tensor, adversarial: Tensor, mask: Tensor, training: Training, step: int) -> Tensor:
-    """Eq. (20) with the weights in force at a step."""
+    """Eq. (20) with the weights that ``training`` gives at a step."""
     return (
         training.message_weight * message + training.at("adversarial_weight", step) * adversarial + training.at("mask_weight", step) * mask
     )

@@ -1,7 +1,7 @@
 """LPIPS v0.1 with AlexNet (Zhang et al., CVPR 2018).
 
-The heads (1152 numbers, BSD-2-Clause, of github.com/richzhang/PerceptualSimilarity) are in the package; AlexNet's features, torchvision's, are
-read from a file of yours or from torchvision's cache.
+The linear heads (1152 weights, BSD-2-Clause, from github.com/richzhang/PerceptualSimilarity) are in the package; AlexNet's convolutional layers
+("features"), with torchvision's weights, are read from a file that you provide or from torchvision's cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LPIPS(nn.Module):
             points and into torchvision's cache.
 
     Raises:
-        FileNotFoundError: no features there; the message says how to get them.
+        FileNotFoundError: no features found; the message tells how to get them.
         ValueError: a file without AlexNet's features.
     """
 

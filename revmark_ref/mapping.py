@@ -1,4 +1,4 @@
-"""How a message becomes a volume of the clip's shape."""
+"""Mappings of a message to a volume of the clip's shape."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from diffcodec.transform import dct_matrix
 
 from .config import Model
 
-# Starting points, chosen on training clips by what survives libx264 at CRF 22 and 27, drops and crops. For each way through time (below):
+# Initial values, chosen on training clips by what survives libx264 at CRF 22 and 27, drops and crops. For each temporal shape (see Spread):
 LOWEST = (20.0, 20.0, 40.0)  # squared frequency, in half cycles per 16 samples, at which its patterns begin
 SHARE = (0.80, 0.26, 0.54)  # and their amplitude
-LEAST = 12.0  # and below which no pattern ever reaches: there lies nearly all of a picture
+LEAST = 12.0  # least squared frequency of any pattern, in the same units: nearly all energy of a picture lies below it
 STIFFNESS = 10.0
 FLOOR = 0.04  # energy that is added to a band's own: about a fifth of the mark's at 37 dB
 
 
 class Linear(nn.Module):
-    """The paper's mapping (section 3.2): one linear layer to 3 x T/2 x H/8 x W/8, nearest up-sampling to the clip.
+    """The paper's mapping (section 3.2): one linear layer to 3 x T/2 x H/8 x W/8, nearest-neighbour upsampling to the clip.
 
-    A bit stays near the places where its numbers lie, which is what makes the paper's system weak against crops.
+    Each bit can stay confined to a few places of the frame, which makes the paper's system weak against crops.
     """
 
     def __init__(self, model: Model) -> None:
@@ -39,12 +39,12 @@ class Linear(nn.Module):
 
 
 class Spread(nn.Module):
-    """Every bit over all of space and time: each is the sign of three trainable patterns, tiled over the frame (spread spectrum).
+    """Spread spectrum: every bit is the common sign of three trainable patterns that span the clip and are tiled over the frame.
 
-    Patterns start as orthonormal DCT basis functions of the tile, alike in all colours (luma is what codecs keep best), of middle frequencies:
-    above what pictures are full of, below what quantisers take away. The first turns its sign over half-way through the clip, so content that does
-    not move is orthogonal to it, which is what a small crop needs; the second does so a quarter earlier and back again, which is left where all
-    frames of one half are lost; the third is steady, so that no loss of frames matters.
+    Patterns are initialised as orthonormal DCT basis functions of the tile, equal in all colour channels (codecs keep luma best), at middle
+    frequencies: above most of the energy of pictures, below what quantisers remove. The first changes sign half-way through the clip, so that static
+    content is orthogonal to it, which makes small crops sufficient; the second changes sign after one and three quarters of the clip and remains
+    usable where all frames of one half are lost; the third is constant in time, so that lost frames do not matter.
 
     Args:
         model: takes ``bits``, ``frames`` (at least 2) and ``tile``.
@@ -56,7 +56,7 @@ class Spread(nn.Module):
         super().__init__()
         self.tile, self.times = model.tile, model.frames
         self.register_buffer("basis", dct_basis(model.tile), persistent=False)  # [F, p p]
-        # Coefficients, on a scale on which an optimiser's steps are small beside them: noise in a pattern hears the whole picture
+        # Coefficients, scaled so that optimiser steps are small relative to them: noise in a pattern correlates with the whole picture
         start = _patterns(model.bits, model.frames, model.tile).flatten(4) @ self.basis.mT  # [P, L, 3, T, F]
         self.weight = nn.Parameter(start * (STIFFNESS * math.sqrt(start[0, 0].numel())))
         self.share = nn.Parameter(torch.tensor(SHARE))
@@ -66,21 +66,22 @@ class Spread(nn.Module):
         return F.normalize((self.weight @ self.basis).flatten(2), dim=2)
 
     def volume(self, amount: Tensor, height: int, width: int) -> Tensor:
-        """All patterns of each bit times an amount, in every tile. Shape: ``[B, L] -> [B, 3, T, H, W]``."""
+        """Sum of the patterns of all bits, weighted by ``amount``, in every tile. Shape: ``[B, L] -> [B, 3, T, H, W]``."""
         sums = (self.share[:, None, None] * self.patterns()).sum(0)  # [L, 3 T p p]
         tile = (amount @ sums).unflatten(1, (3, self.times, self.tile, self.tile))  # [B, 3, T, p, p]
         return tile.repeat(1, 1, 1, height // self.tile, width // self.tile)
 
     def forward(self, message: Tensor, heard: Tensor, norm: float, height: int, width: int) -> Tensor:
-        """The volume of a norm which gives the least sure bit the most support.
+        """The volume of given norm that maximises the decoder's response for the weakest bit.
 
-        What the decoder hears in the clip itself is known before anything is written, so (improved spread spectrum, Malvar and Florencio 2003;
-        with unequal parts) each bit gets ``max(0, mu - its support)``, and ``mu`` is what spends the norm: water-filling.
+        The decoder's response to the unmarked clip is known when embedding. As in improved spread spectrum (Malvar and Florencio 2003), but with
+        unequal amounts, each bit gets ``max(0, mu - r)``, where r is that response for the bit's sign and ``mu`` follows from the norm
+        (water-filling).
 
         Args:
             message: ``[B, L]``, 0 or 1.
-            heard: :meth:`Matched.read` of the clip, ``[B, L]``; taken as a constant.
-            norm: L2 norm of the volume, where the patterns are orthonormal.
+            heard: :meth:`Matched.read` of the clip, ``[B, L]``; treated as constant.
+            norm: L2 norm of the volume, if the patterns are orthonormal.
             height, width: of the clip.
 
         Returns:
@@ -94,7 +95,7 @@ class Spread(nn.Module):
 
 
 class Matched(Spread):
-    """Matched filters for the patterns of :class:`Spread`, of their own weights: the decoder's side."""
+    """Matched filters for the patterns of :class:`Spread`, with weights of their own: the decoder's side."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
@@ -108,11 +109,11 @@ class Matched(Spread):
         return heard.unflatten(2, (len(self.share), -1))
 
     def read(self, video: Tensor) -> Tensor:
-        """What a video says of each bit: maximal-ratio combining of all tiles and patterns (Brennan 1959), each weighed by its share over the
-        energy that its band has there, where texture drowns the mark.
+        """Response for each bit: maximal-ratio combining of all tiles and patterns (Brennan 1959), each weighted by its share over the energy of its
+        band in the tile, since texture masks the mark.
 
         Returns:
-            ``[B, L]``, the amount by which a bit was written, on the scale of ``video``; negative for a 0.
+            ``[B, L]``, the estimated amount with which each bit was embedded, on the scale of ``video``; negative for a 0.
         """
         heard = self.correlate(video)
         share = self.share[:, None]
@@ -127,13 +128,13 @@ def water_fill(level: Tensor, energy: float) -> Tensor:
     # with the n lowest under water: n mu^2 - 2 mu sum + squares = energy
     total, squares = low.cumsum(1), low.square().cumsum(1)
     mu = (total + (total.square() - n * (squares - energy)).clamp(min=0).sqrt()) / n  # [B, L]
-    spent = (mu[:, :, None] - low[:, None, :]).clamp(min=0).square().sum(2)  # by each of the candidates
+    spent = (mu[:, :, None] - low[:, None, :]).clamp(min=0).square().sum(2)  # energy spent by each candidate
     best = (spent - energy).abs().argmin(1, keepdim=True)
     return (mu.gather(1, best) - level).clamp(min=0)
 
 
 def dct_basis(tile: int) -> Tensor:
-    """DCT basis functions of a tile from ``LEAST`` on, which is where patterns may lie. Shape: ``[F, p p]``."""
+    """DCT basis functions of a tile from the squared frequency ``LEAST`` on, which span the patterns. Shape: ``[F, p p]``."""
     d = torch.from_numpy(dct_matrix(tile)).float()
     a, b = torch.meshgrid(torch.arange(tile), torch.arange(tile), indexing="ij")
     chosen = (a * a + b * b >= LEAST * (tile / 16) ** 2) & (a + b > 0)
@@ -141,7 +142,7 @@ def dct_basis(tile: int) -> Tensor:
 
 
 def _patterns(bits: int, frames: int, tile: int) -> Tensor:
-    """Orthonormal patterns ``[3, L, 3, T, p, p]``: those that turn, those that turn and return, steady ones, each from its lowest frequency on."""
+    """Orthonormal patterns ``[3, L, 3, T, p, p]``: with one sign change in time, with two, and constant, each from its lowest frequency on."""
     if frames < 2:
         raise ValueError(f"mapping 'spread' expected clips of at least 2 frames, got {frames}")
     least = LEAST * (tile / 16) ** 2
@@ -157,7 +158,7 @@ def _patterns(bits: int, frames: int, tile: int) -> Tensor:
     for time, lowest in zip((turn - turn.mean(), back - back.mean(), torch.ones(frames)), LOWEST):
         least = lowest * (tile / 16) ** 2
         places = [(a, b) for d, a, b in order if d >= least] + [(a, b) for d, a, b in reversed(order) if d < least]
-        places.sort(key=lambda place: place in used)  # frequencies of their own, as far as they go
+        places.sort(key=lambda place: place in used)  # frequencies that are not in use yet come first
         used = used + places[:bits]
         time = time / time.norm() / math.sqrt(3)
         out.append(

@@ -1,4 +1,4 @@
-"""How a video is marked on its way through: what is drawn on the frames (a network's residual, or waves), planes, tracks, time stamps."""
+"""Marking of a video from input to output file: the mark (a network's residual, or waves), planes, tracks, time stamps."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _WEIGHTS = {601: (0.299, 0.114), 709: (0.2126, 0.0722)}
 
 @dataclass(frozen=True)
 class Marked:
-    """What :func:`revmark_ref.embed` did.
+    """Result of :func:`revmark_ref.embed`.
 
     Attributes:
-        frames, segments: written (a segment of waves is a period); the last segment may be cut short by the end of the video.
+        frames, segments: numbers written (a segment of waves is a period); the last segment may be cut short by the end of the video.
         seconds: length of the video.
-        damage: what is wrong with the input, None where nothing was noticed.
-        bytes_before, bytes_after: sizes of both files.
+        damage: description of the damage to the input; None if none was noticed.
+        bytes_before, bytes_after: sizes of input and output file.
     """
 
     frames: int
@@ -62,10 +62,10 @@ def _tags(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Clock:
-    """Time stamps that a player can follow: as they came where they go forwards, evenly spaced where there are none, shifted on where they jump back.
+    """Strictly increasing time stamps: unchanged where they increase, evenly spaced where there are none, shifted where they jump back.
 
     Args:
-        step: of a frame, where nothing else is known, in time stamps.
+        step: duration of a frame where nothing else is known, in units of the time base.
     """
 
     def __init__(self, step: int) -> None:
@@ -85,21 +85,21 @@ class _Clock:
 
 
 class Pen(Protocol):
-    """What draws a mark on frames.
+    """Draws a mark on frames.
 
     Attributes:
-        together: frames that are drawn on at once; fewer at the end.
-        least: frames that a video must have to be read back.
+        together: number of frames drawn on at once; fewer at the end.
+        least: least number of frames for which the mark can be read back.
     """
 
     together: int
     least: int
 
     def start(self, frame: Any, turn: tuple[int, bool], format_: str) -> None:
-        """The first frame, how it is turned, and the format that is written."""
+        """Set up from the first frame, its orientation, and the pixel format of the output."""
 
     def __call__(self, frames: list[Any], seconds: list[float]) -> Iterator[Any]:
-        """The marked frames, turned."""
+        """The marked frames in display orientation."""
 
     def segments(self) -> int:
         """How many segments (periods) were written."""
@@ -107,8 +107,7 @@ class Pen(Protocol):
 
 @dataclass(frozen=True)
 class Coding:
-    """How the marked video is written: libx264's CRF and preset, and bits a second that are not to be exceeded by much (None: as many as it
-    takes)."""
+    """How the marked video is encoded: CRF and preset of libx264, and a maximum bitrate in bit/s (None: no limit)."""
 
     crf: float
     preset: str
@@ -116,7 +115,7 @@ class Coding:
 
 
 class Marking:
-    """One video on its way through: decode, mark, encode, interleave with what is copied."""
+    """Marks one video: decodes, marks, encodes, and interleaves the copied tracks."""
 
     def __init__(
         self, pen: Pen, reader: Any, video: Any, writer: Any, coding: Coding, progress: Progress | None, source: Path, damaged: str
@@ -132,7 +131,7 @@ class Marking:
 
     def run(self) -> Marked:
         copied: dict[int, Any] = {}
-        waiting: list[Any] = []  # packets of other streams before the first frame, which tells how the video is written
+        waiting: list[Any] = []  # packets of other streams before the first frame, which the output's tracks depend on
         damage = Damage()
         held: list[Any] = []
 
@@ -173,7 +172,7 @@ class Marking:
             )
 
     def _streams(self, frame: Any, others: Sequence[Any], copied: dict[int, Any]) -> None:
-        """Make the tracks of the output, in the order of the input."""
+        """Create the tracks of the output, in the order of the input."""
         self.turn = orientation(frame)
         self.writer.metadata.update(_tags(self.reader.metadata))
         self.clocks: dict[int, _Clock] = {}
@@ -185,7 +184,7 @@ class Marking:
                     new = copied[s.index] = self.writer.add_stream_from_template(s)
                 except ValueError:  # a kind of stream that this container does not take
                     warnings.warn(
-                        f"{self.source}: the {s.type} track {s.index} does not fit into the output and was left out", stacklevel=4
+                        f"{self.source}: the {s.type} track {s.index} cannot be stored in the output and was left out", stacklevel=4
                     )
                     continue
                 self.clocks[s.index] = _Clock(1)
@@ -216,7 +215,7 @@ class Marking:
         stream.pix_fmt = "yuv420p" if h % 2 == 0 and w % 2 == 0 else "yuv444p"
         stream.codec_context.time_base = self.video.time_base
         own = stream.codec_context
-        own.thread_count = min(4, os.cpu_count() or 1)  # of the encoder: drawing goes on meanwhile
+        own.thread_count = min(4, os.cpu_count() or 1)  # of the encoder: drawing continues in parallel
         for name in ("colorspace", "color_range", "color_primaries", "color_trc", "sample_aspect_ratio"):
             with contextlib.suppress(AttributeError, TypeError, ValueError, ZeroDivisionError):
                 value = getattr(context, name)
@@ -241,12 +240,12 @@ class Marking:
 
 
 class SegmentPen:
-    """Draws what a network makes of a segment of frames at its own size (A.1).
+    """Adds a network's residual for segments of frames, computed at the model's size and upscaled (appendix A.1).
 
     Args:
         net: the model.
-        rows: payloads ``[n, L]`` of segments, in turn.
-        psnr: of the marked frames, in dB.
+        rows: payloads ``[n, L]`` of the segments, used in turn.
+        psnr: PSNR of the marked frames, in dB.
     """
 
     def __init__(self, net: REVMark, rows: np.ndarray, psnr: float) -> None:
@@ -264,7 +263,7 @@ class SegmentPen:
         self.widen = _Widen(self.planes, (model.height, model.width))
 
     def __call__(self, frames: list[Any], seconds: list[float]) -> Iterator[Any]:
-        """Up to ``TOGETHER`` segments; what the end cuts short is filled with the last frame for the model."""
+        """Mark up to ``TOGETHER`` segments; for the model, the last one is padded with the last frame."""
         model, t = self.net.model, self.net.model.frames
         picture = Small(model.height, model.width)
         clip = torch.stack([picture(f) for f in frames])  # [n, 3, h, w]
@@ -282,12 +281,13 @@ class SegmentPen:
 
 
 class WavePen:
-    """Draws the waves of a key (:mod:`revmark_ref.filemark`) on luma, below what the picture hides; colours are not touched.
+    """Adds the waves of a key (:mod:`revmark_ref.filemark`) to luma, scaled by the perceptual mask; chroma is not changed.
 
     Args:
-        mark: of the key.
+        mark: the mark of the key.
         words: payloads ``[n, BITS]``.
-        psnr: of the marked frames, in dB; where a picture has nearly no texture the mark is weaker, so that it stays unseen.
+        psnr: PSNR of the marked frames, in dB; frames with nearly no texture get a weaker mark, so that it stays invisible.
+        rate: frames per second.
     """
 
     together = 1
@@ -319,12 +319,12 @@ class WavePen:
             yield self.planes.add(frame, [fine.mul_(gain * self.planes.gains[0]).round_().to(torch.int16), None, None])
 
 
-GRID = 192  # short side of the grid that a mark is drawn on before it is widened to the frame
+GRID = 192  # short side in pixels of the grid that a mark is drawn on before it is upscaled to the frame
 SHORTEST = 4 * PERIOD  # seconds
 
 
 class Luma:
-    """Luma of decoded frames as they are shown, at a given size, each pixel the mean of the area that it covers."""
+    """Luma of decoded frames in display orientation, scaled to a given size by area averaging."""
 
     def __init__(self, height: int, width: int) -> None:
         self.height, self.width = height, width
@@ -339,7 +339,7 @@ class Luma:
 
 
 class Small:
-    """Decoded frames as they are shown, at the model's size, each pixel the mean of the area that it covers."""
+    """Decoded frames in display orientation, scaled to the model's size by area averaging."""
 
     def __init__(self, height: int, width: int) -> None:
         self.height, self.width = height, width
@@ -352,7 +352,7 @@ class Small:
 
 
 class _Planes:
-    """Adds residuals to the YCbCr planes of frames of one size, turned as they are shown."""
+    """Adds residuals to the YCbCr planes of frames of one size, in display orientation."""
 
     def __init__(self, frame: Any, turn: tuple[int, bool], format_: str) -> None:
         self.format, self.turn, self.convert = format_, turn, Converter()
@@ -374,7 +374,7 @@ class _Planes:
         )
 
     def add(self, frame: Any, residuals: Sequence[Tensor | None]) -> Any:
-        """The frame with a residual for each plane added, None leaves a plane as it is."""
+        """The frame with a residual added to each plane; None leaves a plane unchanged."""
         import av
 
         flat = self.convert(frame, self.format, width=self.stored[0][1], height=self.stored[0][0]).reshape(-1)
@@ -395,11 +395,11 @@ class _Planes:
 
 
 class _Widen:
-    """Small RGB residuals, brought to the planes of a frame.
+    """Upscales RGB residuals to the planes of a frame.
 
     Args:
-        planes: of the frame.
-        size: of the residuals.
+        planes: the planes of the frame.
+        size: height and width of the residuals.
     """
 
     def __init__(self, planes: _Planes, size: tuple[int, int]) -> None:
@@ -407,7 +407,7 @@ class _Widen:
         self.matrices = [(_widen(n, size[0]), _widen(m, size[1])) for n, m in planes.sizes[:2]]
 
     def __call__(self, residual: Tensor, mse: float) -> list[Tensor]:
-        """Residual of each plane on its 8-bit scale, of that mean squared error in RGB. Shape: ``[n, 3, h, w]`` -> three ``[n, H, W]``."""
+        """Residual of each plane in 8-bit levels, with the mean squared error ``mse`` in RGB. Shape: ``[n, 3, h, w]`` -> three ``[n, H, W]``."""
         rows, columns = self.matrices[0]
         # energy after widening, without widening: ||A x B'||^2 = <A'A x, x B'B>
         energy = ((rows.T @ rows) @ residual * (residual @ (columns.T @ columns))).sum() / (

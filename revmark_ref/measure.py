@@ -1,4 +1,4 @@
-"""What is measured on a model: clips of videos, attacks on them, cells that are kept with their confidence intervals."""
+"""Measurements of a model: clips, attacks on them, and table cells that are stored with their confidence intervals."""
 
 from __future__ import annotations
 
@@ -32,8 +32,11 @@ def attack(name: str, strength: float | None = None) -> torch.nn.Module:
     """An attack of the tables by name.
 
     Args:
-        name: "blur"; "libx264:22", a codec and its CRF; "resize:0.5", down to half the size and back; several, one after the other, joined by "+".
-        strength: replaces the one of a single attack.
+        name: "blur"; "libx264:22", a codec and its CRF; "resize:0.5", down to half the size and back; a sequence of attacks is joined by "+".
+        strength: replaces the default strength of a single attack.
+
+    Raises:
+        ValueError: unknown attack, or a codec without CRF.
     """
     if "+" in name:
         return _Chain([attack(n) for n in name.split("+")])
@@ -67,7 +70,7 @@ class Material:
     """The clips and messages that everything is measured on.
 
     Attributes:
-        clips: ``[N, T, 3, H, W]``, windows of the videos as they are (scaled up where a video is smaller).
+        clips: ``[N, T, 3, H, W]`` in [0, 1], windows of the videos at their own resolution (upscaled where a video is smaller).
         message: ``[N, L]``.
         owner: index of the video that each clip is from.
         names, hashes: of the videos.
@@ -81,7 +84,7 @@ class Material:
 
 
 def material(folder: str | Path, frames: int, size: tuple[int, int], bits: int, windows: int = 4, seed: int = 0) -> Material:
-    """``windows`` clips of every video of a folder: places and times drawn from (seed, video, window), the first window from the centre.
+    """``windows`` clips of every video of a folder: positions and times drawn from (seed, video, window), except for the first, a centre crop.
 
     Raises:
         VideoError: no video that is long enough.
@@ -116,13 +119,13 @@ def material(folder: str | Path, frames: int, size: tuple[int, int], bits: int, 
         hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())
     if not clips:
         raise VideoError(f"{folder}: no video of at least {frames} frames")
-    # one draw a window, not a number of the list: a folder with more videos keeps the messages of those it had
+    # keyed by the video's hash, not by its index: adding videos to a folder does not change the messages of the others
     sent = torch.cat([messages(seed, [int(hashes[o][:12], 16) + i % windows], bits) for i, o in enumerate(owner)])
     return Material(torch.stack(clips), sent, owner, names, hashes)
 
 
 def interval(values: Sequence[float], owner: Sequence[int], seed: int = 0, rounds: int = 2000) -> tuple[float, float, float]:
-    """Mean and 95 % confidence interval by bootstrap over videos: windows of one video stand or fall together."""
+    """Mean and 95 % confidence interval by bootstrap over videos, since windows of one video are not independent."""
     values_, owner_ = np.asarray(values, float), np.asarray(owner)
     groups = [values_[owner_ == o] for o in np.unique(owner_)]
     sums, sizes = np.array([g.sum() for g in groups]), np.array([len(g) for g in groups])
@@ -133,20 +136,20 @@ def interval(values: Sequence[float], owner: Sequence[int], seed: int = 0, round
 
 
 def with_interval(values: Sequence[float], owner: Sequence[int]) -> dict[str, float]:
-    """:func:`interval` as the cells have it."""
+    """:func:`interval` in the form that cells are stored in."""
     mean, low, high = interval(values, owner)
     return {"value": round(mean, 3), "low": round(low, 3), "high": round(high, 3), "n": len(values)}
 
 
 class Evaluation:
-    """Measures cells and keeps them.
+    """Measures the cells of tables and stores them.
 
     Args:
         net, config: the model.
-        name: what it is called.
+        name: its label in tables.
         clips: material of its size.
-        store: JSON file of finished cells; made if missing.
-        key: what the cells depend on beside their own name (hash of the weights, of the material).
+        store: JSON file of finished cells; created if missing.
+        key: what the cells depend on besides their own name (hashes of weights and material).
         alexnet: features for LPIPS; None looks where :class:`~revmark_ref.lpips.LPIPS` does.
         descent: steps of :func:`~revmark_ref.refine.refine`, for models with the mapping "waves".
     """
@@ -159,11 +162,11 @@ class Evaluation:
         self.alexnet, self.descent = alexnet, descent
         self.cells: dict[str, Any] = json.loads(store.read_text()) if store.is_file() else {}
         self._marked: dict[float, Tensor] = {}
-        self.alpha = config.training.at("alpha", config.training.steps)  # that the model was trained to; may be set
+        self.alpha = config.training.at("alpha", config.training.steps)  # the final one of the training; may be set
 
     @functools.cached_property
     def lpips(self) -> torch.nn.Module | None:
-        """The distance, read once; None where its features are missing."""
+        """LPIPS, loaded once; None if AlexNet's features are missing."""
         from .lpips import LPIPS
 
         try:
@@ -183,7 +186,7 @@ class Evaluation:
 
     @torch.no_grad()
     def marked(self, alpha: float) -> Tensor:
-        """The marked clips on 8-bit values."""
+        """The marked clips, rounded to 8-bit values."""
         if alpha not in self._marked:
             m = self.material
             parts = [c + self._residual(c, b, alpha) for c, b in zip(m.clips.split(8), m.message.split(8))]
@@ -199,11 +202,11 @@ class Evaluation:
             return refine(self.net, clips, message, alpha, self.descent, perceptual=self.lpips)
 
     def alpha_for(self, psnr: float) -> float:
-        """The strength that gives a mean PSNR: noise power goes with its square."""
+        """The strength that gives a mean PSNR in dB; the residual's power is proportional to its square."""
 
         def find() -> float:
             alpha, descent = self.alpha, self.descent
-            self.descent = 0  # keeps the strength
+            self.descent = 0  # descent does not change the strength
             for _ in range(3):
                 alpha *= 10 ** ((float(dc.metrics.psnr(self.marked(alpha), self.material.clips).mean()) - psnr) / 20)
             self.descent, self._marked = descent, {}
@@ -233,12 +236,12 @@ class Evaluation:
 
     @torch.no_grad()
     def quality(self, alpha: float | None = None) -> dict[str, Any]:
-        """Of the marked clips.
+        """Quality of the marked clips.
 
         Returns:
-            "psnr" in dB; "ssim"; "lpips" times 100, None without AlexNet's features; "flat", the residual's deviation in flat places in 8-bit levels
-            (blocks of 16 x 16 whose luma deviates by less than ``FLAT``; mean over the clips that have any), or None; "flicker", the largest change
-            of the residual from one frame to the next over the mean one.
+            "psnr" in dB; "ssim"; "lpips" times 100, None without AlexNet's features; "flat", the residual's standard deviation in flat blocks, in
+            8-bit levels (16 x 16 blocks whose luma has a standard deviation below ``FLAT``; mean over the clips that have any), or None; "flicker",
+            the largest frame-to-frame change of the residual over the mean one.
         """
         alpha = self.alpha if alpha is None else alpha
 
@@ -258,13 +261,13 @@ class Evaluation:
             return out
 
         value = dict(self.cell(f"quality alpha {alpha:.4g}", measure))
-        if value["lpips"] is None:  # not to be remembered: the features may come
+        if value["lpips"] is None:  # not stored: the features may be added later
             self.cells.pop(f"{self.key}/quality alpha {alpha:.4g}", None)
         return value
 
     @torch.no_grad()
     def larger(self, folder: str | Path, size: tuple[int, int], name: str) -> dict[str, float]:
-        """Table 9: clips of a larger size, marked through the model's (A.1), attacked at their own, read through the model's."""
+        """Table 9: clips of a larger size, marked via the model's size (appendix A.1), attacked at their own size, read at the model's."""
 
         def measure() -> dict[str, float]:
             model = self.config.model
@@ -285,7 +288,7 @@ class Evaluation:
         return dict(self.cell(f"larger {size} {name}", measure))
 
     def cost(self) -> dict[str, float]:
-        """Table 8: parameters in M, FLOPs of one clip in G (encoder and decoder, and with the paper's distortion layer), clips marked a second."""
+        """Table 8: millions of parameters, GFLOPs per clip (encoder and decoder), frames marked per second."""
 
         def measure() -> dict[str, float]:
             from torch.utils.flop_counter import FlopCounterMode
@@ -311,10 +314,10 @@ class Evaluation:
 
     @torch.no_grad()
     def detected(self, path: str | Path | None, name: str) -> dict[str, float] | None:
-        """Table 10: share of frames, half of them marked, that a detector judges rightly under an attack, in %.
+        """Table 10: share of frames, half of them marked, that a detector classifies correctly under an attack, in %.
 
         Args:
-            path: weights of a detector. A model with the mapping "waves" brings its own.
+            path: weights of a detector. A model with the mapping "waves" has its own.
             name: of the attack.
 
         Returns:

@@ -1,6 +1,6 @@
 """The networks of the paper: encoder, decoder, discriminator, detector (Zhang et al., ACM MM 2023, sections 3.2, 3.4, 3.5, A.2).
 
-Outside, video is ``[B, T, 3, H, W]`` in [0, 1], as everywhere in diffcodec; inside it is ``[B, C, T, H, W]`` on the paper's scale, [-1, 1].
+The interface takes video ``[B, T, 3, H, W]`` in [0, 1], as in all of diffcodec; internally it is ``[B, C, T, H, W]`` on the paper's scale, [-1, 1].
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def inside(video: Tensor) -> Tensor:
 class Encoder(nn.Module):
     """A 3-D U-Net that turns clip and message into a residual (section 3.2).
 
-    With the mapping "spread" the residual begins as the informed volume of patterns, to which the U-Net adds through
-    a gate that is nearly closed at first.
+    With the mapping "spread" the residual is the informed volume of patterns (:class:`revmark_ref.mapping.Spread`), to which the U-Net's output is
+    added with a trainable weight that starts small.
 
     Args:
         model: sizes.
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
             clip: ``[B, 3, T, H, W]`` in [-1, 1].
             message: ``[B, L]``, 0 or 1.
             alpha: strength on this clip size (:meth:`revmark_ref.config.Model.alpha`).
-            heard: for the mapping "spread", what the decoder's matched filter says of the clip before it is marked, ``[B, L]``.
+            heard: for the mapping "spread", the response of the decoder's matched filter to the unmarked clip, ``[B, L]``.
 
         Returns:
             ``[B, 3, T, H, W]``, each frame of L2 norm alpha.
@@ -88,8 +88,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """TAsBlock, strided 3-D convolutions, two linear layers (section 3.4).
 
-    With the mapping "spread" the linear layers work at every place and their answers are averaged over the clip, so that any part of it will do;
-    to them is added a matched filter for the patterns, of its own weights, through which reading begins.
+    With the mapping "spread" the linear layers are applied at every position and their outputs averaged over the clip, so that any part of it
+    suffices; a matched filter for the patterns, with weights of its own, is added and dominates at first.
 
     Args:
         model: sizes.
@@ -131,8 +131,8 @@ class Decoder(nn.Module):
         return self.loudness * READING * heard + self.gate * found
 
 
-GATE = 0.1  # share of the networks beside the matched filter, to begin with
-READING = 16.0  # logit for each unit of a tile's mean correlation, to begin with
+GATE = 0.1  # initial weight of the networks relative to the matched filter
+READING = 16.0  # initial logit per unit of a tile's mean correlation
 
 
 def strides(i: int) -> tuple[int, int, int]:
@@ -175,7 +175,7 @@ class REVMark(nn.Module):
         Args:
             video: ``[B, T, 3, H, W]`` in [0, 1].
             message: ``[B, L]``, 0 or 1.
-            alpha: the paper's strength (6.2 is about 37.1 dB), on its scale and clip size.
+            alpha: the paper's strength, eq. (2), on its scale and clip size (6.2 gives about 37.1 dB).
 
         Raises:
             ValueError: clip or message of another size than the model's.
@@ -183,7 +183,7 @@ class REVMark(nn.Module):
         return video + self.residual(video, message, alpha)
 
     def residual(self, video: Tensor, message: Tensor, alpha: float) -> Tensor:
-        """What :meth:`embed` adds, ``[B, T, 3, H, W]`` on the [0, 1] scale."""
+        """The residual that :meth:`embed` adds, ``[B, T, 3, H, W]`` on the [0, 1] scale. Arguments and errors as there."""
         self.check(video)
         if message.shape != (len(video), self.model.bits):
             raise ValueError(f"REVMark expected a message [{len(video)}, {self.model.bits}], got shape {tuple(message.shape)}")
@@ -204,7 +204,7 @@ class REVMark(nn.Module):
 class Discriminator(nn.Module):
     """Marked or not: a 3-D CNN of five layers (section 3.5).
 
-    Its score is the mean over places of a sigmoid: eq. (13) has no floor of its own, so a score without bounds would run away.
+    Its score is a sigmoid averaged over positions: eq. (13) is not bounded below, so an unbounded score would diverge.
     """
 
     def __init__(self, width: int = 16, patch: int = 1) -> None:
@@ -222,16 +222,16 @@ class Discriminator(nn.Module):
 
 
 class Detector(nn.Module):
-    """Is this frame marked (A.2): eight 2-D convolutions, global average pooling, one linear layer; beside it what a model's own patterns say.
+    """Detector of marked frames (appendix A.2): eight 2-D convolutions, global average pooling, one linear layer; in parallel, optionally, filters
+    for a model's own patterns (:class:`Folded`).
 
-    As detectors of hidden messages do (Fridrich and Kodovsky 2012), the convolutions look at the difference from the mean of the surroundings,
-    truncated. Two of them are dilated to the side of the patterns of the mapping "spread": what repeats from tile to tile is the mark, what does
-    not is the picture.
+    As in steganalysis (Fridrich and Kodovsky 2012), the input of the convolutions is the truncated difference from the local mean. Two of them are
+    dilated to the side of the patterns of the mapping "spread": the mark repeats from tile to tile, the picture does not.
 
     Args:
         width: channels.
-        folded: shape (patterns, bits, tile) of the mapping "spread" whose marks are looked for; None leaves the convolutions alone.
-        reach: dilation, on the map of half the frame's size.
+        folded: shape (patterns, bits, tile) of the mapping "spread" whose marks are to be detected; None for the convolutions only.
+        reach: dilation, on the feature map of half the frame's size.
     """
 
     def __init__(self, width: int = 32, folded: tuple[int, int, int] | None = None, reach: int = 8) -> None:
@@ -245,7 +245,7 @@ class Detector(nn.Module):
 
     @classmethod
     def of(cls, net: REVMark, width: int = 32) -> Detector:
-        """A detector to be trained for a model's marks, which begins with the model's patterns."""
+        """An untrained detector for a model's marks, initialised with the model's patterns."""
         spread = getattr(net.decoder, "filter", None)
         if spread is None:
             return cls(width)
@@ -255,18 +255,18 @@ class Detector(nn.Module):
         return out
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Logit, above 0 is marked. Shape: ``[N, 3, H, W]`` in [0, 1] ``-> [N]``."""
+        """Logit of each frame, above 0 for marked. Shape: ``[N, 3, H, W]`` in [0, 1] ``-> [N]``."""
         fine = frames - F.avg_pool2d(frames, 5, 1, 2, count_include_pad=False)
         logit = self.linear(self.net((16 * fine).clamp(-1, 1)).mean((2, 3)))[:, 0]
         return logit if self.folded is None else logit + self.folded(frames)  # type: ignore[no-any-return]
 
 
 class Folded(nn.Module):
-    """What repeats from tile to tile of a frame, seen through the patterns of the mapping "spread".
+    """Detects what repeats from tile to tile of a frame, with the patterns of the mapping "spread".
 
-    DCT coefficients of every tile are limited by their own texture, as the locally optimal detector of a weak mark in heavy-tailed noise does
-    (Hernandez, Amado and Perez-Gonzalez 2000), and averaged over the tiles. A bit adds all its patterns with one sign, and each pattern has one
-    of two signs in a frame; so responses are added up with every combination of signs, and squared only then, since the bit is unknown.
+    The DCT coefficients of each tile are limited according to its texture, as in the locally optimal detector of a weak mark in heavy-tailed noise
+    (Hernandez, Amado and Perez-Gonzalez 2000), and averaged over the tiles. All patterns of a bit share its sign, and each pattern has one of two
+    signs in a frame; responses are therefore summed with every combination of signs before they are squared, since the bit is unknown.
 
     Args:
         patterns, bits, tile: of the mapping.
@@ -283,23 +283,23 @@ class Folded(nn.Module):
         self.log_texture = nn.Parameter(torch.tensor(0.0))
         self.patterns = nn.Parameter(torch.randn(patterns, bits, len(self.basis)))
         signs = torch.tensor([(*s, 1.0) for s in itertools.product((1.0, -1.0), repeat=patterns - 1)])  # [C / 2, P]
-        self.mix = nn.Parameter(torch.cat([signs, signs]))  # amplitudes: where all patterns are left, and where mostly the steady one is
+        self.mix = nn.Parameter(torch.cat([signs, signs]))  # amplitudes: with all patterns present, and with mainly the constant one
         inputs = 2 * len(self.mix) + patterns + 6
         self.judge = nn.Sequential(nn.Linear(inputs, 32), nn.LeakyReLU(SLOPE), nn.Linear(32, 32), nn.LeakyReLU(SLOPE), nn.Linear(32, 1))
 
     def begin(self, mapping: Spread) -> None:
-        """Take over a model's patterns and their shares."""
+        """Initialise with a model's patterns and their shares."""
         with torch.no_grad():
             colours = mapping.patterns().unflatten(2, (3, mapping.times, -1)).mean(2)  # [P, L, T, p p]
             found = colours @ self.basis.mT  # [P, L, T, F]
-            sign = (found * found[:, :, -1:]).sum(3, keepdim=True).sign()  # over time a pattern turns, and only that
+            sign = (found * found[:, :, -1:]).sum(3, keepdim=True).sign()  # over time a pattern only changes its sign
             self.patterns.copy_(F.normalize((found * sign).mean(2), dim=2) * STEADY)
             whole, steady = self.mix.chunk(2)
             whole.mul_(2 * mapping.share)
             steady.mul_(torch.tensor([0.4] * (len(mapping.share) - 1) + [1.4]))
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Logit of each frame. Shape: ``[N, 3, H, W]`` in [0, 1], edges that hold no whole tile left out, ``-> [N]``."""
+        """Logit of each frame; incomplete tiles at its edges are ignored. Shape: ``[N, 3, H, W]`` in [0, 1] ``-> [N]``."""
         p = self.tile
         y = 255 * (frames * self.luma[:, None, None]).sum(1)  # [N, H, W]
         y = y[:, : y.shape[1] // p * p, : y.shape[2] // p * p]
@@ -313,7 +313,7 @@ class Folded(nn.Module):
         heard = torch.einsum("nf,plf->npl", sure, self.patterns / STEADY)
         squares = torch.einsum("npl,cp->ncl", heard, self.mix).square()  # [N, C, L]
         scores = torch.stack([(1 + squares).log().mean(2), squares.mean(2).log1p()], 1)  # [N, 2, C]
-        scores = scores.unflatten(2, (2, -1)).sort(3).values.flatten(1)  # whichever signs this frame has
+        scores = scores.unflatten(2, (2, -1)).sort(3).values.flatten(1)  # independent of the signs in this frame
         about = (
             sure.square().clamp(max=9).mean(1),
             sure.square().mean(1).log1p(),
@@ -326,4 +326,4 @@ class Folded(nn.Module):
         return self.judge(torch.cat([scores, of_patterns, torch.stack(about, 1)], 1) - 2)[:, 0]  # type: ignore[no-any-return]
 
 
-STEADY = 5.0  # scale on which a detector's patterns are kept, so that an optimiser's steps are small beside them
+STEADY = 5.0  # scale of a detector's patterns, so that optimiser steps are small relative to them

@@ -1,4 +1,4 @@
-"""The mark of ``base`` read from a file: frames in, a message whose check holds or none."""
+"""Reading the mark of ``base`` from a file: a message is returned only if its check holds."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from .filemark import CELLS, TILE, VECTORS, WORD, Mark
 from .marking import Luma, Progress
 from .sync import Aligned, Place, Windows
 
-TRIALS = 8  # alignments of a geometry
+TRIALS = 8  # alignments tried per geometry
 WORTH = 4.5  # score of a geometry below which reading is not tried
-LIKELY = 12.0  # and from which a text is looked for, where AGREED of the pilots agree
+LIKELY = 12.0  # score from which a text or a mark is considered, if the pilots agree by more than AGREED
 AGREED = 0.7
-MARKED = 20.0  # score of a geometry from which a mark is there
-CHANCE = 96 * 2.0**-32  # that one of the payloads tried in 28 s of an unmarked video passes the check of 32 bits
-CHANCE_MARKED = 1e-5  # at most: half of the scores of unmarked files are above 7.0, from there on exponential with a mean of .96
-TOGETHER = (12, 4)  # windows that are added up before a spectrum's power is taken: the more the better, but for cuts and flicker
+MARKED = 20.0  # score of a geometry from which a mark is reported
+CHANCE = 96 * 2.0**-32  # probability that one of the payloads tried in 28 s of an unmarked video passes the 32-bit check
+CHANCE_MARKED = 1e-5  # upper bound: half of the scores of unmarked files are above 7.0, with an exponential tail of mean .96 from there on
+TOGETHER = (12, 4)  # windows summed before the power of a spectrum is taken: more are better except with cuts and flicker
 
 
 @dataclass(frozen=True)
 class Read:
-    """What a file says.
+    """What was read from a file.
 
     Attributes:
-        bits: message ``[M]``, None where none was read.
-        text: None where none was read.
-        marked: a mark is there, readable or not.
-        confidence: share of the payload's bits of all windows that agree with the message.
-        score: of the best geometry.
-        windows: that were searched.
-        place, aligned: the geometry.
-        cell: pixels of a cell in an uncut frame of this size.
+        bits: message ``[M]``; None if none was read.
+        text: None if none was read.
+        marked: a mark was found, readable or not.
+        confidence: share of the data waves of all windows whose sign agrees with the payload.
+        score: score of the best geometry.
+        windows: number of windows searched.
+        place, aligned: the geometry; None if no mark was found.
+        cell: size of a cell in pixels if a frame of this size is uncropped.
     """
 
     bits: np.ndarray | None
@@ -55,13 +55,12 @@ class Read:
     cell: float
 
     def geometry(self) -> dict[str, Any]:
-        """How the marked frame lies in the one that was read: scales of its width and height, turn in degrees (clockwise), mirrored (left to
-        right, before
-        the turn), backwards; empty where no mark is."""
+        """How the marked frame lies in the one that was read: scale of its width and height, turn in degrees (clockwise), mirrored (left to right,
+        before the turn), backwards; empty if no mark was found."""
         if self.place is None or self.aligned is None:
             return {}
         pose = self.aligned.pose
-        # wave vectors go with the inverse transposed of what places go with
+        # wave vectors transform by the inverse transpose of the map of positions
         forward = np.linalg.inv((self.place.map @ sync.ORIENTATIONS[pose.orientation]).T) / self.cell  # [2, 2], rows and columns
         mirrored = bool(np.linalg.det(forward) < 0)
         straight = forward @ np.diag([1.0, -1.0 if mirrored else 1.0])
@@ -74,7 +73,7 @@ class Read:
 
 
 def frames(path: str | os.PathLike[str], damage: Damage, progress: Progress | None = None) -> Iterator[tuple[Tensor, float]]:
-    """Luma of each frame, ``sync.ROWS`` pixels over the short side at most, and its time in seconds.
+    """Luma of each frame in 8-bit levels, with a short side of at most ``sync.ROWS`` pixels, and its time in seconds.
 
     Raises:
         VideoError: unreadable file.
@@ -90,7 +89,7 @@ def frames(path: str | os.PathLike[str], damage: Damage, progress: Progress | No
             if luma is None or (luma.height, luma.width) != (height, width):
                 luma = Luma(height, width)
             at = float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else last + 1 / rate
-            if not last < at < last + 5:  # a clock that jumps: go on beside it
+            if not last < at < last + 5:  # the time stamps jump: continue at the frame rate
                 at = last + 1 / rate
             last = at
             yield luma(frame), at
@@ -128,7 +127,7 @@ def read(
         key: of the mark.
         progress: called with the number of frames seen.
         damage: counts what is wrong with the file.
-        groups_: most groups of 28 s that are searched, None for all.
+        groups_: maximum number of groups of 28 s that are searched, None for all.
 
     Raises:
         VideoError: unreadable file.
@@ -147,7 +146,7 @@ def read(
 
 
 def read_group(windows: Tensor, mark: Mark, key: str, seen: int) -> Read:
-    """Read some windows ``[C, H, W]``."""
+    """Search one group of windows ``[C, H, W]``; ``seen`` is the number of windows so far."""
     cell = min(windows.shape[1:]) / CELLS
     score, marked = 0.0, False
     where: tuple[Place, Aligned] | None = None
@@ -172,7 +171,7 @@ def read_group(windows: Tensor, mark: Mark, key: str, seen: int) -> Read:
 
 
 def confidence(v: np.ndarray, aligned: Aligned, mark: Mark) -> float:
-    """Share of single waves of all windows whose sign agrees with the payload that they say together."""
+    """Share of the data waves of all windows whose sign agrees with the payload decoded from them together."""
     v = aligned.pose.of(v)
     x = _model(aligned, mark) * mark.signs(mark.bits(aligned.z))
     lined = v * np.exp(-1j * np.angle(v @ x.conj()))[:, None] * x.conj()
@@ -180,7 +179,7 @@ def confidence(v: np.ndarray, aligned: Aligned, mark: Mark) -> float:
 
 
 def read_text(v: np.ndarray, aligned: Aligned, mark: Mark, key: str) -> str | None:
-    """The text of windows ``[C, J]``: words of ``WORD`` periods, from whichever window on."""
+    """The text carried by windows ``[C, J]``: words of ``WORD`` periods, starting at any window; None if there is none."""
     plain = aligned.pose.of(v) * _model(aligned, mark).conj()
     if aligned.pose.backwards:
         plain = plain[::-1]
@@ -195,6 +194,6 @@ def read_text(v: np.ndarray, aligned: Aligned, mark: Mark, key: str) -> str | No
 
 
 def _model(aligned: Aligned, mark: Mark) -> np.ndarray:
-    """What a window says of waves of sign +1."""
+    """Expected response of a window to waves of sign +1. Shape: ``[J]``, complex."""
     turn = 2 * np.pi / TILE * (VECTORS @ aligned.offset)
     return np.exp(1j * (mark.phases + turn))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Embedding by descent: the residual follows the gradient of the message's loss through a distortion layer."""
+"""Embedding by gradient descent: the residual is optimised for the message loss through distortion layers."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from .keys import generator
 from .model import REVMark
 from .waves import SIZE, WaveEncoder, added, deviation, hidden, luma, smooth, texture
 
-FIRST, LAST = 0.15, 0.03  # of the step, in units of the residual's deviation; falls evenly
+FIRST, LAST = 0.15, 0.03  # first and last step size, in units of the residual's RMS; decreases linearly
 MOMENTUM = 0.6
-HIGHEST = 2.5  # of a sample, in units of the residual's deviation below the mask
-FLAT, CROWDED = 1.0, 1.6  # of the deviation around a sample, in the same units: without texture, and from ``FULL`` levels of it on
+HIGHEST = 2.5  # limit of a sample, in units of the RMS of the residual before the mask
+FLAT, CROWDED = 1.0, 1.6  # limits of the local RMS, in the same units: up to BARE levels of texture, and from FULL levels on
 BARE, FULL = 1.5, 5.5
 MARGIN = 0.25  # share of the mean response without a codec that each bit should keep
 STEEP = 8.0
-VISIBLE, PERCEPTUAL = 0.2, 0.1  # of the slopes of what is seen, against the message's
+VISIBLE, PERCEPTUAL = 0.2, 0.1  # weights of the gradients of visibility and perceptual distance, relative to the message's
 SCALES = (1, 2, 4)
-SEEN = 2.0  # levels of texture that a picture always has, to an eye
+SEEN = 2.0  # levels of texture that are added to a picture's own when visibility is computed
 
 
 def default_layers() -> list[tuple[nn.Module, float]]:
-    """What :func:`refine` goes through, and how much it counts: the real codec with the simulator's gradient, the paper's crop and drop."""
+    """Default layers of :func:`refine` and their weights: the real codec with the simulator's gradient, the paper's crop and frame drop."""
     return [(dc.RealCodec("libx264", crf=(21.0, 34.0), preset="medium"), 1.0), (dc.RandomCrop(0.4), 0.5), (dc.FrameDrop(0.5), 0.5)]
 
 
 def visibility(residual: Tensor, y: Tensor) -> Tensor:
-    """How much of a residual is seen: its power over that of the texture around it, at three scales.
+    """Visibility of a residual: its power over that of the surrounding texture, at three scales.
 
     Shape: ``[B, T, H, W]``, in levels, and luma of the same shape -> ``[B]``.
     """
@@ -53,21 +53,21 @@ def refine(
     seed: int = 0,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The residual of :meth:`REVMark.embed` after some steps of normalised gradient descent, on the same strength and below the same mask.
+    """The residual of :meth:`REVMark.embed` after ``steps`` steps of normalised gradient descent, at the same strength and under the same mask.
 
-    Each step draws the layers' strengths anew and descends on the mean over bits of ``softplus(STEEP (MARGIN - q))``, where q is a bit's response
-    after a layer over the mean response without one, and on the logarithm of :func:`visibility`. What the codec takes away has no gradient, so the
-    energy moves to where it survives; where the picture is flat it may not gather.
+    Each step draws new strengths for the layers and descends on the mean over bits of ``softplus(STEEP (MARGIN - q))``, where q is a bit's response
+    after a layer divided by the mean response without one, and on the logarithm of :func:`visibility`. What the codec removes has no gradient, so the
+    energy moves to where it survives; in flat areas a limit keeps it from accumulating.
 
     Args:
         net: a model with the mapping "waves".
         video: ``[B, T, 3, H, W]`` in [0, 1].
         message: ``[B, L]``, 0 or 1.
-        alpha: the paper's strength, as of :meth:`REVMark.embed`.
-        steps: 0 returns what the encoder says.
+        alpha: the paper's strength, as in :meth:`REVMark.embed`.
+        steps: number of steps; 0 returns the encoder's residual.
         layers: pairs of a :class:`diffcodec.Layer` and its weight; None for :func:`default_layers`.
         seed: of the layers' draws.
-        perceptual: a differentiable distance between marked and unmarked clips that is kept low as well, ``[B]`` (:class:`revmark_ref.lpips.LPIPS`).
+        perceptual: a differentiable distance ``[B]`` between marked and unmarked clips that is minimised as well (:class:`revmark_ref.lpips.LPIPS`).
 
     Returns:
         ``[B, T, 3, H, W]`` on the [0, 1] scale, to be added to ``video``.

@@ -1,4 +1,4 @@
-"""A training run as it lies in its folder: what it is told, how it is set up, saved and taken up again."""
+"""A training run and its folder: plan, set-up, saving and resuming."""
 
 from __future__ import annotations
 
@@ -37,20 +37,21 @@ class System(nn.Module):
 
 @dataclasses.dataclass
 class Plan:
-    """Where a run reads and writes.
+    """Settings of a run: configuration, data, output and limits.
 
     Attributes:
-        config: what is trained and how.
+        config: configuration of model and training.
         data: folder of videos, packed file, or "synthetic".
         out: folder of the run.
-        resume: go on from the newest whole checkpoint in ``out``.
-        start: weights file or run to begin with (step 0, fresh moments): for a common first stage.
-        workers: processes that prepare clips; 0 prepares them here, on a GPU from videos held there.
+        resume: resume from the newest intact checkpoint in ``out``.
+        start: weights file or run to initialise from (step 0, new optimiser state), for runs with a common first stage.
+        workers: data loader processes; 0 loads in the main process, on a GPU from videos held in its memory.
         mixed_precision: "no" or "bf16".
         compile: compile encoder and decoder.
-        budget: MiB that a checkpoint may take: weights only, moments re-warmed after a resume. None writes everything.
-        until: stop after this step (and save), for machines that go away.
-        minutes: stop (and save) after that many minutes.
+        budget: maximum size of a checkpoint in MiB: weights only, so that Adam's state restarts and the learning rate warms up again after a resume.
+            None saves everything.
+        until: save and stop after this step, for machines that are available for a limited time.
+        minutes: save and stop after this many minutes.
         tensorboard: also write a TensorBoard log.
         spynet: file of SPyNet weights, for ``motion="spynet"``.
         quiet: no progress bar.
@@ -73,7 +74,13 @@ class Plan:
 
 
 class Run:
-    """Networks, optimisers, data and the step of a run, as a plan says or as its newest checkpoint has them."""
+    """Networks, optimisers, data and step of a run, from its plan or its newest checkpoint.
+
+    Raises:
+        ValueError: ``out`` already holds a run and ``resume`` is False, or SPyNet's weights are missing.
+        CheckpointError: the checkpoints are damaged or of another model.
+        VideoError: no usable data.
+    """
 
     def __init__(self, plan: Plan) -> None:
         from accelerate import Accelerator
@@ -84,7 +91,7 @@ class Run:
         self.folder = plan.out / "checkpoints"
         found = self._found()
         if found is not None:
-            # a run that began again goes on with the seed it has now
+            # a run that was restarted continues with its current seed
             seed = found[0].get("seed", training.seed)
             training = dataclasses.replace(training, seed=seed)
             self.config = Config(self.config.model, training)
@@ -137,7 +144,7 @@ class Run:
         if self.plan.resume:
             return checkpoint.newest(self.folder)
         if checkpoint.every(self.folder):
-            raise ValueError(f"{self.plan.out} holds a run already: --resume goes on with it, another --out begins a new one")
+            raise ValueError(f"{self.plan.out} holds a run already: --resume continues it, another --out starts a new one")
         return None
 
     def _save(self) -> None:
@@ -145,7 +152,7 @@ class Run:
         if not self.main:
             return
         model, discriminator = self.net.state_dict(), self.discriminator.state_dict()
-        if self.config.model.motion == "spynet":  # not ours to copy
+        if self.config.model.motion == "spynet":  # SPyNet's weights must not be redistributed
             model = {k: v for k, v in model.items() if "motion." not in k}
         state = {"seed": self.config.training.seed, "rewarm": self.rewarm, "config": json.loads(self.config.to_json())}
         if self.plan.budget is not None:
@@ -164,7 +171,7 @@ class Run:
 
     def _restore(self, state: Mapping[str, Any], groups: Mapping[str, Mapping[str, Tensor]]) -> None:
         if Config.from_json(json.dumps(state["config"])).model != self.config.model:
-            raise checkpoint.CheckpointError(f"{self.folder} holds a run of another model; its config.json and the one asked for differ")
+            raise checkpoint.CheckpointError(f"{self.folder} holds a run of another model: its config.json differs from what is requested")
         weights.fill(self.net, groups["model"], self.folder)
         weights.fill(self.discriminator, groups["discriminator"], self.folder)
         self.step, self.rewarm = state["step"], state["rewarm"]
@@ -180,7 +187,7 @@ class Run:
         )
 
     def _fit(self, distortion: Distortion) -> None:
-        """Fit CompNet once; it lies in the run's folder."""
+        """Fit CompNet once and keep it in the run's folder."""
         net = distortion.codecs["compnet"]
         path = self.plan.out / "compnet"
         found = checkpoint.newest(path) if path.is_dir() else None
@@ -195,7 +202,7 @@ class Run:
 
 
 def start_weights(path: Path) -> dict[str, Tensor]:
-    """Weights to begin with, from a safetensors file, a checkpoint, or the newest checkpoint of a run."""
+    """Initial weights from a safetensors file, a checkpoint, or the newest checkpoint of a run."""
     if path.is_dir():
         if (path / checkpoint.STATE).is_file():
             return checkpoint.read(path)[1]["model"]

@@ -1,14 +1,14 @@
-"""How the mark of a file is found, whatever was done to its geometry and its clock.
+"""Synchronisation: finding the mark of a file after changes of its geometry and speed.
 
-1. Frames are whitened and demodulated: multiplied by the waves' turning in time and added up over windows of two periods (a lock-in). What does
-   not move goes; of each window remains a complex picture in which wave j is a plane wave.
-2. Windows are added up with the weights that keep what turns at one rate and suppress everything else that they have in common (minimum variance
-   or Capon's beamformer, doi:10.1109/PROC.1969.7278, over time): the picture itself, which moves otherwise, goes.
-3. In the spectrum of such sums the mark is a set of points on a lattice, whatever the message. The map from cells to pixels (scale of each
-   axis, turn) that puts the most power under the lattice is searched.
-4. At those points each window gives a vector of 240 complex numbers. Windows differ by a phase (cuts, speed, start) and by how well they were
-   kept; they are added up in several ways. How the frame lies, where its centre was, and the phase, is what the pilots say.
-5. The signs of the other waves are the coded payload; whether it is one is for its check to say (:mod:`revmark_ref.framing`).
+1. Frames are whitened and demodulated: multiplied by the temporal carrier of the waves and summed over windows of two periods (lock-in detection).
+   Static content cancels; each window leaves a complex picture in which wave j is a plane wave.
+2. Windows are summed with weights that keep what rotates at one rate and suppress everything else they have in common (minimum-variance or Capon
+   beamformer, doi:10.1109/PROC.1969.7278, over time), which removes the picture, since it moves differently.
+3. In the spectrum of such sums the mark is a set of points on a lattice, whatever the message. The map from cells to pixels (scale of each axis,
+   turn) with the most power at the lattice points is searched.
+4. At those points each window gives a vector of 240 complex numbers. Windows differ in phase (cuts, speed, start) and in how well the mark survived;
+   they are combined in several ways. The pilots determine the orientation and offset of the marked frame, and the phase.
+5. The signs of the other waves are the coded payload, which is accepted only if its check holds (:mod:`revmark_ref.framing`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from torch import Tensor
 from .filemark import CELLS, PERIOD, TILE, VECTORS, Mark
 from .waves import SIZE, deviation
 
-ROWS = 192  # pixels of the short side that are looked at: 1.5 to a cell
+ROWS = 192  # pixels of the short side at which frames are analysed: 1.5 per cell
 BASE = 3.0  # levels added to the deviation when whitening
 GROUP = 64  # windows that are searched together: 28 s
-SCALES = math.log(1.75)  # either way
+SCALES = math.log(1.75)  # range of the log scale of an axis, either way
 ASPECTS = math.log(1.5)
 TILT = 6.5  # degrees either way
-# how a frame may lie: mirrored or not, and quarter turns; from wave vectors of the marked frame to those of the one that is looked at
+# orientations: quarter turns, mirrored or not; each maps wave vectors of the marked frame to those of the frame that is read
 ORIENTATIONS = [np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), q) @ np.diag([1, m]) for m in (1, -1) for q in range(4)]
 _NUMBER = {tuple(v): i for i, v in enumerate(VECTORS.tolist())}
-# where the response to each wave is found among those to the lattice, if the frame lies so
+# for each orientation, the index of each wave's response among those to the lattice
 _PLACES = [np.array([_NUMBER[tuple(v)] for v in (VECTORS @ o.T).tolist()]) for o in ORIENTATIONS]
 _SQUARES = (VECTORS**2).sum(1)
 _NEAR = np.abs(_SQUARES[:, None] - _SQUARES) <= 6
@@ -47,7 +47,7 @@ class Windows:
         self.open: dict[int, _Window] = {}
 
     def add(self, y: Tensor, seconds: float) -> Iterator[Tensor]:
-        """Take in a whitened frame ``[H, W]``; hands out the windows that it ends, complex ``[H, W]``."""
+        """Add a whitened frame ``[H, W]``; yields the windows that are finished by then, complex ``[H, W]``."""
         at = seconds / PERIOD
         last = math.floor(at)
         for number in [n for n in self.open if n < last - 1]:
@@ -58,13 +58,13 @@ class Windows:
             self.open[number].add(y, at, math.sin(math.pi * (at - number) / 2) ** 2)
 
     def end(self) -> Iterator[Tensor]:
-        """The windows that are open still."""
+        """Yield the windows that are still open."""
         for number in sorted(self.open):
             yield from self.open.pop(number).end()
 
 
 class _Window:
-    """Sums of a window: frames times the turning wave, frames, and the weights."""
+    """Weighted sums of a window: frames times the carrier, frames, the carrier, and the weights."""
 
     def __init__(self, like: Tensor) -> None:
         self.real, self.imaginary, self.plain = (torch.zeros_like(like) for _ in range(3))
@@ -80,7 +80,7 @@ class _Window:
         self.frames += 1
 
     def end(self) -> Iterator[Tensor]:
-        """Less what does not move; nothing where there are too few frames to tell."""
+        """Yield the window without its static content; nothing if it has too few frames."""
         if self.frames < 3 or self.total <= 0:
             return
         rest = self.turned / self.total
@@ -90,7 +90,7 @@ class _Window:
 
 
 def whitened(y: Tensor) -> Tensor:
-    """A frame less its surroundings' mean, over their deviation. Shape: ``[H, W]`` in levels -> same."""
+    """A frame minus its local mean, divided by its local standard deviation. Shape: ``[H, W]`` in levels -> same."""
     mean, width = deviation(y[None, None], _odd(SIZE * min(y.shape) / CELLS))
     return ((y - mean) / (width + BASE))[0, 0].clamp(-3, 3)
 
@@ -101,11 +101,11 @@ def _odd(x: float) -> int:
 
 @dataclass
 class Place:
-    """A geometry that the lattice was found under.
+    """A geometry at which the lattice may lie.
 
     Attributes:
         map: ``[2, 2]``, from cycles per cell to cycles per pixel, up to mirrors and quarter turns.
-        score: power under the lattice, in deviations of what chance gives.
+        score: mean power at the lattice points, in standard deviations of chance.
     """
 
     map: np.ndarray
@@ -113,29 +113,29 @@ class Place:
 
 
 def covariance(windows: Tensor) -> Tensor:
-    """Of windows over their pixels, with ``LOADING``. Shape: complex ``[C, H, W]`` -> ``[C, C]``."""
+    """Covariance of windows over their pixels, with diagonal loading. Shape: complex ``[C, H, W]`` -> ``[C, C]``."""
     flat = windows.flatten(1)
     r = flat @ flat.conj().T / flat.shape[1]
     level = r.diagonal().real.mean().clamp(min=1e-12)
     return r + LOADING * level * torch.eye(len(r))
 
 
-LOADING = 0.1  # of the mean power: the covariance holds the mark as well, which must stay where its rate is a little off
+LOADING = 0.1  # of the mean power: the covariance contains the mark, too, which must not be suppressed if its rate is slightly off
 
 
 def beams(covariance: Tensor, rates: Tensor) -> Tensor:
-    """Weights of windows that let pass what turns by a rate, in cycles a window, with the least power of all. Shape: ``[R]`` -> ``[R, C]``."""
+    """Minimum-variance weights of windows that pass what rotates at a rate, in cycles per window. Shape: ``[R]`` -> ``[R, C]``."""
     turns = torch.outer(rates, torch.arange(len(covariance), dtype=rates.dtype))
     steering = torch.polar(torch.ones_like(turns), 2 * math.pi * turns).to(covariance.dtype)
     return torch.linalg.solve(covariance, steering.T).T.conj()  # type: ignore[no-any-return]
 
 
 class Spectrum:
-    """Power of windows over spatial frequency, each frequency against its surroundings.
+    """Power spectrum of windows, normalised by the power at neighbouring frequencies.
 
     Args:
         windows: ``[C, H, W]``, complex.
-        together: neighbouring windows that are added up before the power is taken, at three rates that cover a clock wrong by 1 / together.
+        together: consecutive windows summed before the power is taken, at three rates in a range of 1 / together cycles per window.
     """
 
     def __init__(self, windows: Tensor, together: int) -> None:
@@ -149,13 +149,13 @@ class Spectrum:
                 spectrum = torch.fft.fft2(picture, s=(self.h, self.w))
                 power = spectrum.real.square() + spectrum.imag.square()
                 total += power / _around(power).clamp(min=1e-12)
-        self.power = (total / _around(total).clamp(min=1e-12)).numpy()  # 1 where there is nothing, 0 where all is black
-        self.spread = max(1e-3, float(np.minimum(self.power, CAP).std()))  # of chance: pictures overlap, few are independent
+        self.power = (total / _around(total).clamp(min=1e-12)).numpy()  # about 1 without a mark, 0 for black frames
+        self.spread = max(1e-3, float(np.minimum(self.power, CAP).std()))  # of chance: windows overlap, few are independent
         coarse = torch.from_numpy(self.power)[None, None]
         self.coarse = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(coarse, (1, 1, 1, 1), mode="circular"), 3, 1)[0, 0].numpy()
 
     def at(self, frequency: np.ndarray, coarse: bool = False) -> np.ndarray:
-        """Power at frequencies ``[..., 2]`` in cycles per pixel; those that the pixels cannot hold count for nothing."""
+        """Power at frequencies ``[..., 2]`` in cycles per pixel; 1, the value without a mark, beyond the Nyquist frequency."""
         plane = self.coarse if coarse else self.power
         inside = (np.abs(frequency) < 0.49).all(-1)
         y, x = frequency[..., 0] * self.h, frequency[..., 1] * self.w
@@ -170,7 +170,7 @@ class Spectrum:
         return np.where(inside, np.minimum(out, CAP), 1.0)
 
     def score(self, maps: np.ndarray, vectors: np.ndarray, coarse: bool = False) -> np.ndarray:
-        """Mean power under the lattice less 1, in deviations of chance. Shape: ``[N, 2, 2]`` -> ``[N]``."""
+        """Mean power at the lattice points minus 1, in standard deviations of chance. Shape: ``[N, 2, 2]`` -> ``[N]``."""
         out = np.empty(len(maps))
         for first in range(0, len(maps), 4096):
             part = maps[first : first + 4096]
@@ -178,7 +178,7 @@ class Spectrum:
         return (out - 1) * math.sqrt(len(vectors)) / self.spread
 
 
-CAP = 12.0  # of the power at one frequency, over its surroundings: a grid in the picture is no mark
+CAP = 12.0  # limit of the normalised power at one frequency, so that a periodic structure in the picture is not taken for a mark
 
 
 def _around(power: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ AROUND = 14
 
 
 def _fast(n: int) -> int:
-    """The next size that has a fast Fourier transform."""
+    """The next size whose prime factors are 2, 3 and 5, for a fast Fourier transform."""
     while True:
         m = n
         for p in (2, 3, 5):
@@ -206,12 +206,12 @@ def _fast(n: int) -> int:
 
 
 def search(spectrum: Spectrum, cell: float, best: int = 6) -> list[Place]:
-    """Geometries under which the lattice has the most power, best first.
+    """Geometries with the most power at the lattice points, best first.
 
     Args:
         spectrum: of a group of windows.
-        cell: pixels of a cell where the whole frame is there.
-        best: that are handed out.
+        cell: size of a cell in pixels if the frame is uncropped.
+        best: maximum number of geometries returned.
     """
     k = VECTORS / TILE
     tilts = np.deg2rad(np.arange(-TILT, TILT + 0.1, 1.0))
@@ -241,7 +241,7 @@ def _turn(angle: float) -> np.ndarray:
 
 
 def _climb(spectrum: Spectrum, start: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, float]:
-    """The best geometry near one: steps of scale, aspect and turn that get finer."""
+    """The best geometry near a given one, by hill climbing in scale, aspect ratio and turn with decreasing steps."""
     best = start
     score = float(spectrum.score(best[None], k)[0])
     for step in (0.02, 0.01, 0.005, 0.0025, 0.00125):
@@ -258,7 +258,7 @@ def _climb(spectrum: Spectrum, start: np.ndarray, k: np.ndarray) -> tuple[np.nda
 
 
 def responses(windows: Tensor, place: Place) -> np.ndarray:
-    """What each window says of each wave under a geometry. Shape: ``[C, H, W]`` -> complex ``[C, J]``."""
+    """Response of each window to each wave under a geometry. Shape: ``[C, H, W]`` -> complex ``[C, J]``."""
     h, w = windows.shape[1:]
     q = 2 * math.pi * torch.from_numpy(VECTORS / TILE @ place.map.T)  # [J, 2], radians per pixel
     y = torch.arange(h, dtype=torch.float64) + 0.5 - h / 2
@@ -269,16 +269,16 @@ def responses(windows: Tensor, place: Place) -> np.ndarray:
 
 
 def combined(v: np.ndarray, r: Tensor) -> list[np.ndarray]:
-    """Windows added up, ``[C, J]`` -> some of ``[J]``: by the clock as it is and by clocks that are up to ``FASTEST`` wrong (:func:`beams`), and with
-    the phase and weight that the others give each of them (the first right singular vector of whitened windows), which no cut disturbs. By the
-    clock and with the others' weights also without the covariance, which says little where the picture flickers. Which of them says something
-    is for the pilots to tell.
+    """Candidate sums of the windows, a list of ``[J]``: at the nominal speed and at speeds that differ by up to ``FASTEST`` (:func:`beams`), and with
+    phases and weights estimated from the windows themselves (first right singular vector of the whitened windows), which cuts do not disturb. The sum
+    at nominal speed and the estimated one are also taken without the covariance, which is unreliable if the picture flickers. The pilots decide
+    which sum is used.
 
     Args:
-        v: what each window says.
+        v: response of each window, ``[C, J]``.
         r: covariance of the windows, ``[C, C]``.
     """
-    each_way = math.ceil(2 * FASTEST * len(v))  # half a cycle over all windows from one to the next
+    each_way = math.ceil(2 * FASTEST * len(v))  # rates differ by half a cycle over all windows
     rates = torch.arange(-each_way, each_way + 1, dtype=torch.float64) / (2 * len(v))
     turned = beams(r.to(torch.complex128), rates).resolve_conj().numpy() @ v  # [R, J]
     white = np.linalg.solve(np.linalg.cholesky(r.numpy()), v)
@@ -287,23 +287,23 @@ def combined(v: np.ndarray, r: Tensor) -> list[np.ndarray]:
 
 
 def _common(v: np.ndarray) -> np.ndarray:
-    """What rows have in common, each with a phase and weight of its own. Shape: ``[C, J] -> [J]``."""
+    """What the rows have in common, up to a phase and weight of each (first singular vector). Shape: ``[C, J] -> [J]``."""
     _, s, right = np.linalg.svd(v, full_matrices=False)
     return s[0] * right[0]  # type: ignore[no-any-return]
 
 
-FASTEST = 0.06  # share by which a video may run too fast or too slow
+FASTEST = 0.06  # maximum relative change of a video's speed
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How the marked frame lies in the one that is looked at: one of ``ORIENTATIONS``, and whether time runs backwards."""
+    """How the marked frame lies in the one that is read: index into ``ORIENTATIONS``, and whether time runs backwards."""
 
     orientation: int
     backwards: bool
 
     def of(self, x: np.ndarray) -> np.ndarray:
-        """Responses to the lattice ``[..., J]`` in the order of the marked frame's waves; backwards, conjugates from the opposite places."""
+        """Responses to the lattice ``[..., J]`` in the order of the marked frame's waves; if backwards, the conjugates at the opposite points."""
         if self.backwards:
             return x[..., _PLACES[(self.orientation + 2) % 4 + self.orientation // 4 * 4]].conj()
         return x[..., _PLACES[self.orientation]]
@@ -314,14 +314,14 @@ POSES = [Pose(o, b) for o in range(len(ORIENTATIONS)) for b in (False, True)]
 
 @dataclass
 class Aligned:
-    """Responses with the frame's offset and the clock's phase taken out.
+    """Responses corrected for the offset of the frame and the phase in time.
 
     Attributes:
         z: ``[J]``; the real part has the sign of the wave.
         pose: how the frame lies.
         offset: ``[2]`` in cells.
         pilots: how well the pilots agree, at most 1.
-        likelihood: logarithm of the likelihood against others.
+        likelihood: log-likelihood, up to a constant.
     """
 
     z: np.ndarray
@@ -332,16 +332,16 @@ class Aligned:
 
 
 def align(x: np.ndarray, mark: Mark, best: int = 3, tried: int = 24) -> list[Aligned]:
-    """Poses and offsets that the pilots agree with, and under which the other waves are real, likeliest first.
+    """Poses and offsets that fit the pilots and make the other responses real, most likely first.
 
     Args:
-        x: what the windows say together, ``[J]``.
-        mark: of the key.
-        best: that are handed out.
-        tried: candidates of the pilots that are looked at closely.
+        x: combined response of the windows, ``[J]``.
+        mark: the mark of the key.
+        best: maximum number of alignments returned.
+        tried: number of candidates from the pilots that are refined.
     """
     n = FINE
-    power = _RINGS @ np.abs(x) ** 2  # waves came with one strength: a weight of amplitude over noise power
+    power = _RINGS @ np.abs(x) ** 2  # all waves were embedded equally strong: weight by amplitude over noise power
     unit = x / power * np.sqrt(np.mean(power))
     unit /= np.sqrt(np.mean(np.abs(unit) ** 2))
     a, b = VECTORS[mark.pilots].T % n
@@ -362,11 +362,11 @@ def align(x: np.ndarray, mark: Mark, best: int = 3, tried: int = 24) -> list[Ali
     return sorted(out, key=lambda a: -a.likelihood)[:best]
 
 
-FINE = 96  # offsets that are tried, along each axis of a tile
+FINE = 96  # offsets tried along each axis of a tile
 
 
 def _polish(unit: np.ndarray, mark: Mark, pose: Pose, offset: np.ndarray, phase: float) -> Aligned:
-    """Offset and phase that leave the least imaginary part: data by their squares, which have no sign."""
+    """Refine offset and phase to minimise the imaginary parts; data waves enter by their squares, which do not depend on the sign."""
     pilot = np.zeros(len(unit), dtype=bool)
     pilot[mark.pilots] = True
     design = np.concatenate([2 * math.pi / TILE * VECTORS, np.ones((len(unit), 1))], 1)
@@ -378,7 +378,7 @@ def _polish(unit: np.ndarray, mark: Mark, pose: Pose, offset: np.ndarray, phase:
         offset, phase = offset + np.clip(step[:2], -0.3, 0.3), phase + float(np.clip(step[2], -0.5, 0.5))
     z = unit * np.exp(-1j * (design[:, :2] @ offset + phase))
     agree = float(z[mark.pilots].real.sum() / np.abs(z[mark.pilots]).sum())
-    # a wave of amplitude m in noise of deviation d says m re(z) / d^2: with a known sign that, without log cosh of it
+    # log-likelihood ratio of a wave of amplitude m in noise of deviation d: s = m re(z) / d^2 if its sign is known, else log cosh s
     level = np.abs(z.real).mean()
     noise = max(1e-3, float((z.imag**2).mean()))
     said = level * z.real / noise

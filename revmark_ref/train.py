@@ -1,4 +1,4 @@
-"""Training: one loop that one person reads in one sitting. Devices, precision, processes and accumulation are Hugging Face Accelerate's."""
+"""The training loop. Devices, precision, processes and gradient accumulation are handled by Hugging Face Accelerate."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .keys import messages
 from .model import inside
 from .run import Plan, Run
 
-REWARM = 200  # steps over which the learning rate comes back where a checkpoint held no moments
+REWARM = 200  # steps over which the learning rate warms up again after a resume without Adam's state
 
 
 @dataclasses.dataclass
 class Outcome:
-    """How a run ended: "done", "stopped" (Ctrl-C or SIGTERM), "paused" (``until`` or ``minutes``); at which step, its last figures."""
+    """How a run ended: "done", "stopped" (Ctrl-C or a signal), "paused" (``until`` or ``minutes``); the step reached, and the last running means."""
 
     why: str
     step: int
@@ -41,12 +41,12 @@ class Outcome:
 
 
 def train(plan: Plan) -> Outcome:
-    """Train, or go on training.
+    """Train a model, or resume its training.
 
     Raises:
         CheckpointError: the run cannot be resumed (another model, all checkpoints damaged), a checkpoint cannot be written.
         VideoError: no usable data.
-        ValueError: a run already lies in ``out`` and resume is not asked for; values out of range.
+        ValueError: ``out`` already holds a run and ``resume`` is False, another process trains there, or the loss is no longer finite.
     """
     with _alone(plan.out):
         return _train(plan)
@@ -54,7 +54,7 @@ def train(plan: Plan) -> Outcome:
 
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Only one training at a time in a folder; further processes of one run follow its first."""
+    """Lock a folder against a second run; of a distributed run, only the first process takes the lock."""
     from filelock import FileLock, Timeout
 
     if int(os.environ.get("RANK", "0")) > 0:
@@ -90,11 +90,11 @@ def _train(plan: Plan) -> Outcome:
 
 
 class _Plateau(Exception):
-    """The message has not begun to be learnt."""
+    """The run has not left the plateau: it does not learn the message."""
 
 
 class _Training(Run):
-    """A run on its way over the steps."""
+    """A run and its loop over the steps."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -128,7 +128,7 @@ class _Training(Run):
                     raise _Plateau(f"bit accuracy is {running.means['accuracy']:.3f} at step {self.step}, below {training.restart_below}")
                 if self.step % training.validate_every == 0 or self.step == training.steps:
                     log.write(self.step, self._validate(), tell=True)
-                if stop_vote and self.step < training.steps:  # of any process: all of them leave at one step
+                if stop_vote and self.step < training.steps:  # from any process: all of them stop at the same step
                     self.stop = "stopped" if stop_vote >= 1 else "paused"
                 if self.step % training.save_every == 0 or self.step == training.steps or self.stop is not None:
                     self._save()
@@ -204,7 +204,7 @@ class _Training(Run):
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Bit accuracy on real libx264 (where PyAV is at hand; on its simulator where not) and under two attacks, on 16 fixed clips."""
+        """Bit accuracy after libx264 (after its simulator if PyAV is not installed) and under two attacks, on 16 fixed clips."""
         if not self.main:
             return {}
         training, model = self.config.training, self.config.model
@@ -251,7 +251,7 @@ class _Training(Run):
 
 
 class _Running:
-    """Figures averaged over the last steps."""
+    """Exponential moving averages of figures over the steps."""
 
     def __init__(self) -> None:
         self.means: dict[str, float] = {}
@@ -262,7 +262,7 @@ class _Running:
 
 
 class _Log:
-    """``log.jsonl`` of the run, and TensorBoard where asked for."""
+    """``log.jsonl`` of the run, and a TensorBoard log if requested."""
 
     def __init__(self, plan: Plan, main: bool) -> None:
         self.plan, self.main = plan, main
@@ -305,7 +305,7 @@ def _signals(run: _Training) -> Iterator[None]:
         return
 
     def stop(number: int, frame: object) -> None:
-        if run.interrupted and number == signal.SIGINT:  # a second Ctrl-C: at once, the last checkpoint stays as it is
+        if run.interrupted and number == signal.SIGINT:  # a second Ctrl-C stops at once, without saving
             raise KeyboardInterrupt
         run.interrupted = True
 
@@ -333,5 +333,5 @@ def stages(text: Sequence[str]) -> tuple[tuple[int, str], ...]:
         try:
             out.append((int(step or 0), name))
         except ValueError:
-            raise ValueError(f"a distortion expected name or name@step, got {part!r}") from None
+            raise ValueError(f"--distortion expected name or name@step, got {part!r}") from None
     return tuple(out)

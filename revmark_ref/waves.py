@@ -1,12 +1,12 @@
-"""The mark of ``base``: travelling waves, shaped by what the picture hides, found by correlation.
+"""The mark of ``base``: travelling waves, weighted by a perceptual mask and detected by correlation.
 
-Bit j is the sign of one wave ``cos(2 pi (k_j . x / tile - t / period) + phase_j)`` in luma, ``x`` in samples of the clip and ``t`` in frames.
-All waves of a mark have one period in time and wave vectors on one lattice, so the mark repeats in space after a tile and in time after a period.
-What that buys:
+Bit j is the sign of one wave ``cos(2 pi (k_j . x / tile - t / period) + phase_j)`` in luma, with the wave vector ``k_j`` in cycles per tile, ``x`` in
+samples of the clip and ``t`` in frames. All waves of a mark share one period in time, and their wave vectors lie on one lattice, so the mark repeats
+in space after a tile and in time after a period. This has three advantages:
 
-- Every frame carries every bit, the energy of the mark is the same in all frames, and so is its change from frame to frame: nothing pulses.
-- What does not move in the picture has no part at the mark's temporal frequency: a decoder that looks there alone does not hear it.
-- In the spectrum the mark is a set of points. Scaling, turning and mirroring the video moves the points, whatever their signs are, so the geometry is
+- Every frame carries every bit; the energy of the mark and its change from frame to frame are constant, so it does not pulse.
+- Static content has no component at the temporal frequency of the mark, so a decoder that uses this frequency only is not disturbed by it.
+- In the spectrum the mark is a set of points. Scaling, turning and mirroring the video move the points, whatever their signs are, so the geometry is
   found without knowing the message (:mod:`revmark_ref.sync`).
 """
 
@@ -27,20 +27,20 @@ from .config import Model
 from .keys import generator
 from .mapping import water_fill
 
-LOWEST = 12.0  # squared frequency, in half cycles per 16 samples, at which waves begin: below it lies nearly all of a picture
-SIZE = 9  # side of the window that texture is measured in
-FINE = 3  # and of the one that it is the geometric mean of
-BASE, POWER = 1.5, 1.3  # the mask is (texture + BASE)^POWER; both, and SHARE, by LPIPS and what survives on training clips
-SHARE = 0.7  # of a clip's mask in its strength: 0 gives all clips one PSNR, 1 all one visibility
+LOWEST = 12.0  # squared frequency, in half cycles per 16 samples, at which waves begin: nearly all energy of a picture lies below it
+SIZE = 9  # side of the window over which texture is averaged
+FINE = 3  # and of the window of the standard deviations that it averages
+BASE, POWER = 1.5, 1.3  # the mask is (texture + BASE)^POWER; both, and SHARE, were chosen by LPIPS and survival on training clips
+SHARE = 0.7  # exponent of a clip's mask in its strength: 0 gives all clips the same PSNR, 1 the same visibility
 TYPICAL = 20.0  # mask of a clip of average texture (geometric mean over training clips)
 
 
 @functools.cache
 def wave_vectors(count: int, tile: int, lowest: float = LOWEST) -> tuple[tuple[int, int], ...]:
-    """``count`` wave vectors (rows, columns) in cycles per tile, lowest first, one of each pair k and -k; which one is drawn.
+    """``count`` wave vectors (rows, columns) in cycles per tile, lowest frequency first, one of each pair k and -k, drawn at random.
 
     Raises:
-        ValueError: the tile holds fewer.
+        ValueError: a tile of this size has fewer.
     """
     found = _lattice(tile, lowest)
     if count > len(found):
@@ -49,12 +49,12 @@ def wave_vectors(count: int, tile: int, lowest: float = LOWEST) -> tuple[tuple[i
 
 
 def silent_vectors(count: int, tile: int) -> tuple[tuple[int, int], ...]:
-    """As many of the wave vectors that follow those of a mark with ``count`` waves as the lattice holds: they hear the picture alone."""
+    """Up to ``count`` wave vectors of the lattice beyond those of a mark with ``count`` waves: they respond to the picture only."""
     return _directed(_lattice(tile, LOWEST)[count : 2 * count], "silent", tile)
 
 
 def _directed(vectors: list[tuple[int, int]], name: str, tile: int) -> tuple[tuple[int, int], ...]:
-    """Wave vectors with drawn signs, so that as a whole they drift nowhere."""
+    """Wave vectors with random signs, so that the mark as a whole does not drift."""
     signs = (2 * torch.randint(2, (len(vectors),), generator=generator(20231029, name, tile)) - 1).tolist()
     return tuple((s * a, s * b) for s, (a, b) in zip(signs, vectors))
 
@@ -71,7 +71,7 @@ def _lattice(tile: int, lowest: float) -> list[tuple[int, int]]:
 
 
 def wave_phases(count: int, tile: int) -> Tensor:
-    """Phases of the waves, in radians, ``[count]``: random, so that they add up to no peak."""
+    """Phases of the waves, in radians, ``[count]``: random, so that the waves do not add up to a peak."""
     return 2 * math.pi * torch.rand(count, generator=generator(20231029, "phase", tile))
 
 
@@ -83,13 +83,13 @@ def smooth(x: Tensor, size: int) -> Tensor:
 
 
 def deviation(y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation in the window around each sample. Shape: ``[B, T, H, W]`` -> two of it."""
+    """Mean and standard deviation in the window around each sample. Shape: ``[B, T, H, W]`` -> two of the same."""
     mean = smooth(y, size)
     return mean, ((smooth(y * y, size) - mean * mean).clamp(min=0) + 1e-2).sqrt()
 
 
 def texture(y: Tensor) -> Tensor:
-    """How much a picture hides: the geometric mean, over a window, of fine deviations. An edge in a flat surrounding counts for little.
+    """Local texture: the geometric mean of standard deviations in small windows. An edge in flat surroundings counts little.
 
     Shape: ``[B, T, H, W]``, luma in 8-bit levels -> same, in levels.
     """
@@ -97,7 +97,7 @@ def texture(y: Tensor) -> Tensor:
 
 
 def hidden(y: Tensor) -> Tensor:
-    """The mask: what a picture hides of a mark, up to a factor. Shape: ``[B, T, H, W]``, luma in levels -> same."""
+    """Perceptual mask: the amplitude of a mark that a picture hides, up to a factor. Shape: ``[B, T, H, W]``, luma in levels -> same."""
     return (texture(y) + BASE) ** POWER
 
 
@@ -115,7 +115,7 @@ def drawn(vectors: Sequence[tuple[int, int]], phases: Tensor, tile: int) -> Tens
 
 
 class Waves(nn.Module):
-    """The waves of a model: cosine and sine of each over one tile, and their course over the clip.
+    """The waves of a model: cosine and sine of each over one tile, and their common carrier over the frames of the clip.
 
     Args:
         model: takes ``bits``, ``frames`` and ``tile``.
@@ -133,20 +133,20 @@ class Waves(nn.Module):
 
 
 PERIOD = 8  # frames
-TOGETHER = 0.75  # share of a correlation that is believed: more is better until frames are swapped in a picture that is easily foretold
+TOGETHER = 0.75  # shrinkage of the temporal correlations: larger is better except for swapped frames in a highly predictable picture
 
 
 def on(tiles: Tensor, waves: Tensor) -> Tensor:
-    """Tiles on the cosine and sine of each wave. Shape: ``[B, N, T, p p]``, ``[2, L, p p]`` -> ``[B, N, T, 2, L]``."""
+    """Projection of tiles onto the cosine and sine of each wave. Shape: ``[B, N, T, p p]``, ``[2, L, p p]`` -> ``[B, N, T, 2, L]``."""
     return (tiles @ waves.flatten(0, 1).mT).unflatten(3, waves.shape[:2])
 
 
 class WaveEncoder(Waves):
-    """Waves times a mask: ``residual = gain mask sum_j amount_j wave_j``, the same in all three colours.
+    """Waves times a mask: ``residual = gain mask sum_j amount_j wave_j``, the same in all three colour channels.
 
-    Amounts are informed, as those of :class:`~revmark_ref.mapping.Spread`: what the decoder hears in the clip itself is known, so bits that it speaks
-    against get more (water-filling). The gain gives a clip of average texture the PSNR of ``alpha``; others get ``(mask / TYPICAL)^SHARE`` of that:
-    flat clips less, textured ones more.
+    Embedding is informed, as in :class:`~revmark_ref.mapping.Spread`: the decoder's response to the unmarked clip is known, so bits that it opposes
+    get larger amounts (water-filling). The gain gives a clip of average texture the PSNR of ``alpha``; in other clips the amplitude is
+    ``(mask / TYPICAL)^SHARE`` times as large: smaller in flat clips, larger in textured ones.
     """
 
     def __init__(self, model: Model) -> None:
@@ -154,14 +154,14 @@ class WaveEncoder(Waves):
         self.log_amplitude = nn.Parameter(torch.zeros(model.bits))
 
     def volume(self, amount: Tensor, height: int, width: int) -> Tensor:
-        """All waves times their signed amounts. Shape: ``[B, L] -> [B, T, H, W]``."""
+        """Sum of the waves, weighted by their signed amounts. Shape: ``[B, L] -> [B, T, H, W]``."""
         p = self.tile
         picture = torch.einsum("bl,slp->bsp", amount * self.log_amplitude.exp(), self.pairs)
         tile = torch.einsum("bsp,st->btp", picture, self.course).unflatten(2, (p, p))
         return tile.repeat(1, 1, -(-height // p), -(-width // p))[..., :height, :width]
 
     def scaled(self, shape: Tensor, mask: Tensor, alpha: float) -> Tensor:
-        """A residual brought to the strength of ``alpha``. Shape: two ``[B, T, H, W]`` -> same, in levels."""
+        """A residual scaled to the strength ``alpha``. Shape: two ``[B, T, H, W]`` -> same, in levels."""
         level = mask.square().mean((1, 2, 3), keepdim=True).sqrt()
         target = 127.5 * alpha / math.sqrt(3 * 128 * 128) * ((level / TYPICAL) ** SHARE).clamp(0.25, 2.0)
         return shape * (target / shape.square().mean((1, 2, 3), keepdim=True).clamp(min=1e-12).sqrt())
@@ -173,7 +173,7 @@ class WaveEncoder(Waves):
             video: ``[B, T, 3, H, W]`` in [0, 1].
             message: ``[B, L]``, 0 or 1.
             alpha: the paper's strength, for 128 x 128.
-            decoder: is asked what it hears; taken as a constant.
+            decoder: gives the response to the clip, which is treated as constant.
 
         Returns:
             ``[B, T, H, W]``.
@@ -192,21 +192,21 @@ class WaveEncoder(Waves):
         return self.scaled(self.volume(sign * amount, *size) * mask, mask, alpha)
 
 
-INFORMED = 3  # rounds: what a unit of amount gives depends on the clip
+INFORMED = 3  # iterations: the response per unit of amount depends on the clip
 
 
 def added(video: Tensor, residual: Tensor) -> Tensor:
-    """A residual in levels on all colours, clamped. Shape: ``[B, T, 3, H, W]``, ``[B, T, H, W]`` -> ``[B, T, 3, H, W]``."""
+    """A video plus a residual in 8-bit levels on all channels, clamped. Shape: ``[B, T, 3, H, W]``, ``[B, T, H, W]`` -> ``[B, T, 3, H, W]``."""
     return (video + residual[:, :, None] / 255).clamp(0, 1)
 
 
 class WaveDecoder(Waves):
     """Matched filters on the whitened clip.
 
-    Whitening subtracts the surroundings' mean and divides by their deviation: it undoes the encoder's mask and gives each place the weight of
-    its noise. Each tile is then correlated with every wave; in time, the parts of the response (its DCT) are combined with the weights that keep the
-    mark's course and have the least power of all (minimum variance or Capon's beamformer, doi:10.1109/PROC.1969.7278): what the picture fills goes,
-    what does not move first of all.
+    Whitening subtracts the local mean and divides by the local standard deviation: it undoes the encoder's mask and weights each position by its
+    noise. Each tile is then correlated with every wave; over time, the DCT coefficients of the response are combined with the weights that pass the
+    mark's carrier at minimum output power (minimum-variance or Capon beamformer, doi:10.1109/PROC.1969.7278), which suppresses the components that
+    the picture dominates, static content above all.
     """
 
     times: Tensor
@@ -223,7 +223,7 @@ class WaveDecoder(Waves):
         self.loudness = nn.Parameter(torch.tensor(LOUDNESS))
 
     def read(self, video: Tensor) -> Tensor:
-        """What the video says of each bit, above 0 for a 1. Shape: ``[B, T, 3, H, W] -> [B, L]``."""
+        """Response for each bit, above 0 for a 1. Shape: ``[B, T, 3, H, W] -> [B, L]``."""
         tiles = self.tiles(video)
         heard, silence = (torch.einsum("bntsl,kt->bnskl", on(tiles, waves), self.times) for waves in (self.pairs, self.silent))
         found = []
@@ -241,8 +241,8 @@ class WaveDecoder(Waves):
         return white.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(4).flatten(1, 2)
 
     def _whitening(self, heard: Tensor, silence: Tensor) -> Tensor:
-        """Inverse of the covariance over time of the noise in each tile. How its parts go together is learnt from waves that the mark leaves out,
-        in all tiles: from the mark's own, a mark whose frames were swapped would count as noise. How loud each part is, from the mark's own.
+        """Inverse of the temporal covariance of the noise in each tile. Correlations are estimated over all tiles from waves that the mark does not
+        use: with the mark's own waves, a mark whose frames were swapped would count as noise. Variances are estimated from the mark's own waves.
 
         Shape: ``[N, 2, K, L]``, ``[N, 2, K, S]`` -> ``[N, 2 K, 2 K]``.
         """
@@ -251,11 +251,11 @@ class WaveDecoder(Waves):
         other = other / other.square().mean(2, keepdim=True).sqrt().clamp(min=1e-6)
         together = TOGETHER * (other @ other.mT).mean(0) / max(1, other.shape[2])
         together = together + (1 - together.diagonal()).diag()
-        width = loud.clamp(min=1e-12).sqrt()  # 0 where nothing changes, as in a clip of one frame over and over
+        width = loud.clamp(min=1e-12).sqrt()  # 0 where nothing changes, as in a clip that repeats one frame
         return torch.linalg.inv(width[:, :, None] * together * width[:, None] + self.log_floor.exp().repeat(2).diag())
 
     def _matched(self, heard: Tensor, whitening: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
-        """Response of each bit with the weights of least noise, and what a mark of unit strength would give.
+        """Response for each bit with minimum-variance weights, and the response that a mark of unit strength would give.
 
         Args:
             heard: ``[N, 2, K, L]``.
@@ -263,7 +263,7 @@ class WaveDecoder(Waves):
             shown: ``[T]``, the frame of the mark that each frame shows.
 
         Returns:
-            ``[L]`` and a scalar. The first has the second as the variance of its noise.
+            ``[L]`` and a scalar, which is also the noise variance of the first.
         """
         share = (self.course[:, shown] @ self.times.mT).flatten()  # [2 K]
         weight = whitening @ share  # [N, 2 K]
@@ -271,8 +271,8 @@ class WaveDecoder(Waves):
 
     @torch.no_grad()
     def _frames_shown(self, still: Tensor, heard: Tensor, whitening: Tensor) -> Tensor:
-        """Which frame of the mark each frame shows: its own, unless frames are shown twice. Of equal neighbours one is the first-hand one; which,
-        is what gives the mark the most power.
+        """Which frame of the mark each frame shows: its own, unless frames are repeated. Of equal neighbours one is the original: the one that gives
+        the mark the most power is chosen.
 
         Shape: ``[T]``, True where a frame equals the one before, ``[N, 2, K, L]`` and ``[N, 2 K, 2 K]`` -> ``[T]``.
         """
@@ -296,10 +296,10 @@ class WaveDecoder(Waves):
 
 
 class WaveDetector(nn.Module):
-    """Is there a mark in this frame? Without training.
+    """Detector of marked frames that needs no training.
 
-    In the spectrum of a marked frame, bit j's point has a phase that is known up to its sign and to the time of the frame, which is one for all bits.
-    Squares have no signs, so they add up to one direction; without a mark they point anywhere.
+    In the spectrum of a marked frame, the phase of bit j's point is known up to the bit's sign and a phase shift by the time of the frame, which is
+    common to all bits. Squaring removes the signs, so the squares add up coherently; without a mark their phases are random.
 
     Args:
         decoder: whose waves and whitening are used.
@@ -310,7 +310,7 @@ class WaveDetector(nn.Module):
         self.decoder = decoder
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Logits, above 0 for a mark; an unmarked frame gets there with a probability of exp(-THRESHOLD^2).
+        """Logits, above 0 for a mark; for an unmarked frame this has a probability of exp(-THRESHOLD^2).
 
         Shape: ``[N, 3, H, W] -> [N]``.
         """
@@ -322,9 +322,9 @@ class WaveDetector(nn.Module):
         return squares.sum(1).abs() / squares.abs().square().sum(1).clamp(min=1e-12).sqrt() - THRESHOLD
 
 
-THRESHOLD = 2.1  # one unmarked frame of eighty
+THRESHOLD = 2.1  # false positives: one unmarked frame in eighty
 
-STILL = 0.01  # 8-bit levels, mean: frames that differ by less are one. The mark itself changes more from frame to frame
+STILL = 0.01  # mean difference in 8-bit levels below which frames are taken as equal; the mark alone changes more from frame to frame
 
 
 def _stills(y: Tensor) -> Tensor:
@@ -332,4 +332,4 @@ def _stills(y: Tensor) -> Tensor:
     return F.pad((y[:, 1:] - y[:, :-1]).abs().mean((2, 3)) < STILL, (1, 0), value=False)
 
 
-LOUDNESS = 4.0  # logit for each unit of a tile's mean correlation, to begin with
+LOUDNESS = 4.0  # initial logit per unit of a tile's mean correlation

@@ -1,4 +1,4 @@
-"""Weights that can be used: safetensors with the model's configuration inside, shipped ones by name."""
+"""Weights files: safetensors with the model's configuration in the metadata; shipped ones are found by name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def find(name: str | os.PathLike[str]) -> Path:
     """The file of shipped weights by name, or a file by path.
 
     Raises:
-        CheckpointError: neither.
+        CheckpointError: there is no such name or file.
     """
     path = Path(name)
     if path.suffix == "" and (FOLDER / f"{name}.safetensors").is_file():
@@ -42,16 +42,17 @@ def find(name: str | os.PathLike[str]) -> Path:
 
 
 def export(run: Path, out: Path, notes: Mapping[str, object] | None = None) -> None:
-    """Write the weights of a checkpoint (or of a run's newest) as float16 with their configuration.
+    """Write the weights of a checkpoint (or of the newest one of a run) as float16 with their configuration.
 
     Raises:
-        CheckpointError: no whole checkpoint there. VideoError: it cannot be written.
+        CheckpointError: there is no intact checkpoint.
+        VideoError: the file cannot be written.
     """
     from safetensors.torch import save_file
 
     found = checkpoint.newest(run / "checkpoints") if (run / "checkpoints").is_dir() else checkpoint.read(run)
     if found is None:
-        raise CheckpointError(f"{run}: no checkpoint there")
+        raise CheckpointError(f"{run}: no checkpoint found")
     state, groups = found
     weights = {k: v.half() if v.is_floating_point() else v for k, v in groups["model"].items()}
     meta = {"config": json.dumps(state["config"]), "step": str(state["step"]), "notes": json.dumps(dict(notes or {}))}
@@ -60,7 +61,7 @@ def export(run: Path, out: Path, notes: Mapping[str, object] | None = None) -> N
 
 
 def load(name: str | os.PathLike[str]) -> tuple[REVMark, Config]:
-    """A model ready for use, with the configuration that it was trained with.
+    """A model in evaluation mode, and the configuration that it was trained with.
 
     Args:
         name: "base", "small", or a file that :func:`export` wrote.
@@ -70,7 +71,7 @@ def load(name: str | os.PathLike[str]) -> tuple[REVMark, Config]:
     """
     weights, meta = read(find(name))
     if "config" not in meta:
-        raise CheckpointError(f"{name}: these are not weights of revmark (no configuration in them)")
+        raise CheckpointError(f"{name}: not a weights file of revmark (no configuration in its metadata)")
     try:
         config = Config.from_json(meta["config"])
     except ValueError as error:
@@ -90,20 +91,20 @@ def is_detector(name: str | os.PathLike[str]) -> bool:
 
 
 def load_detector(name: str | os.PathLike[str]) -> tuple[Detector, tuple[int, int]]:
-    """A detector and the frame size it looks at.
+    """A detector in evaluation mode, and the frame size (height, width) in pixels that it takes.
 
     Raises:
         CheckpointError: missing, damaged, or not a detector.
     """
     weights, meta = read(find(name))
     if "detector" not in meta:
-        raise CheckpointError(f"{name}: these are not weights of a detector")
+        raise CheckpointError(f"{name}: not a weights file of a detector")
     try:
         told = json.loads(meta["detector"])
         net = Detector(told["width"], told["folded"] and tuple(told["folded"]))
         height, width = told["frame"]
     except checkpoint.BROKEN as error:
-        raise CheckpointError(f"{name}: its description of a detector is damaged ({error!r})") from error
+        raise CheckpointError(f"{name}: its metadata of a detector are damaged ({error!r})") from error
     fill(net, weights, name)
     return net.eval(), (int(height), int(width))
 
@@ -112,12 +113,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a weights file.
 
     Raises:
-        CheckpointError: damaged, not finite, or shipped and changed.
+        CheckpointError: damaged, values not finite, or a shipped file that was changed.
     """
     from safetensors import SafetensorError, safe_open
 
     if path.parent == FOLDER and path.stem in SHIPPED and hashlib.sha256(path.read_bytes()).hexdigest() != SHIPPED[path.stem]:
-        raise CheckpointError(f"{path}: damaged (its hash is not that of the shipped file); install diffcodec again")
+        raise CheckpointError(f"{path}: damaged (its hash is not that of the shipped file); reinstall diffcodec")
     try:
         with safe_open(path, "pt") as file:
             tensors, meta = {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
@@ -125,19 +126,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from error
     for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity: damaged, or of a training that diverged")
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity: damaged, or from a training that diverged")
     return tensors, meta
 
 
 def fill(net: torch.nn.Module, weights: Mapping[str, Tensor], name: object) -> None:
-    """Load weights into a network; SPyNet's, which are not ours to keep, may be missing.
+    """Load weights into a network; SPyNet's, which are not distributed, may be missing.
 
     Raises:
-        CheckpointError: of another model.
+        CheckpointError: tensors are missing or do not fit.
     """
     own = net.state_dict()
     missing = [k for k in own if k not in weights and "motion." not in k]
     wrong = [k for k in weights if k not in own or own[k].shape != weights[k].shape]
     if missing or wrong:
-        raise CheckpointError(f"{name}: {len(missing)} tensors missing, {len(wrong)} that do not fit: of another model or version")
+        raise CheckpointError(f"{name}: {len(missing)} tensors missing, {len(wrong)} do not fit: weights of another model or version")
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, strict=False)

@@ -18,7 +18,7 @@ def natural(b: int = 1, t: int = 4, h: int = 48, w: int = 64, seed: int = 0) -> 
 
 
 def footage(frames: int, h: int, w: int) -> Tensor:
-    """A textured picture, its amplitude spectrum falls with frequency as photographs' do, over which the camera passes. ``[T, 3, h, w]``."""
+    """A camera pan over a textured picture whose amplitude spectrum falls with frequency as in photographs. ``[T, 3, h, w]``."""
     g = torch.Generator().manual_seed(5)
     side = max(h, w) + frames
     f = torch.fft.fftfreq(side)

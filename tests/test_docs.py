@@ -38,7 +38,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names() -> dict[str, object]:
-    """What the how-to page says that a reader has."""
+    """Names that the how-to page assumes to be defined."""
     video = natural(2, 6, 32, 48)
     return {
         "dc": dc, "torch": torch, "video": video, "message": torch.randint(2, (2, 8)).float(), "loader": [video] * 2,

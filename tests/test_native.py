@@ -1,4 +1,4 @@
-"""Native code: the same bits on every instruction set and any number of threads, in forks and workers; clear words where it cannot run."""
+"""Native code: the same bits on every instruction set and any number of threads, in forks and workers; a clear error where it cannot run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch.compile and torch.func: what the table in docs/conventions.rst says holds."""
+"""torch.compile and torch.func: the claims of the table in docs/conventions.rst hold."""
 
 from __future__ import annotations
 
