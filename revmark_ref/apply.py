@@ -19,7 +19,7 @@ from diffcodec.files import replacing
 from diffcodec.media import DAMAGED, NO_SPACE, Damage, decode, opened
 from diffcodec.video import X264_PRESETS, VideoError, video_info
 
-from . import framing, reading
+from . import framing, reading, sync
 from .filemark import BITS, LOWEST_RATE, PERIOD, WORD, Mark
 from .framing import Found, MessageError
 from .marking import Coding, Marked, Marking, Progress, SegmentPen, Small, WavePen
@@ -240,12 +240,13 @@ def extract(net: REVMark, path: str | os.PathLike[str], progress: Progress | Non
         message = None if found.bits is None else framing.to_hex(found.bits)
         verdict = "message" if message else "text" if found.text else "unreadable" if found.marked else "none"
         chance = {"message": reading.CHANCE, "text": reading.CHANCE, "unreadable": reading.CHANCE_MARKED, "none": 1.0}[verdict]
+        searched = math.ceil(found.windows / sync.GROUP)  # each group is another chance
         return Extracted(
             message,
             found.text,
             verdict,
             found.confidence,
-            chance,
+            min(1.0, searched * chance),
             found.windows,
             found.score,
             found.geometry(),

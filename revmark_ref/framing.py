@@ -86,10 +86,10 @@ def to_hex(bits: Array) -> str:
     return f"{int(''.join(str(int(b)) for b in bits), 2):0{-(-len(bits) // 4)}x}"
 
 
-def payloads(message: Array, count: int) -> Array:
-    """Payloads of ``count`` segments: the rows of ``message`` ``[n, L]`` in turn, whitened. Shape: ``[count, L]``, 0 or 1."""
-    rows = message[np.arange(count) % len(message)]
-    signs = (2 * rows - 1) * masks(message.shape[1])[np.arange(count) % MASKS]
+def payloads(message: Array, count: int, first: int = 0) -> Array:
+    """Payloads of ``count`` segments from ``first`` on: the rows of ``message`` ``[n, L]`` in turn, whitened. Shape: ``[count, L]``, 0 or 1."""
+    number = first + np.arange(count)
+    signs = (2 * message[number % len(message)] - 1) * masks(message.shape[1])[number % MASKS]
     return (signs > 0).astype(np.int64)
 
 

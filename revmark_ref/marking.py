@@ -162,7 +162,7 @@ class Marking:
         if self.frames < self.pen.least:
             raise VideoError(f"{self.source}: {self.frames} frames; a mark needs at least {self.pen.least} to be read back")
         self.writer.mux(self.stream.encode(None))
-        length = (self.last - (self.first or 0)) * self.video.time_base
+        length = (self.last + self.clock.step - (self.first or 0)) * self.video.time_base
         return Marked(self.frames, self.pen.segments(), float(length), str(damage) if damage else None)
 
     def _judge(self, damage: Damage) -> None:
@@ -250,7 +250,6 @@ class SegmentPen:
 
     def __init__(self, net: REVMark, rows: np.ndarray, psnr: float) -> None:
         self.net, self.rows, self.mse = net, rows, 10 ** (-psnr / 10)
-        self.white = framing.masks(net.model.bits)
         self.together, self.least = TOGETHER * net.model.frames, 2 * net.model.frames
         self.done = 0
 
@@ -268,9 +267,8 @@ class SegmentPen:
         picture = Small(model.height, model.width)
         clip = torch.stack([picture(f) for f in frames])  # [n, 3, h, w]
         clip = torch.cat([clip, clip[-1:].expand(TOGETHER * t - len(clip), -1, -1, -1)]).unflatten(0, (TOGETHER, t))
-        number = self.done + np.arange(TOGETHER)
-        signs = (2 * self.rows[number % len(self.rows)] - 1) * self.white[number % framing.MASKS]
-        residuals = self.net.residual(clip, torch.from_numpy((signs > 0).astype(np.float32)), 6.2)  # [TOGETHER, T, 3, h, w]
+        payloads = torch.from_numpy(framing.payloads(self.rows, TOGETHER, self.done)).float()
+        residuals = self.net.residual(clip, payloads, 6.2)  # [TOGETHER, T, 3, h, w]
         for i, residual in enumerate(residuals):
             now = frames[i * t : (i + 1) * t]
             if now:

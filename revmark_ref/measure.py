@@ -39,7 +39,7 @@ def attack(name: str, strength: float | None = None) -> torch.nn.Module:
         ValueError: unknown attack, or a codec without CRF.
     """
     if "+" in name:
-        return _Chain([attack(n) for n in name.split("+")])
+        return dc.Compose([attack(n) for n in name.split("+")])
     kind, _, number = name.partition(":")
     given = strength if strength is not None else float(number) if number else None
     if kind in dc.real.ENCODERS:
@@ -49,20 +49,6 @@ def attack(name: str, strength: float | None = None) -> torch.nn.Module:
     if kind == "resize":
         return dc.Resize(0.5 if given is None else given)
     return revmark_attack(kind, given)
-
-
-class _Chain(torch.nn.Module):
-    def __init__(self, layers: list[torch.nn.Module]) -> None:
-        super().__init__()
-        self.layers = torch.nn.ModuleList(layers)
-
-    def sample(self, shape: Sequence[int], generator: torch.Generator) -> list[Any]:
-        return [layer.sample(shape, generator) for layer in self.layers]  # type: ignore[operator]
-
-    def forward(self, video: Tensor, draws: list[Any]) -> Tensor:
-        for layer, draw in zip(self.layers, draws):
-            video = layer(video, draw)
-        return video
 
 
 @dataclasses.dataclass
@@ -254,16 +240,21 @@ class Evaluation:
             out["flat"] = _flat(marked, clips, self.material.owner)
             change = (marked - clips).diff(dim=1).square().mean((2, 3, 4)).sqrt()
             out["flicker"] = self._with_interval(change.amax(1) / change.mean(1).clamp(min=1e-9))
-            out["lpips"] = None
-            if self.lpips is not None:
-                parts = [self.lpips(a, b) for a, b in zip(marked.split(8), clips.split(8))]
-                out["lpips"] = self._with_interval(100 * torch.cat(parts))
             return out
 
-        value = dict(self.cell(f"quality alpha {alpha:.4g}", measure))
-        if value["lpips"] is None:  # not stored: the features may be added later
-            self.cells.pop(f"{self.key}/quality alpha {alpha:.4g}", None)
-        return value
+        return dict(self.cell(f"quality alpha {alpha:.4g}", measure)) | {"lpips": self._distance(alpha)}
+
+    def _distance(self, alpha: float) -> dict[str, float] | None:
+        """LPIPS times 100; None, which is not stored, without AlexNet's features."""
+        lpips = self.lpips
+        if lpips is None:
+            return None
+
+        def measure() -> dict[str, float]:
+            parts = [lpips(a, b) for a, b in zip(self.marked(alpha).split(8), self.material.clips.split(8))]
+            return self._with_interval(100 * torch.cat(parts))
+
+        return dict(self.cell(f"LPIPS alpha {alpha:.4g}", measure))
 
     @torch.no_grad()
     def larger(self, folder: str | Path, size: tuple[int, int], name: str) -> dict[str, float]:
@@ -285,7 +276,7 @@ class Evaluation:
                 values.append(float(100 * dc.metrics.bit_accuracy(found.message[i : i + 1], logits)))
             return with_interval(values, found.owner)
 
-        return dict(self.cell(f"larger {size} {name}", measure))
+        return dict(self.cell(f"larger {size} {name} alpha {self.alpha:.4g}", measure))
 
     def cost(self) -> dict[str, float]:
         """Table 8: millions of parameters, GFLOPs per clip (encoder and decoder), frames marked per second."""
@@ -342,7 +333,7 @@ class Evaluation:
                 values.append(100 * torch.cat(right).float().mean())
             return self._with_interval(torch.stack(values))
 
-        return dict(self.cell(f"detector {digest} {name}", measure))
+        return dict(self.cell(f"detector {digest} {name} alpha {self.alpha:.4g}", measure))
 
 
 FLAT = 1.0  # levels

@@ -79,7 +79,7 @@ def frames(path: str | os.PathLike[str], damage: Damage, progress: Progress | No
         VideoError: unreadable file.
     """
     luma: Luma | None = None
-    last = -1.0
+    last, shift = -1.0, 0.0
     with opened(path) as (container, stream):
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         for seen, frame in enumerate(decode(container, stream, damage), 1):
@@ -88,9 +88,11 @@ def frames(path: str | os.PathLike[str], damage: Damage, progress: Progress | No
             height, width = (max(8, round(n * scale)) for n in shown)
             if luma is None or (luma.height, luma.width) != (height, width):
                 luma = Luma(height, width)
-            at = float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else last + 1 / rate
-            if not last < at < last + 5:  # the time stamps jump: continue at the frame rate
-                at = last + 1 / rate
+            follows = last + 1 / rate
+            at = shift + float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else follows
+            if not last < at < last + 5:  # the time stamps jump, or begin late: continue at the frame rate, and by the clock from there on
+                shift += follows - at
+                at = follows
             last = at
             yield luma(frame), at
             if progress is not None:

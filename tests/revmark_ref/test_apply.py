@@ -234,7 +234,7 @@ def test_segments_that_all_say_the_same_are_no_message() -> None:
 @given(st.text(min_size=1, max_size=12), st.integers(0, 7), st.integers(0, 5), st.integers(0, 1000))
 def test_text_is_found_from_any_start(text: str, phase: int, first: int, seed: int) -> None:
     rows = framing.frame_text(text, 32)
-    sent = 2 * framing.payloads(rows, first + 2 * len(rows) + 1)[first:] - 1
+    sent = 2 * framing.payloads(rows, 2 * len(rows) + 1, first) - 1
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(phase + 8 * len(sent), 32))
     logits[phase::8][: len(sent)] += 3.0 * sent
