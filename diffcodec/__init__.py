@@ -3,7 +3,7 @@
 Video is ``[B, T, 3, H, W]``, RGB in [0, 1], floating point; images ``[B, 3, H, W]``. Every layer is an ``nn.Module`` from video to video.
 """
 
-from . import _start  # noqa: F401  # isort: skip  # first: it is for the seconds that the rest takes
+from . import _start  # noqa: F401  # isort: skip  # first: it handles Ctrl-C while the other imports take seconds
 from . import attacks, blocks, color, fidelity, media, metrics, motion, rounding, transform
 from .adapt import adapt
 from .attacks import *

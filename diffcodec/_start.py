@@ -1,4 +1,4 @@
-"""Ctrl-C while a command still imports torch: the process ends, without a traceback or an abort out of a half-imported library."""
+"""Let Ctrl-C during the import of torch end a command quietly, without a traceback or an abort in a half-imported library."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ COMMANDS = ("diffcodec", "revmark")
 
 _name = os.path.splitext(os.path.basename(sys.argv[0] if sys.argv else ""))[0]
 if _name in COMMANDS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command itself runs: diffcodec.cli.run
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until diffcodec.cli.run installs its own handler

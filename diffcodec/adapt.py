@@ -1,4 +1,4 @@
-"""Our layers for code that keeps video in another layout, range or order of channels."""
+"""Layers for video in another layout, range or channel order."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .checks import require
 from .coded import Coded
 from .layer import Codec, Draw, Generators, Layer
 
-_AXES = ("BTCHW", "BCHW", "TCHW")  # layouts of a layer's own, by their set of axes; the last is one video, a batch of 1
+_AXES = ("BTCHW", "BCHW", "TCHW")  # layouts that layers take, found by their set of axes; "TCHW" is one video, passed as a batch of 1
 
 
 class Adapted(Buildable, nn.Module):
-    """A layer behind a change of layout, range and channels; made by :func:`adapt`."""
+    """A layer for video in another layout, range or channel order; made by :func:`adapt`, which documents the arguments."""
 
     def __init__(
         self,
@@ -63,15 +63,18 @@ class Adapted(Buildable, nn.Module):
         """As :meth:`diffcodec.Layer.forward`, in the caller's layout and range.
 
         Args:
-            video: as the layout and range say, floating point; or uint8, which is 0..255 whatever the range and comes back as uint8 without a
-                gradient; or a list or tuple whose first entry is that, whose others are handed on untouched (HiDDeN's ``[noised, cover]``).
-            draw: what :meth:`sample` drew.
-            mask: of the same layout, with one channel, where the watermark is: it goes where the geometry goes (crops, flips, turns, perspective,
-                frames that are dropped or change places), and comes back beside the video.
-            **options: as of the layer: ``step``, ``generator``, strengths, ``guide``; ``before`` and ``after`` in the caller's layout.
+            video: floating point, in the wrapper's layout and range; or uint8, always 0..255 and returned as uint8 without a gradient; or a list
+                or tuple that starts with such a video and whose other entries are returned unchanged (HiDDeN's ``[noised, cover]``).
+            draw: from :meth:`sample`; None draws now.
+            mask: where the watermark is, floating point, same layout with one channel. It follows geometric changes (crop, flip, rotation,
+                perspective, dropped or reordered frames) and is returned with the video.
+            **options: arguments of the layer: ``step``, ``generator``, strengths, ``guide``; ``before`` and ``after`` in the caller's layout.
 
         Returns:
-            What came, distorted and contiguous; ``(video, mask)`` where a mask was given.
+            The input, distorted and contiguous; ``(video, mask)`` if a mask was given.
+
+        Raises:
+            TypeError, ValueError: as for :meth:`diffcodec.Layer.forward`; a mask of another dtype or shape; an empty list.
         """
         if isinstance(video, (list, tuple)):
             if not video:
@@ -100,7 +103,7 @@ class Adapted(Buildable, nn.Module):
             raise ValueError(f"mask expected the video's shape with one channel, {tuple(wanted)}, got {tuple(mask.shape)}")
 
     def encode(self, video: Tensor, draw: Mapping[str, Any] | None = None, **options: Any) -> Coded:
-        """As :meth:`diffcodec.Codec.encode`, in the caller's layout and range; for codecs only."""
+        """As :meth:`diffcodec.Codec.encode`, in the caller's layout and range; a TypeError for layers that are not codecs."""
         if not isinstance(self.layer, Codec):
             raise TypeError(f"{type(self.layer).__name__} is no codec: it has no encode")
         return self._call(self.layer.encode, video, draw, options)  # type: ignore[no-any-return]
@@ -113,7 +116,7 @@ class Adapted(Buildable, nn.Module):
         try:
             out = call(inner, draw, **options)
         except (TypeError, ValueError) as error:
-            where = f"behind adapt(layout={self.layout!r}, range={self.range}), values on the layer's own [0, 1] scale"
+            where = f"wrapped by adapt(layout={self.layout!r}, range={self.range}); values are on the layer's own [0, 1] scale"
             raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{error} ({where})") from error
         if isinstance(out, Coded):
             out.video = self._out(out.video, video.dtype)
@@ -127,7 +130,7 @@ class Adapted(Buildable, nn.Module):
         axis = self.layout.index("C")
         if video.shape[axis] not in self.layer.channels:
             raise ValueError(
-                f"expected layout {self.layout}, {self.layer.channels} channels in place {axis}, got shape {tuple(video.shape)}"
+                f"expected layout {self.layout}, {self.layer.channels} channels at axis {axis}, got shape {tuple(video.shape)}"
             )
         inner = video.permute(self._inward)
         if video.dtype == torch.uint8:
@@ -177,18 +180,22 @@ def adapt(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Adapted:
-    """Wrap a layer for video in another layout, range or order of channels.
+    """Wrap a layer for video in another layout, range or channel order.
 
     Args:
         layer: any diffcodec layer.
-        layout: order of the axes: of "BTCHW" (videos, for example "BCTHW", "BTHWC"), "BCHW" (images, each with a draw of its own, for example
-            "BHWC") or "TCHW" (the frames of one video, as VideoSeal keeps them: one draw for all of them).
-        range: values that stand for black and white, for example (-1, 1) or (0, 255). Bytes (uint8) are 0..255 by themselves.
+        layout: the axes of "BTCHW", "BCHW" or "TCHW" in any order: videos (for example "BCTHW", "BTHWC"), images, each with a draw of its own (for
+            example "BHWC"), or the frames of one video, as in VideoSeal, with one draw for all of them.
+        range: values of black and white, for example (-1, 1) or (0, 255). uint8 input is always 0..255.
         channels: "RGB" or "BGR" (OpenCV).
-        mean, std: what the caller's values were normalised with, ``(x - mean) / std`` for each channel (in the caller's order), ``x`` in ``range``.
+        mean, std: normalisation of the caller's values, ``(x - mean) / std`` with ``x`` in ``range``: 3 numbers in the caller's channel order, or 1.
 
     Returns:
-        A module that takes and returns that, :class:`~diffcodec.adapt.Adapted`.
+        A module that takes and returns such video, :class:`~diffcodec.adapt.Adapted`.
+
+    Raises:
+        TypeError: ``layer`` is not a diffcodec layer.
+        ValueError: unknown layout or channels, low >= high, another number of means, or a ``std`` that is not above 0.
 
     Example:
         >>> import torch, diffcodec as dc

@@ -1,4 +1,4 @@
-"""Which implementation of an operation runs: the policy, and the registry. A leaf: it knows no operation.
+"""Selection of the implementation of an operation: policy and registry. Depends on no operation.
 
 An operation is defined once, in torch, in ``ops/<family>/reference.py``::
 
@@ -6,17 +6,17 @@ An operation is defined once, in torch, in ``ops/<family>/reference.py``::
     def blur(video: Tensor, weights: Tensor) -> Tensor: ...
 
     @blur.outputs
-    def _(video: Tensor, weights: Tensor) -> Tensor: ...  # what it returns, not computed: allocated
+    def _(video: Tensor, weights: Tensor) -> Tensor: ...  # allocates the outputs without computing them
 
-The signature is the schema. Other implementations lie beside it in modules that bear the backend's name (``triton.py``) and are imported when one
-is first asked for::
+The signature is the schema. Other implementations are in sibling modules named after the backend (``triton.py``), which are imported on first
+use::
 
     @implements(blur)  # of diffcodec.implement
     def forward(video, weights): ...
 
 Layers take ``backend``: "auto" (the fastest that can run: "triton" on CUDA devices, "native" on CPUs), "reference" (torch) or another of
-:data:`BACKENDS` (an error that says why where it cannot run). A codec of many operations names its backend once, with :func:`using`.
-:func:`backends` tells what runs on this machine.
+:data:`BACKENDS` (a RuntimeError gives the reason if it cannot run). A codec of many operations sets its backend once, with :func:`using`.
+:func:`backends` lists what runs on this machine.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's interpreter
 
 
 def validate_backend(backend: str) -> str:
-    """A backend's name.
+    """Check the name of a backend.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: unknown name.
     """
     require("backend", backend, list(BACKENDS))
     return backend
 
 
 def obstacle(backend: str, x: Tensor) -> str | None:
-    """Why a backend cannot run on a tensor; None where it can."""
+    """Why a backend cannot run on a tensor; None if it can."""
     if backend == "reference":
         return None
     if x.dtype == torch.float64:
@@ -86,7 +86,7 @@ def obstacle(backend: str, x: Tensor) -> str | None:
 
 
 def native_obstacle() -> str | None:
-    """Why no native code runs in this process; None where it does."""
+    """Why native code cannot run in this process; None if it can."""
     global _native
     if _native is None:
         from .ops.common import native
@@ -95,7 +95,7 @@ def native_obstacle() -> str | None:
     return _native if isinstance(_native, str) else None
 
 
-_native: Any = None  # the library or why there is none, once it has been looked for
+_native: Any = None  # the library, or why there is none; None before the first look-up
 
 
 def _say_once() -> None:
@@ -109,17 +109,22 @@ native_obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]  # 
 
 
 class Availability(NamedTuple):
-    """Whether a backend runs on this machine, and how or why not."""
+    """Whether a backend runs on this machine.
+
+    Attributes:
+        runs: whether it does.
+        why: how it runs, or why it does not.
+    """
 
     runs: bool
     why: str
 
 
 def backends() -> dict[str, Availability]:
-    """What runs on this machine.
+    """The backends and whether they run on this machine.
 
     Returns:
-        For each backend whether it runs, and how, or why it does not. "auto" takes the last one that runs on the device of its input.
+        For each backend whether it runs, and how, or why not. "auto" uses the last one that runs on the device of its input.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -145,23 +150,23 @@ def backends() -> dict[str, Availability]:
 
 
 def resolve_backend(backend: str, x: Tensor, lacking: str | None = None) -> str:
-    """The backend that runs.
+    """Choose the backend for an input.
 
     Args:
-        backend: of :data:`BACKENDS`.
+        backend: one of :data:`BACKENDS`.
         x: the input.
-        lacking: what was asked for that the implementation has not.
+        lacking: a requested feature that the implementation lacks, as text; None for none.
 
     Returns:
         A name other than "auto".
 
     Raises:
-        RuntimeError: a backend that was named cannot run.
+        RuntimeError: a backend other than "auto" was named and cannot run; the message gives the reason.
     """
     if backend == "reference":
         return backend
     if backend == "auto" and lacking is None and x.device.type == "cpu" and x.dtype != torch.float64 and native_obstacle() is None:
-        return "native"  # at once: most calls
+        return "native"  # fast path of most calls
     name = backend if backend != "auto" else "triton" if x.device.type == "cuda" else "native"
     why = obstacle(name, x) or lacking
     if why and backend == "auto" and name == "native":
@@ -176,7 +181,11 @@ _of_parts: ContextVar[str] = ContextVar("backend", default="auto")
 
 @contextmanager
 def using(backend: str) -> Iterator[None]:
-    """Backend of all operations that run inside, in this thread."""
+    """Context manager: the backend of all operations called inside, in this thread.
+
+    Raises:
+        ValueError: unknown name.
+    """
     token = _of_parts.set(validate_backend(backend))
     try:
         yield
@@ -185,7 +194,7 @@ def using(backend: str) -> Iterator[None]:
 
 
 def active(x: Tensor) -> str:
-    """The backend that operations on a tensor run on, by that of :func:`using`."""
+    """The backend that operations on a tensor run on under the current :func:`using`."""
     return resolve_backend(_of_parts.get(), x)
 
 
@@ -205,20 +214,24 @@ def register_operator(name: str, schema: str, run: Callable[..., Any], allocate:
 
 
 class Operation(Generic[P, R]):
-    """An operation of the library: its definition in torch, and the implementations that stand in for it.
+    """An operation: its definition in torch and its other implementations.
 
-    Calling it runs the backend of :func:`using`; :meth:`on` names one. The first argument, a tensor or a list of tensors, tells the device.
+    A call runs on the backend of :func:`using`; :meth:`on` takes a backend. The first argument, a tensor or a list of tensors, determines the device.
 
     Args:
-        reference: the definition. Its signature is the schema of all implementations (annotations as ``torch.library`` has them, no defaults), its
-            docstring the operation's.
-        opaque: whether compilers see the reference as one node, too, rather than look into it.
-        writes: names of inputs that it writes to, rather than return something.
+        reference: the definition. Its signature is the schema of all implementations (annotations as in ``torch.library``, no defaults), its
+            docstring that of the operation.
+        opaque: whether compilers treat the reference, too, as a single node.
+        writes: names of inputs that it writes to; such an operation returns nothing.
 
     Attributes:
-        name, reference: of the definition.
+        name: name of the definition.
+        reference: the definition.
         family: the package that holds its implementations.
-        differentiable: names of the inputs that implementations have a gradient for.
+        differentiable: names of the inputs for which implementations have a gradient.
+
+    Raises:
+        TypeError: a parameter with a default or a star.
     """
 
     def __init__(self, reference: Callable[P, R], opaque: bool = False, writes: Sequence[str] = ()) -> None:
@@ -241,10 +254,10 @@ class Operation(Generic[P, R]):
         return self.on(_of_parts.get(), *args, **kwargs)
 
     def on(self, backend: str, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one backend.
+        """Run on a backend; "auto" chooses.
 
         Raises:
-            RuntimeError: it was named and cannot run.
+            RuntimeError: the backend that was named cannot run.
         """
         if kwargs:
             args = self.bound(*args, **kwargs)  # type: ignore[assignment]
@@ -262,11 +275,11 @@ class Operation(Generic[P, R]):
         return self.reference(*args)  # type: ignore[call-arg]
 
     def bound(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Arguments by place."""
+        """Positional arguments of a call."""
         return inspect.signature(self.reference).bind(*args, **kwargs).args
 
     def outputs(self, allocate: Callable[P, R]) -> Callable[P, R]:
-        """Register what allocates the outputs for given inputs: what compilers know of them, and where implementations write."""
+        """Register the function that allocates the outputs for given inputs, for compilers and for implementations to write to."""
         self._allocate = allocate
         return allocate
 
@@ -277,7 +290,7 @@ class Operation(Generic[P, R]):
         return self._allocate(*args, **kwargs)  # type: ignore[no-any-return]
 
     def schema(self, further: int = 0) -> str:
-        """As torch.library writes it, with further tensors returned."""
+        """Schema for torch.library, with ``further`` additional tensors returned."""
         text = torch.library.infer_schema(inspect.unwrap(self.reference), mutates_args=self.writes)
         if not further:
             return text
@@ -285,45 +298,45 @@ class Operation(Generic[P, R]):
         return f"{inputs} -> ({', '.join([returned.strip('()'), *['Tensor'] * further])})"
 
     def implementation(self, backend: str) -> Implementation | None:
-        """What stands in for the reference, None where there is nothing."""
+        """The implementation for a backend, or None."""
         return self._implementations[backend] if _loaded(self.name, backend) else None
 
     def backends(self) -> list[str]:
-        """Those that have an implementation, the reference first."""
+        """Backends that have an implementation and can run here, the reference first."""
         missing = {"triton": not _INSTALLED, "native": native_obstacle() is not None}
         return ["reference", *(b for b in BACKENDS[2:] if not missing[b] and self.implementation(b) is not None)]
 
     @functools.cached_property
     def number_of_outputs(self) -> int:
-        """Of the reference."""
+        """Number of tensors that the reference returns."""
         returned = self.schema().rpartition(" -> ")[2]
         return returned.count("Tensor")
 
 
 def _loaded(name: str, backend: str) -> bool:
-    """Import the module that has an operation's implementation, and say whether there is one."""
+    """Import the module of an operation's implementation, and return whether there is one."""
     op = OPERATIONS[name]
     if backend not in op._implementations and importlib.util.find_spec(f"{op.family}.{backend}") is not None:
         importlib.import_module(f"{op.family}.{backend}")
     return backend in op._implementations
 
 
-# torch.compile runs it while it traces and takes the answer for granted: torch.compiler.assume_constant_result, without importing the compiler
+# torch.compile runs it during tracing and treats the result as constant: torch.compiler.assume_constant_result, without importing the compiler
 _loaded._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def operation(reference: Callable[P, R]) -> Operation[P, R]:
-    """Make a function in torch the definition of an operation."""
+    """Decorator: make a torch function the definition of an :class:`Operation`."""
     return Operation(reference)
 
 
 def writing_operation(*writes: str) -> Callable[[Callable[P, R]], Operation[P, R]]:
-    """The same for one that writes to some of its inputs, by name, and returns nothing; without gradient."""
+    """As :func:`operation`, for one that writes to the named inputs and returns nothing; without gradient."""
     return lambda reference: Operation(reference, writes=writes)
 
 
 def opaque_operation(reference: Callable[P, R]) -> Operation[P, R]:
-    """The same for one without gradient that compilers should not look into: they see one node whichever implementation runs."""
+    """As :func:`operation`, for one without gradient that is a single node for compilers, whichever implementation runs."""
     out = Operation(reference, opaque=True)
     register_operator(f"{out.name}.reference", out.schema(), reference, out.allocate)
     return out

@@ -1,4 +1,4 @@
-"""Planes of any size to k x k blocks and back: the only place that cuts."""
+"""Planes of any size to k x k blocks and back."""
 
 from __future__ import annotations
 
@@ -36,6 +36,9 @@ def pad_to_multiple(x: Tensor, k: int) -> Tensor:
 def split(x: Tensor, k: int) -> Tensor:
     """Cut planes into blocks. Shape: ``[..., H, W] -> [..., H/k, W/k, k, k]``; H and W must be multiples of k.
 
+    Raises:
+        ValueError: H or W is not a multiple of k.
+
     Example:
         >>> import torch, diffcodec as dc
         >>> dc.blocks.split(torch.rand(1, 16, 24), 8).shape
@@ -58,7 +61,7 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def flat_blocks(planes: Tensor, k: int) -> Tensor:
-    """Blocks with their samples in one line. Shape: ``[N, H, W] -> [N, H/k, W/k, k*k]``."""
+    """Blocks with flattened samples. Shape: ``[N, H, W] -> [N, H/k, W/k, k*k]``."""
     n, h, w = planes.shape
     return planes.reshape(n, h // k, k, w // k, k).transpose(2, 3).reshape(n, h // k, w // k, k * k)
 
@@ -70,7 +73,7 @@ def from_flat_blocks(blocks: Tensor, k: int) -> Tensor:
 
 
 def macroblock_blocks(planes: Tensor, k: int) -> Tensor:
-    """Blocks macroblock by macroblock, those of one in raster order. Shape: ``[N, H, W] -> [N, H/16, W/16, (16/k)^2, k*k]``."""
+    """Blocks grouped by macroblock, in raster order within each. Shape: ``[N, H, W] -> [N, H/16, W/16, (16/k)^2, k*k]``."""
     n, h, w = planes.shape
     m = 16 // k
     x = planes.reshape(n, h // 16, m, k, w // 16, m, k).permute(0, 1, 4, 2, 5, 3, 6)

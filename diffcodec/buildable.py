@@ -1,4 +1,4 @@
-"""What a layer was made with, so that it can be written down again (:mod:`diffcodec.config`). A leaf."""
+"""Recording of constructor arguments, from which objects are described (:mod:`diffcodec.config`). Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Buildable:
-    """Keeps the arguments that an object was made with."""
+    """Base of classes that record their constructor arguments."""
 
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -27,10 +27,10 @@ class Buildable:
         cls.__init__ = keeping  # type: ignore[method-assign]
 
     def config(self) -> dict[str, Any]:
-        """The object as plain data, of which :func:`diffcodec.build` makes an equal one: its name and arguments, defaults included.
+        """The object as plain data from which :func:`diffcodec.build` makes an equal one: its name and arguments, defaults included.
 
         Raises:
-            TypeError: an argument that has no name to be found by, such as a lambda.
+            TypeError: an argument that cannot be imported by name, such as a lambda, or a module that has weights or does not record its arguments.
 
         Example:
             >>> import diffcodec as dc

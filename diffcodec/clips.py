@@ -26,24 +26,24 @@ from .video import VideoInfo, read_video, video_info
 class Clips(Dataset[Tensor]):
     """Random clips from the videos of a folder.
 
-    Item i of epoch e is drawn from (seed, e, i) alone: the same on any number of workers and after a resume.
+    Item i of epoch e depends on (seed, e, i) only: it is the same on any number of workers and after a resume.
 
     Args:
-        folder: searched with all its sub-folders for video files, in sorted order; or a list of files.
-        frames: clip length T.
-        size: (height, width) of the random crop, or one number for both; None keeps whole frames. Frames smaller than it are scaled up to it.
-        length: items in an epoch; None for one a file.
-        seed: of the draws.
-        strict: True raises on the first files that cannot serve (unreadable, damaged, shorter than T), False leaves them out with a warning each,
-            also where that shows only while the clip is read: another file is drawn for that item then.
-        lazy: False looks into all files now, in parallel (with a progress bar on a terminal); True looks into each when it is drawn, for large
-            folders.
+        folder: searched with all its subfolders for video files, in sorted order; or a list of files and folders.
+        frames: clip length T, >= 1.
+        size: (height, width) of the random crop, or one number for both; None keeps whole frames. Smaller frames are scaled up to it.
+        length: number of items in an epoch; None for one per file.
+        seed: seed of the draws.
+        strict: True raises an error for unusable files (unreadable, damaged, shorter than T); False leaves them out with a warning. A file that
+            turns out to be unusable only when a clip is read is then replaced by another one for that item.
+        lazy: False checks all files now, in parallel (with a progress bar on a terminal); True checks each when it is drawn, for large folders.
         damaged: "error" or "keep": see :func:`diffcodec.read_video`.
 
     Item: ``[T, 3, H, W]`` float32 in [0, 1].
 
     Raises:
-        VideoError: no such folder, no videos in it, or (strict) unusable ones, by name.
+        VideoError: no such folder, no videos in it, or (strict) unusable ones, by name; also when an item is read.
+        ValueError: frames, size or length below 1, or unknown ``damaged``.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class Clips(Dataset[Tensor]):
         self.length = length or len(self.files)
 
     def _scan(self, folder: object) -> None:
-        """Look into all files and leave out those that cannot serve."""
+        """Check all files and leave out unusable ones."""
         total = len(self.files)
-        for path, info in zip(self.files, _parallel(_info_or_error, self.files, "looking into videos")):
+        for path, info in zip(self.files, _parallel(_info_or_error, self.files, "checking videos")):
             try:
                 self._serves(path, info)
             except VideoError as error:
@@ -99,7 +99,7 @@ class Clips(Dataset[Tensor]):
         return info
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other clips from now on; call it before the DataLoader makes its workers."""
+        """Set the epoch, which determines the clips; call it before the DataLoader starts its workers."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -107,10 +107,10 @@ class Clips(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         if not -self.length <= index < self.length:
-            raise IndexError(f"item {index} of {self.length}")
+            raise IndexError(f"item {index} is outside the {self.length} items of an epoch")
         index %= self.length
         for attempt in range(_ATTEMPTS):
-            # the first file that is drawn, or that the index names; further ones only where it cannot be read, so that items stay the same
+            # the file drawn first, or the file of the index; further draws only if it cannot be read, so that the other items stay the same
             generator = torch.Generator().manual_seed(key(self.seed, self.epoch, index, *([attempt] if attempt else [])))
             given = index if self.length == len(self.files) and not attempt else None
             path = self.files[_draw(generator, len(self.files)) if given is None else given]
@@ -164,7 +164,7 @@ def _info_or_error(path: Path) -> VideoInfo | VideoError:
 
 
 def _parallel(work: Callable[[Path], Any], paths: Sequence[Path], what: str) -> list[Any]:
-    """``work`` over files in threads, in order, with a progress bar on a terminal where it takes longer."""
+    """``work`` over files in threads, in order; with a progress bar for many files on a terminal."""
     threads = min(len(paths), 2 * (os.cpu_count() or 1))  # opening a file waits for the disk
     with ThreadPoolExecutor(threads) as pool:
         found = pool.map(work, paths)

@@ -1,4 +1,4 @@
-"""What a codec returns when asked for more than the picture."""
+"""The result of a codec's ``encode``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ class Coded:
 
     Attributes:
         video: decoded video, layout of the input, values in [0, 1].
-        bits: size of each sample in bits, ``[B]`` float32: real ones counted without stream headers, or a simulator's differentiable estimate.
-        frame_types: one string a sample with a letter a frame in display order (``"IPBBP"``); images are ``"I"``.
-        frame_bits: the same of each frame in display order, ``[B, T]`` (images: ``[B, 1]``).
-        streams: encoded bytes of each sample, from real codecs; empty from simulators.
-        guide: decisions of a real H.264 encoder for each sample (:class:`~diffcodec.h264.Guide`); empty from everything else.
+        bits: size of each sample in bits, ``[B]`` float32: of real codecs that of the coded pictures, without stream headers; of simulators a
+            differentiable estimate.
+        frame_types: one string per sample, one letter per frame in display order (``"IPBBP"``); images are ``"I"``.
+        frame_bits: bits of each frame in display order, ``[B, T]`` float32 (images: ``[B, 1]``).
+        streams: encoded bytes of each sample, from real codecs; empty for simulators.
+        guide: decisions of a real H.264 encoder for each sample (:class:`~diffcodec.h264.Guide`); empty for other codecs.
 
     Example:
         >>> import torch, diffcodec as dc

@@ -1,4 +1,4 @@
-"""RGB to luma and chroma and back, and chroma subsampling. The only owner of value ranges.
+"""Conversion between RGB and Y'CbCr, and chroma subsampling. All value ranges are defined here.
 
 RGB is in [0, 1]. Y'CbCr is on the 8-bit scale as codecs have it, real-valued: full range Y' 0..255, Cb and Cr 0..255 around 128 (JFIF);
 limited range Y' 16..235, Cb and Cr 16..240 around 128 (ITU-R BT.601 / BT.709).
@@ -48,6 +48,9 @@ def rgb_to_ycbcr(rgb: Tensor, matrix: str = "bt601", full_range: bool = True) ->
         matrix: "bt601" or "bt709".
         full_range: True for JFIF's 0..255, False for video's 16..235 / 16..240.
 
+    Raises:
+        ValueError: unknown matrix, or another shape.
+
     Example:
         >>> import torch, diffcodec as dc
         >>> dc.color.rgb_to_ycbcr(torch.ones(3, 1, 1)).flatten()
@@ -80,7 +83,11 @@ def luma(rgb: Tensor, matrix: str = "bt601") -> Tensor:
 def downsample(plane: Tensor, subsampling: str = "4:2:0") -> Tensor:
     """Chroma at its coded resolution: the mean over 2x2 (4:2:0) or 1x2 (4:2:2) samples, libjpeg's box filter.
 
-    Odd sizes are padded by repetition. Shape: ``[..., H, W] -> [..., ceil(H/v), ceil(W/h)]``.
+    Odd sizes are padded by repetition. Shape: ``[..., H, W] -> [..., ceil(H/v), ceil(W/h)]`` with (v, h) = (2, 2) for 4:2:0, (1, 2) for 4:2:2
+    and (1, 1) for 4:4:4.
+
+    Raises:
+        ValueError: unknown subsampling.
     """
     require("subsampling", subsampling, list(SUBSAMPLINGS))
     v, h = SUBSAMPLINGS[subsampling]

@@ -1,6 +1,6 @@
-"""Layers as data, and back: names, files of mixtures, what other libraries write.
+"""Layers from descriptions and back: names, mappings, files, and the configurations of other libraries.
 
-:func:`build` makes a layer of a string, a mapping or a file; ``layer.config()`` is its inverse.
+:func:`build` makes a layer from a string, a mapping or a file; ``layer.config()`` is its inverse.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .proxy import CompNet
 from .real import ENCODERS, RealCodec, RealJPEG
 from .strength import Choice, Ramp, Steps, Strength
 
-GROUP = "diffcodec.layers"  # entry points under which other packages name layers
+GROUP = "diffcodec.layers"  # entry point group in which other packages register layers
 
 MOTIONS: dict[str, Callable[[], Any]] = {
     "block": BlockMotion,
@@ -61,7 +61,7 @@ CLASSES: dict[str, Callable[..., Any]] = {
     for c in (Adapted, BlockMotion, CompNet, DiffH264, DiffJPEG, JPEGDrop, JPEGMask, NoMotion, RealCodec, RealJPEG, motion.SPyNet)
 }  # fmt: skip
 NAMES = SIMULATORS | REAL | CLASSES
-# what people call things elsewhere; an error proposes ours
+# names used elsewhere; the error suggests ours
 ELSEWHERE = {
     "h264": "x264", "avc": "x264", "diffh264": "x264", "h265": "libx265", "x265": "libx265", "hevc": "libx265", "vp9": "libvpx-vp9",
     "av1": "libsvtav1", "svtav1": "libsvtav1", "diffjpeg": "jpeg", "jpg": "jpeg", "identity": "none", "drop": "FrameDrop", "noise": "GaussianNoise",
@@ -73,32 +73,32 @@ _FILES = (".json", ".yaml", ".yml")
 
 
 def build(spec: Layer | Adapted | str | os.PathLike[str] | Mapping[str, Any], **defaults: Any) -> Any:
-    """A layer of its description.
+    """Make a layer from its description.
 
     Args:
         spec: one of
 
-            - ``"name:option=value,option=value"``; a value is a number, a range ``18-34``, values to choose from ``28|34|40``, anything that Python
-              reads, or a word;
-            - a mapping with ``name`` and the arguments of that name: what ``layer.config()`` gives. Ranges are ``[18, 34]``, choices
+            - ``"name:option=value,option=value"``; a value is a number, a range ``18-34``, a choice ``28|34|40``, a Python literal, or a word;
+            - a mapping of ``name`` and arguments, as ``layer.config()`` returns it. Ranges are ``[18, 34]``, choices
               ``{"choice": [28, 34], "weights": [2, 1]}``, schedules ``{"ramp": [0, 0.1], "start": 0, "stop": 1000}`` and
-              ``{"steps": {"0": 0.0, "3000": 0.1}}``, a value for each sample ``{"values": [20, 30]}``; layers inside (``layers`` of a
-              "RandomDistortion" or "Compose", ``gradient`` of a real codec) are descriptions themselves;
-            - VideoSeal's ``augs`` and ``augs_params``, or OmniSealBench's list of attacks, as they are (:mod:`diffcodec.foreign`);
+              ``{"steps": {"0": 0.0, "3000": 0.1}}``, one value per sample ``{"values": [20, 30]}``; nested layers (``layers`` of a
+              "RandomDistortion" or "Compose", ``gradient`` of a real codec) are descriptions too;
+            - VideoSeal's ``augs`` and ``augs_params``, or OmniSealBench's list of attacks, unchanged (:mod:`diffcodec.foreign`);
             - the path of a JSON or YAML file that holds one of these (YAML needs the package pyyaml);
-            - a layer, which is handed back.
+            - a layer, which is returned unchanged.
 
-            Names are those of our classes, short ones (x264, revmark, jpeg, none, libx264, libx265, libvpx-vp9, libsvtav1, libjpeg), those of entry
-            points in the group "diffcodec.layers", and ``package.module:Class`` for any other. A description can name any class that can be
-            imported: read only those that you trust.
-        **defaults: arguments where the description is silent; for a mapping or string that names one layer.
+            Names are those of diffcodec's classes, short names (x264, revmark, jpeg, none, libx264, libx265, libvpx-vp9, libsvtav1, libjpeg),
+            entry points in the group "diffcodec.layers", and ``package.module:Class`` for any other class. A description can name any class
+            that can be imported: build only descriptions that you trust.
+        **defaults: arguments that the description does not give; for a mapping or string that names one layer.
 
     Returns:
-        A :class:`Layer`, or what :func:`adapt` makes of one ("Adapted", with the argument ``layer``).
+        A :class:`Layer`, or the wrapper that :func:`adapt` makes ("Adapted", with the argument ``layer``).
 
     Raises:
-        ValueError: unknown name, an argument that the layer does not take or takes otherwise, a file that is no JSON or YAML; the message names the
-            place. FileNotFoundError: no such file.
+        ValueError: unknown name, an unknown or invalid argument, a file that is not JSON or YAML; the message names the place.
+        FileNotFoundError: no such file.
+        ImportError: a YAML file without the package pyyaml.
 
     Example:
         >>> import diffcodec as dc
@@ -117,11 +117,14 @@ def build(spec: Layer | Adapted | str | os.PathLike[str] | Mapping[str, Any], **
 
 
 def build_all(spec: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Layer]:
-    """Layers by name, of a mapping of names and descriptions, of VideoSeal's ``augs``, of OmniSealBench's list (one layer a value), or of a file
-    of these.
+    """Make several layers, by name.
+
+    Args:
+        spec: a mapping of names to descriptions (:func:`build`), VideoSeal's ``augs``, OmniSealBench's list of attacks (one layer per value), or
+            the path of a JSON or YAML file with one of these.
 
     Raises:
-        ValueError: as :func:`build`.
+        ValueError, FileNotFoundError, ImportError: as for :func:`build`.
 
     Example:
         >>> import diffcodec as dc
@@ -178,10 +181,10 @@ def _make(name: str, options: Mapping[str, Any], where: str) -> Any:
 
 
 def find(name: str, among: Mapping[str, Callable[..., Any]] | None = None) -> Callable[..., Any]:
-    """What a name makes: ours, ``package.module:Class``, or an entry point's.
+    """The class or function behind a name: one of ``among`` (default: ours), ``package.module:Class``, or an entry point.
 
     Raises:
-        ValueError: it makes nothing; the message proposes the nearest name.
+        ValueError: unknown name; the message suggests the nearest one.
     """
     table = NAMES if among is None else among
     if name in table:
@@ -261,7 +264,7 @@ def _read(path: Any) -> Any:
 
 
 def _decoded(value: Any, where: str, key: str = "") -> Any:
-    """An argument of its description."""
+    """An argument from its description."""
     if isinstance(value, str):
         return _value(value) if _RANGE.fullmatch(value) or "|" in value else value
     if isinstance(value, (list, tuple)):
@@ -291,7 +294,7 @@ def _decoded(value: Any, where: str, key: str = "") -> Any:
 
 
 def _strict(kind: Callable[..., Any], where: str, value: Mapping[str, Any], others: tuple[str, ...], **arguments: Any) -> Any:
-    """A choice or schedule; ``others`` are keys that may stand beside the one that names it."""
+    """A choice or schedule; ``others`` are the further keys that it may have."""
     named = kind.__name__.lower()
     if extra := [k for k in value if k not in (named, *others)]:
         raise ValueError(f"{where}: {extra[0]!r} means nothing beside {named!r}")
@@ -302,7 +305,7 @@ def _strict(kind: Callable[..., Any], where: str, value: Mapping[str, Any], othe
 
 
 def describe_arguments(made: Buildable) -> dict[str, Any]:
-    """What :meth:`diffcodec.buildable.Buildable.config` gives."""
+    """Implementation of :meth:`diffcodec.buildable.Buildable.config`."""
     given, options = made.arguments
     signature = inspect.signature(type(made).__init__)
     bound = signature.bind(made, *given, **options)
@@ -312,8 +315,8 @@ def describe_arguments(made: Buildable) -> dict[str, Any]:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             arguments |= arguments.pop(name, {})
         elif parameter.kind is inspect.Parameter.VAR_POSITIONAL and arguments.pop(name, ()):
-            raise TypeError(f"{type(made).__name__} takes any number of arguments: it cannot be written as names and values")
-    now: dict[str, Any] = {}  # views have other strengths and members than those that they were made with
+            raise TypeError(f"{type(made).__name__} got positional *args, which a description by name cannot hold")
+    now: dict[str, Any] = {}  # strengths and members of a view differ from the constructor's arguments
     if isinstance(made, Layer):
         now = {k: v.value for k, v in made.strengths().items()}
     if isinstance(made, nn.Module):
@@ -336,7 +339,7 @@ def _path(found: Any, where: str) -> str:
     """``module:name`` of a class or function.
 
     Raises:
-        TypeError: it cannot be found by that.
+        TypeError: it cannot be imported by that path.
     """
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
     path = f"{module}:{name}"

@@ -13,7 +13,7 @@ from .checks import traced
 
 
 class Constant:
-    """A constant that layers need on the device and in the dtype of whatever comes in.
+    """A constant that is needed on the device and in the dtype of the input.
 
     The copies are cached, so that a step on CUDA does not copy constants again. While torch traces or fakes tensors nothing is cached:
     a traced tensor must not outlive its trace.
@@ -35,5 +35,5 @@ class Constant:
 
 
 def listed(values: Sequence[Any], device: torch.device) -> Tensor:
-    """Numbers that Python knows, on a device; nobody waits for what a GPU still does, as ``torch.tensor(values, device=...)`` would."""
+    """Python numbers as a tensor on a device, without the synchronisation of ``torch.tensor(values, device=...)``."""
     return torch.tensor(values).to(device, non_blocking=True)

@@ -1,11 +1,14 @@
 """Metrics for how closely a simulator matches the real codec.
 
-A simulator is worth training against if what survives it is what survives the real codec. All figures take tensors: clips are 8-bit videos
-(values k / 255) ``[T, 3, H, W]``, a codec is any callable ``[B, T, 3, H, W] -> [B, T, 3, H, W]``. Random decisions of a simulator are drawn once for
-a clip and held for all of its probes, so that what differs is the probe.
+A simulator is useful for training if the signals that survive it are those that survive the real codec. All figures take tensors: clips are 8-bit
+videos (values k / 255) ``[T, 3, H, W]``, a codec is any callable ``[B, T, 3, H, W] -> [B, T, 3, H, W]``. Random decisions of a simulator are drawn
+once per clip and kept for all of its probes, so that only the probe differs.
+
+S is the simulator, R the real codec, x a clip and d a probe added to it. The surviving share of the probe is g_C = <C(x + d) - C(x), d> / <d, d> for
+C = S, R. The last column gives the figures of the identity as a simulator.
 
 =================  =====================================================================  ===================  ==========
-figure             definition                                                             perfect              do nothing
+figure             definition                                                             perfect              identity
 =================  =====================================================================  ===================  ==========
 survival error     mean over probes of abs(mean over clips g_S - mean over clips g_R)      0                    1 - mean g_R
 distortion gap     mean over clips of abs(PSNR(x, S(x)) - PSNR(x, R(x))), dB               0                    infinite
@@ -49,11 +52,12 @@ class Fidelity:
         clips: number of clips.
         survival_error: see the module's table.
         per_clip_survival_error: mean over clips and probes of abs(g_S - g_R).
-        distortion_gap, skill: in dB. error_cosine: -1..1, over the clips that both codecs change; NaN where there is none.
+        distortion_gap, skill: in dB.
+        error_cosine: -1..1, over the clips that both codecs change; NaN if there is none.
         psnr_simulated, psnr_real: mean PSNR against the source, dB.
-        survival_simulated, survival_real: mean g of each probe, by name.
-        rank_correlation, rate_error: rate agreement over the clips; None where the simulator estimates no bits.
-        bits_simulated, bits_real: of each clip.
+        survival_simulated, survival_real: mean surviving share g of each probe, by name (:data:`PROBES`).
+        rank_correlation, rate_error: rate agreement over the clips (:func:`rate_agreement`); None if one of the codecs gives no bits.
+        bits_simulated, bits_real: bits of each clip, or None.
     """
 
     clips: int
@@ -78,7 +82,12 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Steering:
-    """Steering gain: mean over clips, for a static and a changing probe."""
+    """Steering gain (:func:`steering`), mean over clips.
+
+    Attributes:
+        static: of a probe that is the same in all frames.
+        changing: of a probe that changes from frame to frame; of clips of one frame that of the static probe.
+    """
 
     static: float
     changing: float
@@ -86,7 +95,7 @@ class Steering:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one codec did to one clip: the part of the figures that needs no other codec."""
+    """Measurements of one codec on one clip, which need no other codec."""
 
     video: Tensor  # [T, 3, H, W], 8 bits
     survival: Tensor  # [10]
@@ -97,6 +106,11 @@ def probes(frames: int, height: int, width: int, generator: torch.Generator, str
     """The ten probe signals: five bands of the 8x8 DCT, each static and changing.
 
     White Gaussian coefficients inside the band, the same on R, G and B, scaled to ``strength`` dB PSNR per frame.
+
+    Args:
+        frames, height, width: size of the clip.
+        generator: source of randomness, on the CPU.
+        strength: PSNR of a clip with the probe added, dB.
 
     Returns:
         ``[10, T, 3, H, W]`` on the [0, 1] scale, in the order of :data:`PROBES`.
@@ -128,8 +142,11 @@ def measure(codec: VideoFunction, clip: Tensor, generator: torch.Generator, stre
         codec: simulator or real codec.
         clip: ``[T, 3, H, W]``, 8-bit values.
         generator: source of the probes and of the simulator's draws; give every codec a generator of the same seed.
-        strength: of the probes, dB PSNR.
-        batch: probes at a time: more is quicker for small clips and takes more memory.
+        strength: PSNR of the probes, 10..60 dB.
+        batch: number of probes per call of the codec: more is faster for small clips and takes more memory.
+
+    Raises:
+        ValueError: another shape or range of the clip, a strength out of range, or a codec that changes the shape.
     """
     (clip,) = checked([clip], strength)
     added = probes(clip.shape[0], clip.shape[2], clip.shape[3], generator, strength).to(clip)
@@ -156,7 +173,7 @@ class repeatable:
         self.draw = codec.sample((1, *shape), generator) if isinstance(codec, Layer) else None
 
     def __call__(self, video: Tensor) -> Tensor:
-        """Shape: ``[B, T, 3, H, W]`` -> same; all of a batch get the one draw."""
+        """Shape: ``[B, T, 3, H, W]`` -> same; all samples get the same draw."""
         if isinstance(self.codec, Layer):
             return self.codec(video, _repeated(self.draw, len(video)))  # type: ignore[no-any-return]
         return self.codec(video)
@@ -206,16 +223,17 @@ def compare(
     clips: Sequence[Tensor], simulator: VideoFunction | Sequence[Measured], real: VideoFunction | Sequence[Measured], *,
     seed: int = 0, strength: float = STRENGTH,
 ) -> Fidelity:  # fmt: skip
-    """All figures but steering.
+    """Compute all figures except the steering gain.
 
     Args:
         clips: videos ``[T, 3, H, W]``, 8-bit values; sizes may differ.
-        simulator, real: codecs, or what :func:`measure` returned for each of the clips.
-        seed: of probes and draws; clip i uses ``seed + i``.
-        strength: of the probes, dB PSNR.
+        simulator, real: codecs, or the results of :func:`measure` for each of the clips.
+        seed: seed of probes and draws; clip i uses ``seed + i``.
+        strength: PSNR of the probes, 10..60 dB.
 
     Raises:
-        ValueError: no clips, or measurements of another number of clips.
+        ValueError: no clips, clips of another shape or range, measurements of another number of clips, a strength out of range.
+        TypeError: a tensor in place of a list of clips.
     """
     x = checked(clips, strength)
     s, r = (
@@ -236,7 +254,7 @@ def compare(
         survival_error=(g_s.mean(0) - g_r.mean(0)).abs().mean().item(),
         per_clip_survival_error=(g_s - g_r).abs().mean().item(),
         distortion_gap=_mean([abs(_difference(a, b)) for a, b in zip(psnr_s, psnr_r)]),
-        skill=_mean([0.0 if math.isnan(v) else v for v in skill]),  # inf - inf: real and simulated both lossless
+        skill=_mean([0.0 if math.isnan(v) else v for v in skill]),  # inf - inf: both codecs are lossless
         error_cosine=_mean([v for v in cosines if not math.isnan(v)]) if not all(map(math.isnan, cosines)) else math.nan,
         psnr_simulated=_mean(psnr_s),
         psnr_real=_mean(psnr_r),
@@ -270,7 +288,10 @@ def rate_agreement(estimated: Sequence[float], real: Sequence[float]) -> tuple[f
     """Spearman's rank correlation and the median of abs(estimated - real) / real, over clips x strengths.
 
     Returns:
-        (rank, median relative error); the rank is NaN for fewer than two values or where all are equal.
+        (rank correlation, median relative error); the former is NaN for fewer than two values or if all values of a list are equal.
+
+    Raises:
+        ValueError: empty lists, or lists of different length.
     """
     a, b = (torch.tensor(list(v), dtype=torch.float64) for v in (estimated, real))
     if a.shape != b.shape or not a.numel():
@@ -299,22 +320,25 @@ def steering(
     bands: Sequence[tuple[int, int]] | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Steering:
-    """Does the gradient through a simulator lead to signals that survive the real codec?
+    """Steering gain: does the gradient through a simulator lead to signals that survive the real codec?
 
-    For a probe p that is white over all 64 DCT positions, start from d = 0 and take 8 steps of
-    ``d <- n unit(d + n/2 unit(grad <S(x + d), p>))`` with n the norm of 37.5 dB PSNR; round ``x + d`` to 8 bits and score it on the real codec by
-    ``<R(x + d) - R(x), p> / (|p| |d|)``. The gain is that score over the score of d proportional to p, mean over clips.
+    For a probe p that is white over all 64 DCT positions, start from d = 0 and take ``steps`` steps of
+    ``d <- n unit(d + n/2 unit(grad <S(x + d), p>))`` with ``unit(v) = v / |v|`` and n the norm of ``strength`` dB PSNR; round ``x + d`` to 8 bits and
+    score it on the real codec by ``<R(x + d) - R(x), p> / (|p| |d|)``. The gain is this score divided by the score of d = n unit(p), mean over clips.
 
     Args:
         clips: videos ``[T, 3, H, W]``, 8-bit values.
-        through: what the gradient flows through.
-        real: what scores the result.
-        seed: of probes and draws.
-        steps: gradient steps.
-        strength: of d, dB PSNR.
-        bands: confine the probe to these bands of u + v, one after the other, and compare the scores summed over them (the band test);
-            None for the whole block.
+        through: codec S that the gradient flows through.
+        real: codec R that scores the result.
+        seed: seed of probes and draws; clip i uses ``seed + i``.
+        steps: number of gradient steps.
+        strength: PSNR of d, 10..60 dB.
+        bands: bands (first, last) of u + v to which the probe is confined, one after the other; the gain is then a ratio of scores summed over
+            bands (the band test). None for the whole block.
         progress: called after every clip.
+
+    Raises:
+        ValueError: no clips, clips of another shape or range, a strength out of range, or a codec without a gradient.
     """
     gains: dict[str, list[float]] = {"static": [], "changing": []}
     for i, x in enumerate(checked(clips, strength)):
@@ -330,7 +354,7 @@ def steering(
                 base = referee(x[None])[0].detach()
                 naive += _score(referee, x, base, size * _unit(p), p)
                 steered += _score(referee, x, base, _steer(codec, x, p, size, steps), p)
-            gains[kind].append(steered / naive)  # of sums: a band that the codec kills has a score near 0
+            gains[kind].append(steered / naive)  # a ratio of sums: a band that the codec removes has a score near 0
         if t == 1:  # one frame: nothing can change
             gains["changing"].append(gains["static"][-1])
         if progress is not None:

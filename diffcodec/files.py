@@ -1,4 +1,4 @@
-"""Files and folders: which are videos, written whole or not at all, keys of random draws."""
+"""Files and folders: finding videos, atomic writes; seeds of random draws."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Path_ = str | os.PathLike[str]
 
 @contextlib.contextmanager
 def replacing(path: Path_) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block succeeds, and vanishes when it does not."""
+    """Write a file atomically: a temporary path beside ``path`` that replaces it if the block succeeds, and is removed if not."""
     path = Path(path)
     if not path.parent.is_dir():
         raise VideoError(f"{path}: the folder {path.parent} does not exist")
@@ -45,7 +45,7 @@ def replacing(path: Path_) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut, where the system can."""
+    """Flush a folder's entries to disk, where the system supports it, so that new files survive a power cut."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -82,7 +82,7 @@ def video_files(folder: Path_ | Sequence[Path_]) -> list[Path]:
 
 
 def key(*numbers: int) -> int:
-    """One 63-bit seed from several numbers (splitmix64's mixing), so that neighbouring items share nothing."""
+    """One 63-bit seed from several numbers (splitmix64's mixing), so that neighbouring items get unrelated seeds."""
     mask, z = (1 << 64) - 1, 0
     for n in numbers:
         z = (z + n + 0x9E3779B97F4A7C15) & mask

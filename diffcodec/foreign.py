@@ -1,8 +1,8 @@
-"""Mixtures as other libraries write them, read as descriptions of :func:`diffcodec.build`.
+"""Configurations of other libraries, converted to descriptions for :func:`diffcodec.build`.
 
 VideoSeal's training takes ``augs`` (name: share) and ``augs_params`` (name: arguments); OmniSealBench's evaluation takes a list of attacks, each
-with a function's name and lists of values. What we do otherwise: a resize goes there and back, so that sizes stay; one scale serves both axes; a
-crop is scaled up to the frame; H.264 is simulated; hue turns in Cb, Cr. What has no layer here is an error that names it, unless its share is 0.
+with a function name and lists of values. Differences: a resize is undone, so that sizes stay; one scale applies to both axes; a crop is scaled up
+to the full frame; H.264 is simulated; hue is rotated in the CbCr plane. An attack without a layer here is an error, unless its share is 0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Description = dict[str, Any]
 
 
 def _span(low: float, high: float) -> Any:
-    """A range, or the number that it is."""
+    """A range, or a number if both ends are equal."""
     return low if low == high else [low, high]
 
 
@@ -24,7 +24,7 @@ def _range(options: Mapping[str, Any], key: str, low: float, high: float) -> Any
 
 
 def _sigma(kernel: float) -> float:
-    """Deviation that torchvision and OpenCV give a window of a size."""
+    """Standard deviation that torchvision and OpenCV use for a window of this size."""
     return round(0.3 * ((kernel - 1) * 0.5 - 1) + 0.8, 4)
 
 
@@ -56,7 +56,7 @@ def _crf(options: Mapping[str, Any]) -> Any:
 
 
 def _rgb(options: Mapping[str, Any]) -> Description:
-    warnings.warn("h264rgb has no simulator: DiffH264, which codes Y'CbCr 4:2:0, stands for it", stacklevel=2)
+    warnings.warn("h264rgb has no simulator: DiffH264, which codes Y'CbCr 4:2:0, is used instead", stacklevel=2)
     return {"name": "x264", "crf": _crf(options), "fps": 24}
 
 
@@ -71,8 +71,8 @@ def _range_of(name: str, argument: str, key: str, low: float, high: float, **mor
     return lambda o: {"name": name, argument: _range(o, key, low, high), **more}
 
 
-_QUIET = ("passthrough",)  # how VideoSeal's own gradient goes; ours have one
-# VideoSeal's names: what their arguments are called, and what is made of them
+_QUIET = ("passthrough",)  # selects VideoSeal's straight-through gradient; ignored, as these layers have their own
+# by VideoSeal's name: names of its arguments, and the description made from them
 VIDEOSEAL: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Description]]] = {
     "identity": ((), lambda o: {"name": "Identity"}),
     "jpeg": (("min_quality", "max_quality", *_QUIET), _range_of("DiffJPEG", "quality", "quality", 40, 80)),
@@ -122,20 +122,26 @@ _OMNISEAL: dict[str, tuple[str, str, Description]] = {
 
 
 def videoseal(spec: Mapping[str, Any]) -> dict[str, tuple[Description, float]]:
-    """Description and share of each augmentation of VideoSeal's ``augs``.
+    """Descriptions of VideoSeal's augmentations.
+
+    Args:
+        spec: a mapping with ``augs`` and, optionally, ``augs_params``, ``num_augs`` and ``masks``.
+
+    Returns:
+        By name the description and the share of each augmentation; those with share 0 are left out.
 
     Raises:
-        ValueError: an augmentation that has no layer here, or masks of another kind than "none".
+        ValueError: an augmentation or argument that is not supported, no share above 0, or masks of a kind other than "none" or "full".
     """
     masks = (spec.get("masks") or {}).get("kind")
     if masks not in (None, "none", "full"):
-        raise ValueError(f"masks of kind {masks!r}: no layer here pastes the unmarked picture back")
+        raise ValueError(f"masks of kind {masks!r}: no layer here restores the unmarked picture outside a mask")
     augs, parameters = spec["augs"], spec.get("augs_params") or {}
     for name, value in (("augs", augs), ("augs_params", parameters)):
         if not isinstance(value, Mapping):
             raise ValueError(f"{name} expected a mapping of names, got {value!r}")
     if stray := [key for key in spec if key.startswith("aug") and key not in ("augs", "augs_params")]:
-        raise ValueError(f"{stray[0]!r} is no key of VideoSeal's form: augs, augs_params, num_augs, masks")
+        raise ValueError(f"{stray[0]!r} is no key of VideoSeal's configuration: expected augs, augs_params, num_augs, masks")
     if stray := [name for name in parameters if name not in augs and name not in VIDEOSEAL]:
         raise ValueError(f"augs_params: {stray[0]!r} is none of augs: {', '.join(augs)}")
     out = {}
@@ -155,15 +161,21 @@ def videoseal(spec: Mapping[str, Any]) -> dict[str, tuple[Description, float]]:
 
 
 def is_omniseal(spec: Mapping[str, Any]) -> bool:
-    """Whether a mapping is a list of OmniSealBench's."""
+    """Whether a mapping is a list of attacks in OmniSealBench's format."""
     return bool(spec) and all(isinstance(v, Mapping) and "func" in v for v in spec.values())
 
 
 def omniseal(spec: Mapping[str, Any]) -> dict[str, Description]:
-    """Descriptions by name and value, of OmniSealBench's list of attacks.
+    """Descriptions of OmniSealBench's attacks.
+
+    Args:
+        spec: by title a mapping with ``func``, a dotted function name, and ``args``, lists of values by argument.
+
+    Returns:
+        One description per value, under names such as "JPEG quality=40".
 
     Raises:
-        ValueError: an attack that has no layer here.
+        ValueError: an attack without a layer here, or arguments of another form.
     """
     out: dict[str, Description] = {}
     for title, entry in spec.items():

@@ -1,6 +1,6 @@
-"""Layers with weights in folders of Hugging Face's form: ``model.safetensors``, ``config.json``, and a model card, ``README.md``.
+"""Save and load layers with weights in Hugging Face's folder format: ``model.safetensors``, ``config.json`` and a model card, ``README.md``.
 
-Needs the package safetensors; huggingface_hub only where a name is no local folder.
+Needs the package safetensors; huggingface_hub only for names that are not local folders.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 def save_pretrained(
     module: nn.Module, folder: str | os.PathLike[str], *, title: str, text: str = "", license: str = "mit", tags: tuple[str, ...] = ()
 ) -> Path:
-    """Write a layer's description, its weights and a card.
+    """Write a layer's description, its weights and a model card.
 
     Args:
-        module: a layer of ours, or one whose class keeps its arguments (:class:`diffcodec.Layer` does).
-        folder: made where it is missing.
-        title, text: of the card; what it was fitted to, on what, and how well.
-        license: of the weights, as Hugging Face spells it.
-        tags: of the card, beside "diffcodec" and "watermarking".
+        module: a diffcodec layer, or another module that is a :class:`diffcodec.buildable.Buildable`.
+        folder: folder to write to; created if missing.
+        title, text: title and text of the model card; say what the weights were fitted to, on which data, and how well.
+        license: license of the weights, as Hugging Face spells it.
+        tags: further tags of the model card, in addition to "diffcodec" and "watermarking".
 
     Returns:
         The folder.
 
     Raises:
-        TypeError: a module that cannot be described.
+        TypeError: a module whose arguments are not recorded or cannot be written as plain data.
 
     Example:
         >>> import tempfile, diffcodec as dc
@@ -61,21 +61,24 @@ def save_pretrained(
     with replacing(folder / CONFIG) as path:
         path.write_text(json.dumps(config, indent=1) + "\n")
     with replacing(folder / WEIGHTS) as path:
-        save_model(module, str(path))  # members that are there twice are kept once
+        save_model(module, str(path))  # shared tensors are stored once
     return folder
 
 
 def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = None, cache: str | os.PathLike[str] | None = None) -> Any:
-    """A layer of a folder, or of a repository on Hugging Face. Its description may name any class that can be imported: take only what you trust.
+    """Load a layer from a folder or a Hugging Face repository. Its description can name any class that can be imported: load only what you trust.
 
     Args:
         source: a local folder, or ``owner/name``.
-        revision: of the repository: a branch, tag or commit.
-        cache: where downloads are kept.
+        revision: branch, tag or commit of the repository.
+        cache: folder for downloads; None for Hugging Face's default.
+
+    Returns:
+        The layer, with its weights.
 
     Raises:
-        FileNotFoundError: no such folder and no name of a repository, or a file of it is missing.
-        ValueError: weights that do not fit the description.
+        FileNotFoundError: no such folder and not the name of a repository, or a file in it is missing.
+        ValueError: an invalid description, or weights that do not fit it.
         ImportError: a repository is named, and huggingface_hub is not installed.
     """
     from safetensors.torch import load_model
@@ -83,11 +86,11 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
     folder = Path(source)
     if not folder.is_dir():
         if str(source).count("/") != 1 or str(source).startswith((".", "/")):
-            raise FileNotFoundError(f"{source}: no such folder, and no name of a repository (owner/name)")
+            raise FileNotFoundError(f"{source}: no such folder, and not the name of a repository (owner/name)")
         try:
             from huggingface_hub import snapshot_download
         except ImportError as error:
-            raise ImportError(f"{source} is no local folder; to fetch it: pip install huggingface_hub") from error
+            raise ImportError(f"{source} is not a local folder; to download it: pip install huggingface_hub") from error
         folder = Path(snapshot_download(str(source), revision=revision, cache_dir=cache, allow_patterns=[WEIGHTS, CONFIG]))
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():

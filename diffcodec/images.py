@@ -1,4 +1,4 @@
-"""Pictures: read, cropped, scaled."""
+"""Image files: reading, cropping, resizing."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ def is_image(path: Path_) -> bool:
 
 
 def read_image(path: Path_, crop: tuple[int, int] | tuple[int, int, int, int] | None = None, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """Read a picture file (Pillow), turned as its EXIF data say; grey and palettes become RGB, transparency is dropped.
+    """Read a picture file (Pillow), oriented by its EXIF data; greyscale and palette images become RGB, transparency is dropped.
 
     Args:
         path: PNG, JPEG, WebP, BMP or TIFF.
-        crop: as in :func:`read_video`.
-        max_pixels: largest height times width: a small file can unpack to gigabytes.
+        crop: (height, width) from the centre, or (top, left, height, width).
+        max_pixels: largest height times width accepted: a small file can decompress to gigabytes.
 
     Returns:
         ``[3, H, W]`` float32 in [0, 1].
 
     Raises:
         VideoError: missing or unreadable file, more than 8 bits a sample, more than ``max_pixels``, crop larger than the picture.
+        ValueError: a crop that is neither 2 nor 4 numbers.
     """
     from PIL import Image, ImageOps
 
@@ -50,7 +51,7 @@ def read_image(path: Path_, crop: tuple[int, int] | tuple[int, int, int, int] | 
         with file:
             if file.width * file.height > max_pixels:
                 raise VideoError(
-                    f"{path}: {file.height} x {file.width} pixels are more than max_pixels={max_pixels}; a larger one reads it"
+                    f"{path}: {file.height} x {file.width} pixels are more than max_pixels={max_pixels}; raise it to read the file"
                 )
             if file.mode.startswith(("I", "F")):
                 raise VideoError(f"{path}: expected 8 bits a sample, found mode {file.mode}")

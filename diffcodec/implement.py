@@ -17,11 +17,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Implementation:
-    """An implementation as eager code calls it: past torch's dispatcher, whose bookkeeping takes longer than launching a kernel.
+    """An implementation; eager calls bypass torch's dispatcher, whose overhead is larger than that of a kernel launch.
 
     Attributes:
-        operator: the operator of torch.library, ``torch.ops.diffcodec.<operation>.<backend>``: what compilers and torch.func see.
-        lacks: what an implementation has not, for given inputs; None where it has all.
+        operator: the operator of torch.library, ``torch.ops.diffcodec.<operation>.<backend>``, used by compilers and torch.func.
+        lacks: function from inputs to a feature that the implementation lacks, as text, or None.
     """
 
     def __init__(self, op: Operation[..., Any], backend: str, run: Callable[..., Any], kept: Callable[..., Tensor] | None) -> None:
@@ -52,11 +52,12 @@ class Implementation:
 
 
 def _placed(run: F, backend: str, writes: Sequence[int] = ()) -> F:
-    """On the GPU that the first tensor is on, which need not be torch's current one; native code on the CPU, copying there and back.
+    """Run on the GPU of the first tensor, which need not be torch's current one; native code runs on the CPU, with copies to it and back.
 
     Args:
-        run: the implementation. backend: its name.
-        writes: places of the arguments that it writes to.
+        run: the implementation.
+        backend: its backend.
+        writes: positions of the arguments that it writes to.
     """
 
     @functools.wraps(run)
@@ -95,12 +96,16 @@ def _moved(values: Any, device: torch.device) -> Any:
 def implements(
     op: Operation[..., Any], kept: Callable[..., Tensor] | None = None, lacks: Callable[..., str | None] | None = None
 ) -> Callable[[F], F]:
-    """Register an implementation of an operation; the module's name is the backend's.
+    """Decorator: register an implementation of an operation; its backend is the name of its module.
 
     Args:
-        op: the operation. The implementation takes its arguments, and returns what it returns.
-        kept: where the implementation returns one tensor more, which its gradient needs: what allocates it for the inputs.
-        lacks: what the implementation has not, for the inputs; the reference runs then.
+        op: the operation. The implementation takes the same arguments and returns the same outputs.
+        kept: if the implementation returns one additional tensor for its backward: the function that allocates it for the inputs.
+        lacks: function from the inputs to a feature that the implementation lacks, as text, or None. If one is lacking, "auto" runs the
+            reference, and a backend that was named raises RuntimeError.
+
+    Raises:
+        TypeError: parameters other than the operation's.
     """
 
     def register(run: F) -> F:
@@ -116,15 +121,18 @@ def implements(
 
 
 def backward_of(op: Operation[..., Any], of: Sequence[str]) -> Callable[[F], F]:
-    """Register the gradient of the implementation that this module has of an operation, as an operator of its own.
+    """Decorator: register the backward of this module's implementation of an operation, as an operator of its own.
 
-    The names of its parameters say what it gets: those that begin with ``grad`` the gradients of the outputs (annotated ``Tensor | None``: None
-    where there is none), those of the operation its inputs, ``kept`` what the implementation keeps, ``<input>_shape`` the shape of one that need
-    not be kept, ``needs_<input>`` whether that one's gradient is wanted.
+    Its arguments are chosen by its parameters' names: ``grad...`` are the gradients of the outputs in order (annotated ``Tensor | None``: None if
+    there is none; else zeros), names of the operation's parameters are its inputs, ``kept`` is the additional tensor of :func:`implements`,
+    ``<input>_shape`` the shape of an input that need not be kept, ``needs_<input>`` whether the gradient of that input is needed.
 
     Args:
         op: the operation.
-        of: the inputs that it returns gradients of, in this order.
+        of: names of the inputs whose gradients it returns, in this order.
+
+    Raises:
+        TypeError: a parameter with another name, no ``grad...``, or an unknown input in ``of``.
     """
 
     def register(run: F) -> F:
@@ -227,7 +235,13 @@ def backward_of(op: Operation[..., Any], of: Sequence[str]) -> Callable[[F], F]:
 
 
 def passes_gradient(op: Operation[..., Any], module: str, of: str) -> None:
-    """Register that the gradient of the implementation in a module (its ``__name__``) passes to one input as it is."""
+    """Register an implementation's backward as the identity.
+
+    Args:
+        op: the operation.
+        module: ``__name__`` of the module of the implementation.
+        of: name of the input to which the gradient passes unchanged.
+    """
     backend = module.rpartition(".")[2]
     place, length = op.parameters.index(of), len(op.parameters)
 

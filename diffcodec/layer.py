@@ -1,7 +1,7 @@
-"""The contract that every codec and attack keeps: draw outside the graph, then apply a pure function.
+"""The interface of every codec and attack: random decisions are drawn outside the graph, then a pure function is applied.
 
-``layer(video)`` is ``layer(video, layer.sample(video.shape))``. With a draw given, the call is a pure function of video
-and draw: it can be compiled with ``fullgraph=True`` and repeated to the bit.
+``layer(video)`` is ``layer(video, layer.sample(video.shape))``. With a given draw, the call is a pure function of video
+and draw: it can be compiled with ``fullgraph=True`` and reproduced bit for bit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 class Layer(Buildable, nn.Module):
     """Base of all codecs and attacks: video in, video of the same layout, dtype and device out, values in [0, 1].
 
-    A subclass writes :meth:`distort` (the pure function) and, where more than its strengths is drawn, :meth:`draw` and :meth:`draw_shapes`.
+    A subclass implements :meth:`distort` (the pure function) and, if it draws anything besides its strengths, :meth:`draw` and
+    :meth:`draw_shapes`.
     Computation is in float32 (float64 for float64 input), also under autocast and for half precision input.
     Values outside [0, 1] are clamped on entry and on exit, with the gradient passed through unchanged.
 
@@ -41,13 +42,13 @@ class Layer(Buildable, nn.Module):
     """
 
     backend = "auto"
-    raw = False  # whether distort takes a video as it comes (any floating type, not clamped) and returns the like: saves passes over the video
-    images = False  # whether [B, C, H, W] is accepted beside [B, T, 3, H, W]
+    raw = False  # whether distort takes and returns any floating dtype, unclamped on entry: saves passes over the video
+    images = False  # whether [B, C, H, W] is accepted as well as [B, T, C, H, W]
     channels: tuple[int, ...] = (3,)
-    # the operator of :mod:`diffcodec.opaque` that stands for the layer while something traces or transforms it; None where torch can look inside
+    # the :mod:`diffcodec.opaque` operator that replaces the layer under tracing and torch.func; None if torch can trace the layer itself
     operator: Any = None
-    geometric = False  # whether it moves samples from place to place or from frame to frame, and nothing else
-    lacks: tuple[str, ...] = ()  # transforms of torch.func that a layer does not have: "jvp", "vmap", "grad of grad"
+    geometric = False  # whether it only moves samples within or between frames; masks then follow it
+    lacks: tuple[str, ...] = ()  # torch.func transforms that the layer does not support: "jvp", "vmap", "grad of grad"
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,11 +56,11 @@ class Layer(Buildable, nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.number = opaque.number(self)  # a copy is another layer
+        self.number = opaque.number(self)  # a copy needs a number of its own
 
     @property
     def who(self) -> str:
-        """The layer's name in errors."""
+        """The layer's name in error messages."""
         return type(self).__name__
 
     # --- strengths ---------------------------------------------------------------------------------------------------------------
@@ -69,14 +70,15 @@ class Layer(Buildable, nn.Module):
         return {name: s for name, s in self.__dict__.items() if isinstance(s, Strength)}
 
     def strength_names(self) -> list[str]:
-        """Strengths that a call may name, of layers inside as well."""
+        """Names of the strengths that a call may set, including those of nested layers."""
         return list(self.strengths())
 
     def at(self, **strengths: Any) -> Layer:
-        """This layer with other strengths: a view for drawing.
+        """A view of this layer with other strengths, for drawing.
 
         Raises:
-            TypeError: the layer has no strength of that name. ValueError: out of range.
+            TypeError: the layer has no strength of that name, or the value is of the wrong kind.
+            ValueError: the value is out of range.
         """
         self._check_known(strengths)
         mine = self.strengths()
@@ -99,7 +101,7 @@ class Layer(Buildable, nn.Module):
         return view
 
     def rows(self, rows: list[int], batch: int) -> Layer:
-        """A view of this layer for some samples of a batch: a strength given as ``[B]`` keeps theirs, also of layers inside."""
+        """A view of this layer for a subset of the batch: strengths given as ``[B]`` are restricted to it, those of nested layers too."""
         changed = {name: s.rows(rows, batch) for name, s in self.strengths().items()}
         view = self.with_strengths({name: s for name, s in changed.items() if s is not self.strengths()[name]})
         for name, child in self.named_children():
@@ -119,15 +121,23 @@ class Layer(Buildable, nn.Module):
         device: torch.device | None = None,
         **strengths: Any,
     ) -> Draw:
-        """Draw what is random for an input of this shape: a dict of tensors (batch first) and plain data, which :func:`torch.save` keeps.
+        """Draw the layer's random decisions for an input of this shape.
 
         Args:
-            shape: shape of the input to come.
-            generator: source of randomness; None uses torch's default one. A list of one for each sample makes a sample's draw independent of
-                the batch it comes in: the same on one process or many.
+            shape: shape of the input.
+            generator: source of randomness; None for torch's default generator. With a list of one generator per sample, a sample's draw does
+                not depend on the rest of its batch, so it is the same on one process or many.
             step: training step, for strengths that follow a schedule.
-            device: where the draw is put.
-            **strengths: in place of the layer's own, by name: a number, a tensor or list with one value a sample, or a (low, high) range.
+            device: device of the draw's tensors; None leaves them where they were made.
+            **strengths: strengths by name, in place of the layer's own: a number, a tensor or list of one value per sample, or a (low, high)
+                range.
+
+        Returns:
+            A dict of tensors (batch first) and plain data, which :func:`torch.save` can store.
+
+        Raises:
+            TypeError: unknown strength, or a generator of another type.
+            ValueError: strength out of range or for another batch size, a schedule without ``step``, another number of generators than samples.
         """
         shape, layer = tuple(shape), self.at(**strengths)
         several = isinstance(generator, Sequence)
@@ -137,33 +147,36 @@ class Layer(Buildable, nn.Module):
             return layer.draw(shape, generator, step, device)  # type: ignore[arg-type]
         assert isinstance(generator, Sequence)
         if len(generator) != shape[0]:
-            raise ValueError(f"{self.who} got {len(generator)} generators for a batch of {shape[0]}: one a sample is needed")
+            raise ValueError(f"{self.who} got {len(generator)} generators for a batch of {shape[0]}: one per sample is needed")
         return layer.draw_each(shape, generator, step, device)
 
     def draw_each(
         self, shape: tuple[int, ...], generators: Sequence[torch.Generator], step: int | None, device: torch.device | None
     ) -> Draw:
-        """:meth:`draw` with a generator for each sample."""
+        """:meth:`draw` with one generator per sample."""
         draws = [self.rows([i], shape[0]).draw((1, *shape[1:]), g, step, device) for i, g in enumerate(generators)]
         return join(draws)  # type: ignore[no-any-return]
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
-        """What :meth:`sample` returns; by default one value for each :class:`~diffcodec.strength.Strength` of the layer."""
+        """The draw that :meth:`sample` returns; by default one value per sample for each :class:`~diffcodec.strength.Strength`."""
         return {name: s.draw(shape[0], generator, device, step) for name, s in self.strengths().items()}
 
     def shape_after(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> tuple[int, ...]:
-        """Shape of what comes out for an input of a shape and a draw; by default the same."""
+        """Output shape for an input shape and a draw; by default the input shape."""
         return shape
 
     def describe(self, draw: Mapping[str, Any], batch: int | None = None) -> list[dict[str, Any]]:
-        """What a draw does to each sample, ready for a log: the layer's name and its strengths; in a mixture, those of the member that was drawn.
+        """What a draw does to each sample, as plain data for a log.
 
         Args:
-            draw: made by :meth:`sample`.
-            batch: samples, for a layer that draws nothing.
+            draw: from :meth:`sample`.
+            batch: number of samples; needed only if the draw does not determine it.
+
+        Returns:
+            For each sample a dict with the layer's name and its strengths; of a mixture, those of the member that was drawn.
 
         Raises:
-            ValueError: the draw does not say how many samples there are.
+            ValueError: the draw is of another layer or batch size, or the number of samples is unknown.
 
         Example:
             >>> import torch, diffcodec as dc
@@ -173,12 +186,12 @@ class Layer(Buildable, nn.Module):
         """
         if absent := [name for name in self.told() if name not in draw]:
             raise ValueError(
-                f"{self.who} got a draw without {absent[0]!r}: one of another layer? It holds {sorted(map(str, draw)) or 'nothing'}"
+                f"{self.who} got a draw without {absent[0]!r}: is it of another layer? It holds {sorted(map(str, draw)) or 'nothing'}"
             )
         told = {name: draw[name].tolist() for name in self.told() if isinstance(draw.get(name), Tensor) and draw[name].dim() == 1}
         if batch is None:
             if not (sizes := {len(v) for v in told.values()} or {len(v) for v in draw.values() if isinstance(v, Tensor) and v.dim()}):
-                raise ValueError(f"{self.who} draws nothing that says how many samples there are: give batch=")
+                raise ValueError(f"{self.who} draws nothing that tells the number of samples: give batch=")
             batch = max(sizes)
         for name, values in told.items():
             if len(values) != batch:
@@ -186,23 +199,23 @@ class Layer(Buildable, nn.Module):
         return [{"name": self.who} | {name: _short(values[i]) for name, values in told.items()} for i in range(batch)]
 
     def told(self) -> list[str]:
-        """Names in a draw that :meth:`describe` tells: the strengths."""
+        """Names of the drawn values that :meth:`describe` reports; by default the strengths."""
         return list(self.strengths())
 
     def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the tensors that :meth:`draw` makes for an input of a shape."""
+        """Names and shapes of the tensors that :meth:`draw` makes for an input of this shape."""
         return dict.fromkeys(self.strengths(), (shape[0],))
 
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
-        """Raise where a draw was made for another layer, batch or size, or holds strengths out of range.
+        """Check that a draw fits this layer and an input shape.
 
         Raises:
-            ValueError: what is missing, too much, of another shape or out of range.
+            ValueError: a value is missing, unexpected, of another shape or out of range; the message names it.
         """
         who, shape = self.who, tuple(shape)
         expected = self.draw_shapes(shape)
         if type(self).draw is not Layer.draw and type(self).draw_shapes is Layer.draw_shapes:
-            # draws more than it describes: what else there is has the batch first
+            # draw is overridden, draw_shapes is not: other tensors are assumed to have the batch first
             expected |= {k: (shape[0], *v.shape[1:]) for k, v in draw.items() if k not in expected and isinstance(v, Tensor) and v.dim()}
             expected = {k: size for k, size in expected.items() if k in draw}
         else:
@@ -224,7 +237,7 @@ class Layer(Buildable, nn.Module):
     # --- calling -----------------------------------------------------------------------------------------------------------------
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        """The pure function: float32 or float64 video in [0, 1] and a draw in, video out. Layers that take ``backend`` run their operations on it."""
+        """The pure function of a video (float32 or float64, in [0, 1]) and a draw. Layers with a ``backend`` run their operations on it."""
         raise NotImplementedError
 
     def forward(
@@ -240,47 +253,49 @@ class Layer(Buildable, nn.Module):
 
         Args:
             video: ``[B, T, 3, H, W]``, floating point, RGB in [0, 1] (layers for images take ``[B, C, H, W]`` too).
-            draw: what :meth:`sample` drew, to make the call a pure function; None draws here.
+            draw: from :meth:`sample`, which makes the call a pure function; None draws now.
             step: training step, for schedules.
-            generator: source of randomness where nothing is given as ``draw``; a list has one for each sample.
-            **strengths: in place of the layer's own, by name: ``layer(video, crf=40)``, ``layer(video, quality=[30, 50])``; see :meth:`sample`.
+            generator: source of randomness if ``draw`` is None; a list has one per sample.
+            **strengths: strengths by name, in place of the layer's own: ``layer(video, crf=40)``, ``layer(video, quality=[30, 50])``; see
+                :meth:`sample`.
 
         Returns:
             Video of the same layout, dtype and device.
 
         Raises:
-            TypeError, ValueError: the input has another layout, dtype or range, the draw is for another layer, batch or size, a strength is out
-                of range; the message prints what came.
-            RuntimeError: ``backend="triton"`` where no kernel can run; a transform of torch.func that the layer does not have.
+            TypeError: the input is not a floating point tensor, or the layer has no strength of that name.
+            ValueError: wrong layout or range of the input, a draw for another layer, batch or size, a strength out of range; the message
+                prints the value.
+            RuntimeError: the backend that was named cannot run, or the layer does not support a transform of torch.func.
         """
         draw = self.complete(video, draw, step, generator, strengths)
         with torch.autocast(device_type=video.device.type, enabled=False):
             return self.run(video, draw)
 
     def run(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        """The one way into a layer, for its own call and for layers around it. Input and draw have been checked."""
+        """Apply the layer to a checked input and draw; used by its own call and by layers that contain it."""
         inside = transforms(video) or next((t for v in draw.values() if isinstance(v, Tensor) and (t := transforms(v))), [])
         missing = [t for t in inside if t in self.lacks]
         if not missing and inside.count("grad") > 1 and "grad of grad" in self.lacks:
             missing = ["grad of grad"]
         if missing:
             cure = "; layers take batches: put the mapped dimension into B" if missing[0] == "vmap" else ""
-            raise RuntimeError(f"{self.who} has gradients of first order (torch.func.grad, vjp, jacrev), no {missing[0]}{cure}")
+            raise RuntimeError(f"{self.who} supports gradients of first order only (torch.func.grad, vjp, jacrev), not {missing[0]}{cure}")
         if self.operator is not None and (inside or traced(video)):
             return type(self).operator(self, video, draw)  # type: ignore[misc]
         return self.work(video, draw)
 
     def work(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        """:meth:`run` where nothing traces or transforms."""
+        """:meth:`run` outside tracing and transforms."""
         out = self.distort(self.working(video), draw)
         return out if self.raw else as_given(out, video)
 
     def follow(self, mask: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        """A mask ``[B, T, 1, H, W]`` (images: ``[B, 1, H, W]``) where a draw's geometry takes it; others leave it as it is."""
+        """A mask ``[B, T, 1, H, W]`` (images: ``[B, 1, H, W]``), moved as the draw moves the video; unchanged by layers that move nothing."""
         return self.work(mask, draw) if self.geometric else mask
 
     def working(self, video: Tensor) -> Tensor:
-        """A video as :meth:`distort` takes it."""
+        """A video in the form that :meth:`distort` expects."""
         return video if self.raw else as_working(video)
 
     def complete(
@@ -291,7 +306,7 @@ class Layer(Buildable, nn.Module):
         generator: Generators,
         strengths: Mapping[str, Any],
     ) -> Mapping[str, Any]:
-        """Check the input and the draw, or draw; ``strengths`` are what a call was given by name."""
+        """Check the input, then check the draw or make one; ``strengths`` are those named in the call."""
         self.check(video)
         if draw is None:
             return self.sample(video.shape, generator, step=step, device=video.device, **strengths)
@@ -299,7 +314,7 @@ class Layer(Buildable, nn.Module):
         if not isinstance(draw, Mapping):
             what = f"a tensor of shape {tuple(draw.shape)}" if isinstance(draw, Tensor) else type(draw).__name__
             raise TypeError(
-                f"{who} takes (video, draw), the draw made by sample(video.shape), got {what}: masks and cover images are not for this layer"
+                f"{who} takes (video, draw) with a draw from sample(video.shape), got {what}: masks and cover images are not arguments of it"
             )
         if strengths:
             raise TypeError(f"{who} got both a draw and {', '.join(strengths)}: give strengths to sample(), or call without a draw")
@@ -307,7 +322,7 @@ class Layer(Buildable, nn.Module):
         return to_device(draw, video.device)  # type: ignore[no-any-return]
 
     def check(self, video: Tensor) -> None:
-        """Raise where a video has another layout, dtype or range."""
+        """Check layout, dtype and range of a video."""
         who = self.who
         if self.images:
             check_image_or_video(video, who, self.channels)
@@ -320,21 +335,24 @@ class Layer(Buildable, nn.Module):
 
 
 class Codec(Layer):
-    """A simulator of a codec. A subclass writes :meth:`simulate`; calling it gives the video, :meth:`encode` the size as well."""
+    """Base of all codecs, simulated and real. A call returns the decoded video, :meth:`encode` its size as well.
+
+    A simulator implements :meth:`simulate`.
+    """
 
     def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
-        """The pure function: decoded video, and where ``rate`` is asked for the bits of each frame ``[B, T]`` (images: ``[B, 1]``)."""
+        """The pure function: decoded video and, if ``rate``, the bits of each frame ``[B, T]`` (images: ``[B, 1]``), else None."""
         raise NotImplementedError
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         return self.simulate(video, draw, False)[0]
 
     def frame_types(self, shape: tuple[int, ...], draw: Mapping[str, Any]) -> list[str]:
-        """A letter a frame, a string a sample."""
+        """Frame types: one string per sample, one letter per frame."""
         return ["I" * (shape[1] if len(shape) == 5 else 1)] * shape[0]
 
     def coded(self, video: Tensor, draw: Mapping[str, Any]) -> Coded:
-        """The pure function with all that is known of the result."""
+        """The pure function behind :meth:`encode`."""
         out, bits = self.simulate(video, draw, True)
         assert bits is not None
         return Coded(out, bits.sum(1), self.frame_types(tuple(video.shape), draw), bits)
@@ -348,10 +366,11 @@ class Codec(Layer):
         generator: Generators = None,
         **strengths: Any,
     ) -> Coded:
-        """Distort and estimate the size. Arguments and errors as in :meth:`forward`.
+        """Encode and decode. Arguments and errors as for :meth:`forward`.
 
         Returns:
-            :class:`~diffcodec.Coded`: the same video, differentiable ``bits`` ``[B]`` and ``frame_bits`` ``[B, T]``, frame types.
+            :class:`~diffcodec.Coded`: the video that :meth:`forward` returns, ``bits`` ``[B]`` and ``frame_bits`` ``[B, T]`` (simulators:
+            differentiable estimates; real codecs: counted), frame types.
         """
         draw = self.complete(video, draw, step, generator, strengths)
         with torch.autocast(device_type=video.device.type, enabled=False):
@@ -361,19 +380,19 @@ class Codec(Layer):
 
 
 def _short(value: Any) -> Any:
-    """A float32 with the digits that it has."""
+    """A float rounded to the 7 significant digits of float32."""
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def view_of(layer: Layer) -> Layer:
-    """A copy that shares everything with a layer, and whose attributes and modules can be replaced."""
+    """A shallow copy of a layer, whose attributes and submodules can be replaced."""
     view = copy.copy(layer)
     view.__dict__["_modules"] = dict(layer._modules)
     return view
 
 
 def join(draws: Sequence[Any]) -> Any:
-    """Draws of single samples as the draw of their batch: tensors and lists one after the other, by name where names are; other data must agree."""
+    """Concatenate the draws of single samples into that of their batch: tensors, lists and, key by key, dicts; other data must be equal."""
     first = draws[0]
     if isinstance(first, Tensor):
         return torch.cat(list(draws))
@@ -384,7 +403,7 @@ def join(draws: Sequence[Any]) -> Any:
         return [x for d in draws for x in d]
     if all(d == first for d in draws):
         return first
-    raise TypeError(f"a draw holds {type(first).__name__}: samples that differ in it cannot be joined")
+    raise TypeError(f"a draw holds a {type(first).__name__} that differs between samples: such draws cannot be joined")
 
 
 def to_device(draw: Any, device: torch.device) -> Any:

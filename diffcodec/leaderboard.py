@@ -1,6 +1,6 @@
-"""A table of simulators, merged from results of ``diffcodec fidelity``: whoever measures on the same clips with the same settings is in one board.
+"""Tables of simulators, merged from results of ``diffcodec fidelity``.
 
-A file holds boards; a board, the entries that were measured alike: same real codec, preset, frame rate, strengths, probes and clips (by hash).
+A file holds several boards. The entries of a board were measured with the same real codec, preset, frame rate, strengths, probes and clips (by hash).
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _ALIKE = ("real", "preset", "fps", "knob", "seed", "probe_psnr")
 
 
 def add(result: dict[str, Any], board: dict[str, Any], name: str | None = None, note: str = "") -> list[str]:
-    """Merge a result of ``diffcodec fidelity`` into a file of boards; an entry of the same name on the same board is replaced.
+    """Merge a result of ``diffcodec fidelity`` into boards; an entry of the same name on the same board is replaced.
 
     Args:
-        result: what ``fidelity.json`` holds.
-        board: changed in place; ``{}`` begins one.
-        name: of the entry, where the result has one simulator; None for the descriptions of the simulators.
-        note: kept with the entries: a paper, an address.
+        result: contents of ``fidelity.json``.
+        board: contents of a leaderboard file, changed in place; ``{}`` for a new one.
+        name: name of the entry, if the result has one simulator; None for the descriptions of the simulators.
+        note: stored with the entries, such as a paper or URL.
 
     Returns:
         Names of the entries that were added or replaced.
 
     Raises:
-        ValueError: no result of ``diffcodec fidelity``, or a name for several simulators.
+        ValueError: not a result of ``diffcodec fidelity``, a name for several simulators, or boards of another format version.
     """
     try:
         settings, rows, clips = result["settings"], result["rows"], result["clips"]
@@ -46,7 +46,7 @@ def add(result: dict[str, Any], board: dict[str, Any], name: str | None = None, 
         raise ValueError(f"a name stands for one simulator, the result has {len(simulators)}: {', '.join(simulators)}")
     board.setdefault("format", FORMAT)
     if board["format"] != FORMAT:
-        raise ValueError(f"a leaderboard of format {board['format']!r}; this version writes {FORMAT}")
+        raise ValueError(f"the leaderboard has format {board['format']!r}; this version supports {FORMAT}")
     place = board.setdefault("boards", {}).setdefault(key, alike | {"entries": {}})
     made = {"command": _without_folders(str(result.get("command", ""))), "versions": result.get("versions"), "note": note}
     for simulator, figures in entries.items():
@@ -55,14 +55,14 @@ def add(result: dict[str, Any], board: dict[str, Any], name: str | None = None, 
 
 
 def _without_folders(command: str) -> str:
-    """A command line with names in place of paths: folders are nobody's business."""
+    """A command line with file names in place of paths, so that no local folders are published."""
     return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
 
 
 def _key(settings: dict[str, Any], clips: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
     strengths = sorted(settings[settings["knob"]])
     alike = {k: settings.get(k) for k in _ALIKE} | {"strengths": strengths}
-    windows = sorted([c["sha256"], c["start"], c["frames"], c["size"]] for c in clips)  # whatever the files are called
+    windows = sorted([c["sha256"], c["start"], c["frames"], c["size"]] for c in clips)  # independent of file names
     return hashlib.sha256(json.dumps([alike, windows], sort_keys=True).encode()).hexdigest()[:12], alike | {"clips": clips}
 
 
@@ -111,10 +111,10 @@ def _fps(place: dict[str, Any]) -> list[str]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A file of boards; empty where there is none.
+    """Read a leaderboard file; ``{}`` if it does not exist.
 
     Raises:
-        ValueError: the file is no JSON.
+        ValueError: the file is not JSON, or not a leaderboard.
     """
     if not path.exists():
         return {}
@@ -125,10 +125,10 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds.
+    """Read a JSON object from a file.
 
     Raises:
-        ValueError: it holds none.
+        ValueError: the file is not JSON, or not an object.
     """
     try:
         data = json.loads(path.read_text())
@@ -140,6 +140,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def save(board: dict[str, Any], path: Path) -> None:
-    """Write a file of boards, whole or not at all."""
+    """Write a leaderboard file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(board, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""PyAV underneath: files opened with care, frames decoded with damage noticed, turned and converted; libx264 asked so that it repeats itself."""
+"""Low-level PyAV: safe opening of files, decoding with damage detection, orientation and conversion of frames, reproducible libx264 options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-# Demuxers of containers and raw streams that hold video. Not among them: playlists and patterns, which read other files than the one that was named.
+# Demuxers of video containers and raw video streams. Playlists and file patterns are excluded, as they read files other than the one named.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,ivf,yuv4mpegpipe,ogg,flv,asf,mxf,nut,gif,apng,dv,rm,wtv,mjpeg,vc1,"
     "h261,h263"
@@ -26,14 +26,14 @@ _log_lock = threading.Lock()
 
 
 class VideoError(ValueError):
-    """A video file that cannot be read or written; the message names the file and what is wrong with it."""
+    """A video or picture file that cannot be read or written; the message names the file and the problem."""
 
 
 @contextlib.contextmanager
 def opened(path: str | Any) -> Iterator[tuple[Any, Any]]:
     """An open container and its video stream; every failure becomes a :class:`VideoError` that names the file.
 
-    Only regular files are opened, by their own name whatever it looks like, and only formats that read no other file.
+    Only regular files are opened, with names taken literally (never as URLs), and only in formats that read no other file.
     """
     import av
 
@@ -60,23 +60,24 @@ def opened(path: str | Any) -> Iterator[tuple[Any, Any]]:
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise VideoError(f"{path}: its video is coded in a format that this build of ffmpeg cannot decode")
-            # One thread: with threads by frame, ffmpeg hands frames out before it knows whether they are damaged; and a process that is forked
-            # while a decoder with threads waits for the garbage collector hangs when its own collector frees it
+            # One thread: with frame threading, ffmpeg returns frames before it knows whether they are damaged; and a process that is forked while
+            # a threaded decoder awaits garbage collection hangs when it frees its copy
             stream.codec_context.thread_count = 1
             yield container, stream
     except av.error.FFmpegError as error:
-        if isinstance(error, OSError) and error.errno in NO_SPACE:  # of what is written meanwhile
+        if isinstance(error, OSError) and error.errno in NO_SPACE:  # from writing inside the block
             raise
-        what = "no video format that is read here, or damaged" if isinstance(error, av.error.InvalidDataError) else error.strerror or error
+        what = "unsupported format, or damaged" if isinstance(error, av.error.InvalidDataError) else error.strerror or error
         raise VideoError(f"{path}: not a readable video ({what})") from error
 
 
 class Damage:
-    """What is wrong with a file, as far as decoding has come.
+    """Damage found in a file so far.
 
     Attributes:
-        corrupt: numbers of frames that the decoder marked. lost: frames that packets announced and that did not come.
-        spreads: whether a marked frame has been shown since the last whole key frame: what is predicted from it is wrong as well.
+        corrupt: indices of the frames that the decoder marked as corrupt.
+        lost: number of frames that packets announced and that were not decoded.
+        spreads: whether there was a corrupt frame since the last intact key frame: frames predicted from it are wrong as well.
     """
 
     def __init__(self) -> None:
@@ -103,7 +104,7 @@ def is_packed(container: Any, stream: Any) -> bool:
 
 
 def coded_vops(packet: Any) -> int:
-    """Frames that an MPEG-4 packet holds; one that is not coded takes some seven bytes (ISO/IEC 14496-2, 6.2.5)."""
+    """Number of frames in an MPEG-4 packet; one that is not coded takes about seven bytes (ISO/IEC 14496-2, 6.2.5)."""
     return bytes(packet).count(b"\x00\x00\x01\xb6") if packet.size > 9 else 0
 
 
@@ -115,18 +116,19 @@ def decode(
     others: Sequence[Any] = (),
     pass_on: Callable[[Any], None] | None = None,
 ) -> Iterator[Any]:
-    """Decoded frames in display order; what is wrong is counted in ``damage`` before the frame behind it is handed out.
+    """Decoded frames in display order; damage is recorded in ``damage`` before the next frame is returned.
 
     Args:
-        container, stream: of :func:`opened`.
-        damage: what is wrong so far.
-        whole: the file is read from its beginning: at its end, frames that the container announced and that did not come are counted, too.
-        others, pass_on: further streams, and what their packets are given to.
+        container, stream: from :func:`opened`.
+        damage: damage found so far, updated.
+        whole: whether the file is read from its beginning; then frames that the container announced and that are missing at the end are counted.
+        others: further streams.
+        pass_on: called with the packets of the further streams.
     """
     import av
 
     packets = frames = refused = 0
-    pending: set[int] = set()  # time stamps of packets whose frame has not come
+    pending: set[int] = set()  # timestamps of packets whose frame has not been decoded
     packed = is_packed(container, stream)
     # AVI has no time stamps of its own; frames that VP8 does not show have some
     hidden = container.format.name == "avi" or stream.codec_context.name in ("vp8", "libvpx")
@@ -165,12 +167,12 @@ def decode(
             yield frame
     if not whole:
         return
-    missing = max(packets, stream.frames) - frames - (packed and not refused)  # the index of packed frames counts one more than there are
+    missing = max(packets, stream.frames) - frames - (packed and not refused)  # the index of packed frames counts one too many
     damage.lost = max(damage.lost, missing, refused, _cut(container, stream, end), int(_ends_early(container)))
 
 
 def _packets(container: Any, stream: Any, others: Sequence[Any]) -> Iterator[Any]:
-    """Packets, the last ones empty; None before those where the container is broken and cannot be read on."""
+    """Packets, the last ones empty to flush the decoder; None before these if the container is broken and cannot be read further."""
     import av
 
     packets = container.demux(stream, *others)
@@ -189,7 +191,7 @@ def _packets(container: Any, stream: Any, others: Sequence[Any]) -> Iterator[Any
 
 
 def _cut(container: Any, stream: Any, end: int | None) -> int:
-    """Frames between the last one and the time at which the container says that the video ends."""
+    """Number of frames missing between the last one and the end of the video according to the container."""
     if end is None or not stream.average_rate:
         return 0
     if told := _DURATION.fullmatch(stream.metadata.get("DURATION", "")):
@@ -227,25 +229,25 @@ def _vint(data: bytes, at: int) -> tuple[int, int]:
 
 
 _DURATION = re.compile(r"(\d+):(\d\d):(\d\d\.?\d*)")  # a tag of Matroska, as ffmpeg writes it: 00:00:01.200000000
-_TIMED = ("matroska,webm", "flv", "asf", "avi")  # containers that say how long they are and keep it although they are cut short
+_TIMED = ("matroska,webm", "flv", "asf", "avi")  # containers that store a duration, which truncation leaves unchanged
 
 
 class Pictures:
-    """Frames as players show them: RGB, turned as the file says."""
+    """Frames as displayed: RGB, rotated as the file specifies."""
 
     def __init__(self) -> None:
         self._convert = Converter()
 
     def __call__(self, frame: Any, **options: Any) -> np.ndarray:
-        """uint8 ``[H, W, 3]``; options as of :class:`Converter`, sizes before turning."""
+        """uint8 ``[H, W, 3]``; options as for :class:`Converter`, sizes before rotation."""
         return np.ascontiguousarray(turned(self._convert(frame, **options), orientation(frame)))
 
 
 class Converter:
-    """Frames into another format or size, with one converter and one thread.
+    """Conversion of frames to another format or size, with one converter and one thread.
 
     PyAV's own ``frame.to_ndarray(format=...)`` makes a converter for each frame, with as many threads as there are processors; they live as long as
-    the frame, and a process forked meanwhile waits for them for ever.
+    the frame, and a process forked meanwhile waits for them forever.
     """
 
     def __init__(self) -> None:
@@ -260,22 +262,22 @@ class Converter:
         return out
 
     def frame(self, frame: Any, format: str, **options: Any) -> Any:
-        """The same as a frame of PyAV."""
+        """The converted frame as a PyAV frame."""
         return self._reformatter.reformat(frame, format=format, **options, **self._options)
 
 
 def side_data(frame: Any) -> list[Any]:
-    """A frame's side data. ``frame.side_data`` would tie both into a cycle that only the garbage collector frees."""
+    """A frame's side data. ``frame.side_data`` would create a reference cycle that only the garbage collector frees."""
     from av.sidedata.sidedata import SideDataContainer
 
     return list(SideDataContainer(frame))  # type: ignore[call-arg]
 
 
 def orientation(frame: Any) -> tuple[int, bool]:
-    """How players turn a frame before they show it, by its display matrix (ISO/IEC 14496-12, 6.2.2).
+    """How a frame is rotated and mirrored for display, from its display matrix (ISO/IEC 14496-12, 6.2.2).
 
     Returns:
-        Quarter turns counter-clockwise, and whether it is mirrored left to right before them. (0, False) for angles between.
+        Quarter turns counter-clockwise, and whether it is mirrored left to right before them. (0, False) for other angles.
     """
     for data in side_data(frame):
         if data.type.name == "DISPLAYMATRIX":
@@ -293,14 +295,14 @@ _TURNS = {
 
 
 def lost_in_8_bits(frame: Any) -> str:
-    """What 8-bit RGB or YCbCr without transparency does not keep of a frame; empty where that is nothing."""
+    """Properties of a frame that 8-bit RGB or YCbCr without transparency loses, as text; empty if there are none."""
     bits = max(c.bits for c in frame.format.components)
     lost = [f"{bits} bits a sample"] if bits > 8 else []
     return " and ".join(lost + ["transparency"] * any(c.is_alpha for c in frame.format.components))
 
 
 def turned(picture: np.ndarray, turn: tuple[int, bool]) -> np.ndarray:
-    """A picture or plane ``[H, W, ...]`` as it is shown."""
+    """A picture or plane ``[H, W, ...]`` as displayed; ``turn`` is from :func:`orientation`."""
     quarters, mirrored = turn
     if mirrored:
         picture = picture[:, ::-1]
@@ -309,10 +311,10 @@ def turned(picture: np.ndarray, turn: tuple[int, bool]) -> np.ndarray:
 
 @functools.cache
 def x264_asm() -> str | None:
-    """What libx264's assembly is limited to so that it gives the same stream for the same frames: "avx2" on a CPU with AVX-512, else nothing.
+    """Limit on libx264's assembly that makes its output reproducible: "avx2" on a CPU with AVX-512, else None.
 
-    With AVX-512, core 165's macroblock-tree code reads memory that nobody wrote where the width is no multiple of 128. "avx2" gives what its C code
-    gives. Nothing is asked for elsewhere: x264 uses what it is told without asking the CPU.
+    The AVX-512 code of core 165's macroblock tree reads uninitialised memory if the width is not a multiple of 128; the output with "avx2" is that
+    of the C code. There is no limit on other CPUs, as x264 does not check the requested instruction set against the CPU.
     """
     return "avx2" if _avx512() else None
 
@@ -329,7 +331,7 @@ def _avx512() -> bool:
 
 
 def x264_options(options: dict[str, str]) -> dict[str, str]:
-    """Options for libx264, with its assembly limited (:func:`x264_asm`) unless they say something of it themselves."""
+    """Options for libx264, with its assembly limited (:func:`x264_asm`) unless they set it themselves."""
     inner = ":".join(options.get(k, "") for k in ("x264-params", "x264opts")).split(":")
     asm = x264_asm()
     if asm is None or any(p.partition("=")[0] in ("asm", "no-asm") for p in inner):
@@ -340,9 +342,9 @@ def x264_options(options: dict[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def captured_log(level: int) -> Iterator[list[tuple[int, str, str]]]:
-    """What ffmpeg's libraries say meanwhile. One at a time: the level is global to the process.
+    """Capture the log of ffmpeg's libraries. One caller at a time, as the log level is global to the process.
 
-    Only around single-threaded work of the calling thread: a codec's own thread that wants to say something waits for Python.
+    Only for single-threaded work of the calling thread: a codec's own thread that logs would wait for the GIL.
     """
     import av.logging
 

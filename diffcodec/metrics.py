@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each sample in dB, peak 1; infinite where equal. Shape: ``[B, ...], [B, ...] -> [B]``.
+    """Peak signal-to-noise ratio of each sample in dB, peak 1; infinite for equal inputs. Shape: ``[B, ...], [B, ...] -> [B]``.
+
+    Raises:
+        ValueError: different shapes, or fewer than 2 dimensions.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -23,6 +26,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     and the places where the window fits (it shrinks for frames smaller than 11).
 
     Shape: ``[B, ..., H, W], [B, ..., H, W] -> [B]``, values in [0, 1].
+
+    Raises:
+        ValueError: different shapes.
     """
     _same(a, b)
     size = min(11, *(n - (n + 1) % 2 for n in a.shape[-2:]))
@@ -45,11 +51,14 @@ def _gaussian(length: int, size: int, like: Tensor) -> Tensor:
 
 
 def bit_accuracy(message: Tensor, decoded: Tensor) -> Tensor:
-    """Share of bits decoded right. Shape: ``[B, L], [B, L] -> [B]``.
+    """Fraction of bits that are decoded correctly, 0..1. Shape: ``[B, L], [B, L] -> [B]``.
 
     Args:
         message: bits, 0 or 1 (bool or number).
-        decoded: logits or soft bits around 0: above 0 is read as 1.
+        decoded: logits, or other soft bits around 0: a value above 0 is read as 1.
+
+    Raises:
+        ValueError: different shapes.
     """
     _same(message, decoded)
     return ((decoded > 0) == (message > 0.5)).float().mean(1)

@@ -1,8 +1,8 @@
-"""Layers that neither compiler nor functional transforms can look into, as one step: an operator of torch.library, or an autograd function.
+"""Layers that compilers and torch.func cannot trace, as a single step: an operator of torch.library, or an autograd function.
 
-A codec that loops over frames, or calls an encoder, is one node of a compiled graph: its value is computed by the layer itself, its shape is known
-without computing, its gradient is that of coding once more (which saves the memory of everything between). Layers are passed by number: a graph holds
-no objects.
+A codec that loops over frames, or calls an encoder, is one node of a compiled graph: the layer itself computes its value, its shape is known
+beforehand, and its backward pass runs the codec again (which saves the memory of all intermediates). Layers are passed by number, as a graph
+cannot hold objects.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _numbers = itertools.count()
 
 
 def number(layer: Layer) -> int:
-    """A number by which a layer is found, as long as it lives in this process."""
+    """Register a layer; returns its number, valid in this process for as long as the layer lives."""
     n = next(_numbers)
     _layers[n] = layer
     return n
@@ -38,14 +38,14 @@ def number(layer: Layer) -> int:
 def _layer(n: int) -> Layer:
     layer = _layers.get(n)
     if layer is None:
-        raise RuntimeError("a compiled graph calls a layer that is gone: keep the module that was compiled")
+        raise RuntimeError("a compiled graph calls a layer that was freed: keep a reference to the module that was compiled")
     if layer not in _recent:
         _recent.append(layer)
     return layer
 
 
 def flatten(draw: Any, tensors: list[Tensor]) -> str:
-    """A draw as text, its tensors in a list: places among them stand as ``(i,)``. Inverse: :func:`unflatten`."""
+    """A draw as text; its tensors are appended to a list and written as ``(i,)``, their index. Inverse: :func:`unflatten`."""
     if isinstance(draw, Tensor):
         tensors.append(draw)
         return f"({len(tensors) - 1},)"
@@ -79,7 +79,7 @@ def _code(layer: Layer, draw: str, video: Tensor, tensors: Sequence[Tensor]) -> 
 
 
 def _differentiate(layer: Layer, draw: str, grad: Tensor, video: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """With respect to the video and to those tensors that are floating point, by coding once more."""
+    """Gradients with respect to the video and the floating point tensors, by running the layer again."""
     inputs = [x.detach().requires_grad_(x.is_floating_point()) for x in (video, *tensors)]
     wanted = [x for x in inputs if x.requires_grad]
     with torch.enable_grad():
@@ -103,7 +103,7 @@ def _with_gaps(found: Sequence[Tensor], tensors: Sequence[Tensor]) -> tuple[Tens
 
 
 class _Transformed(torch.autograd.Function):
-    """For torch.func: plain tensors arrive here, whatever is wrapped around them outside."""
+    """For torch.func, which unwraps tensors before they get here."""
 
     @staticmethod
     def forward(layer: Layer, draw: str, video: Tensor, *tensors: Tensor) -> Tensor:  # type: ignore[override]
@@ -136,7 +136,7 @@ class _TransformedGradient(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], layer: Layer, draw: str, *tensors: Tensor) -> Any:
-        """One after the other: jacrev maps the backward pass over rows of the Jacobian."""
+        """A loop over the batch: jacrev maps the backward pass over rows of the Jacobian."""
         rows = [[t if d is None else t.select(d, i) for t, d in zip(tensors, dims[2:])] for i in range(info.batch_size)]
         found = [_TransformedGradient.apply(layer, draw, *row) for row in rows]
         return tuple(torch.stack(parts) for parts in zip(*found)), (0,) * len(found[0])

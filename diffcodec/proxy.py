@@ -1,4 +1,4 @@
-"""CompNet: a network that has learnt what a codec does, DVMark's way (Luo et al., IEEE TIP 2023, section III-D)."""
+"""CompNet: DVMark's learned proxy of a video codec (Luo et al., IEEE TIP 2023, section III-D)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from .layer import Layer
 class CompNet(Layer):
     """DVMark's differentiable proxy of a video codec: a small 3-D CNN regressed on pairs of a clip and its real decoded version.
 
-    Untrained it is the identity. :meth:`fit` trains it and freezes its weights, so that a watermark trained through it does not move
-    it. It is the one layer here that has parameters.
+    Untrained it is the identity. :meth:`fit` trains it and freezes its weights, so that training a watermark through it does not change
+    it. It is the only layer with parameters.
 
     Args:
-        width: channels of the hidden layers.
+        width: channels of the hidden layers, at least 1.
         depth: number of 3 x 3 x 3 convolutions, at least 2.
 
     Shape:
-        ``[B, T, 3, H, W]``.
+        ``[B, T, 3, H, W]``, any T, H, W >= 1.
+
+    Raises:
+        ValueError: width < 1 or depth < 2.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -69,7 +72,7 @@ class CompNet(Layer):
 
         Args:
             codec: what to imitate, ``[B, T, 3, H, W]`` -> same (for example a :class:`~diffcodec.RealCodec`).
-            clips: batches ``[B, T, 3, H, W]`` in [0, 1]; gone through again and again until ``steps`` are done.
+            clips: batches ``[B, T, 3, H, W]`` in [0, 1]; iterated repeatedly until ``steps`` are done.
             steps: optimiser steps.
             lr: first learning rate.
             report: called with (step, loss) after every step.

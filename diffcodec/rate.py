@@ -18,10 +18,10 @@ def terms(levels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def level_bits(levels: Tensor) -> Tensor:
-    """Bits of quantised transform levels: a cost for being nonzero and one for each doubling of the magnitude.
+    """Estimated bits of quantised transform levels: a cost per nonzero level and one per doubling of its magnitude.
 
-    ``a * log2(1 + |l|) + b * (1 - exp(-l^2))`` summed over all but the batch dimension: the first term is the magnitude category of
-    JPEG's Huffman code made continuous, the second the run-length symbol of a nonzero level.
+    ``a * log2(1 + |l|) + b * (1 - exp(-l^2))`` summed over the levels l, with a = 0.4945 and b = 6.0362 fitted to libjpeg: the first term is the
+    magnitude category of JPEG's Huffman code made continuous, the second the run-length symbol of a nonzero level.
 
     Args:
         levels: quantised levels ``[N, ...]``, whole or soft.

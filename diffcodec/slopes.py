@@ -1,6 +1,7 @@
-"""What flows back through the quantiser of an exact codec: a slope for every coefficient, chosen apart from the forward value.
+"""Gradients of the quantiser in an exact codec: a slope for every coefficient, independent of the forward value.
 
-A slope is a function of ``y``, the coefficient in quantiser steps, and ``step``, the step in levels; it returns the factor on the gradient.
+A slope is a function of ``y``, the coefficient in quantiser steps, and ``step``, the step in 8-bit levels, which broadcast; it returns the factor
+on the gradient.
 """
 
 from __future__ import annotations
@@ -28,27 +29,30 @@ def straight_through(y: Tensor, step: Tensor) -> Tensor:
 
 
 def soft(y: Tensor, step: Tensor, sharpness: float = 5.0) -> Tensor:
-    """The slope of :func:`diffcodec.rounding.soft`."""
+    """s (1 - tanh(s r)^2) / (2 tanh(s / 2)) with r = y - floor(y) - 1/2 and s the sharpness: the slope of :func:`diffcodec.rounding.soft`."""
     r = y - y.floor() - 0.5
     return sharpness / (2 * math.tanh(sharpness / 2)) * (1 - torch.tanh(sharpness * r).square())
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The slope of the mean of the quantiser when the coefficient is spread.
+    """Slope of the expected quantiser output, d/dy E[round(y + n)], when noise n is added to the coefficient.
 
-    d/dy E[round(y + n)] is the density of n summed over the thresholds k + 1/2.
+    It is the sum over k of the density of n at k + 1/2 - y, y and n in quantiser steps.
 
-    Where the step is fine against the spread it is 1; where it is coarse, a coefficient near a threshold passes more than one
-    deep in the dead zone, and that one still passes what it would pass on average.
+    It tends to 1 where the step is small compared with the noise. Where the step is large, a coefficient near a threshold passes more gradient
+    than one deep in the dead zone, which still passes some.
 
     Args:
         noise: "uniform", "gaussian" or "laplacian".
-        width: standard deviation of the spread in levels (of the orthonormal transform, 0..255 scale).
+        width: standard deviation of the noise in levels (orthonormal transform, 0..255 scale), above 0.
+
+    Raises:
+        ValueError: unknown noise, or a width that is not above 0.
     """
 
     noise: str = "laplacian"
-    width: float = 9.0  # by steering gain on training photographs: benchmarks/jpeg.py
+    width: float = 9.0  # chosen by steering gain on training photographs: benchmarks/jpeg.py
 
     def __post_init__(self) -> None:
         if self.noise not in NOISES:
@@ -72,7 +76,7 @@ class Expected:
         return torch.where(sigma > 0.45, wide, narrow)
 
     def moments(self, y: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """What the gradient with respect to the step needs beside the slope.
+        """Moments that the gradient with respect to the step needs in addition to the slope.
 
         With M = E[round(y + n)], y = c / step and n of fixed width in levels, d(step M)/d step = M - m and dM/d step = -m / step,
         m being the sum over thresholds t of t times the density of n at t - y.
@@ -110,7 +114,7 @@ def _normal(x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def moments(slope: Slope, y: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """:meth:`Expected.moments` of any slope: those that stand for no mean get the hard level and their slope at y."""
+    """:meth:`Expected.moments` for any slope; for slopes other than :class:`Expected`, M is the hard level and m the slope times y."""
     return slope.moments(y, step) if isinstance(slope, Expected) else (y.round(), slope(y, step) * y)
 
 

@@ -20,8 +20,11 @@ class Choice:
     """A strength drawn from a few values, one for each sample: ``DiffH264(crf=dc.Choice([28, 34, 40]))``.
 
     Args:
-        values: what is drawn from.
-        weights: share of each, any positive scale; None for equal shares.
+        values: values to draw from, at least one.
+        weights: relative weight of each value, >= 0 and not all 0; None for equal weights.
+
+    Raises:
+        ValueError: no values, or weights of another number, negative or all 0.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -64,7 +67,10 @@ class Ramp:
     Args:
         first: value (a number, a (low, high) range or a list of weights) up to step ``start``.
         last: value from step ``stop`` on; of the same kind as ``first``.
-        start, stop: steps between which the value moves.
+        start, stop: training steps between which the value moves, start <= stop.
+
+    Raises:
+        ValueError: start > stop, or ``first`` and ``last`` of different kinds or lengths.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -97,7 +103,11 @@ class Steps:
     """A strength, or the weights of a mixture, that changes at given training steps.
 
     Args:
-        values: from which step on it has which value: a number, a (low, high) range, a :class:`Choice` or a list of weights. The first step is 0.
+        values: by the training step from which it holds, a value: a number, a (low, high) range, a :class:`Choice` or a list of weights. Step 0 is
+            required.
+
+    Raises:
+        ValueError: there is no value for step 0, or a step is negative.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -130,16 +140,20 @@ class Strength:
     """One strength of a layer, checked when the layer is made and drawn when it is called.
 
     Args:
-        value: a number, a tensor or array ``[B]``, a (low, high) range drawn uniformly per sample, a :class:`Choice` (or a list of three or more
-            values, which is one), or a callable step -> one of these.
-        name: what the user called it, for errors.
-        low, high: the values it may take, inclusive.
-        integer: whole numbers only; ranges draw them, schedules are rounded.
+        value: a number, a tensor or array ``[B]``, a (low, high) range drawn uniformly per sample, a :class:`Choice` (also given as a list of three
+            or more values), or a callable step -> one of these.
+        name: name of the argument, for error messages.
+        low, high: allowed range, ends included.
+        integer: whether only whole numbers are allowed; ranges then draw whole numbers, and a :class:`Ramp` is rounded.
+
+    Raises:
+        TypeError: a value of another kind.
+        ValueError: a value out of range or not a whole number, a range with low > high, a tensor of more than one dimension.
     """
 
     def __init__(self, value: StrengthLike, name: str, low: float, high: float, *, integer: bool = False) -> None:
         self.name, self.low, self.high, self.integer = name, low, high, integer
-        self._some: tuple[list[int], int] | None = None  # these samples of a batch of that many
+        self._some: tuple[list[int], int] | None = None  # a subset of the batch: sample indices, batch size
         if isinstance(value, Ramp):
             for end in (value.first, value.last):
                 self._check(end)
@@ -151,7 +165,7 @@ class Strength:
         self.value = value
 
     def given(self, value: object) -> Strength:
-        """The same strength with a value given at a call: a number, a (low, high) range, a tensor or list with one value a sample.
+        """The same strength with a value given at a call: a number, a (low, high) range, a tensor or list of one value per sample.
 
         Raises:
             ValueError, TypeError: out of range, or of another kind.
@@ -163,7 +177,7 @@ class Strength:
         return Strength(value, self.name, self.low, self.high, integer=self.integer)  # type: ignore[arg-type]
 
     def rows(self, rows: list[int], batch: int) -> Strength:
-        """The same strength for some samples of a batch: one given as ``[B]`` keeps theirs."""
+        """The same strength for a subset of the batch: values given as ``[B]`` are restricted to it."""
         if not (callable(self.value) or (isinstance(self.value, Tensor) and self.value.dim())):
             return self
         out = copy.copy(self)
@@ -205,10 +219,14 @@ class Strength:
             raise ValueError(f"{self.name} expected a whole number, got {value!r}")
 
     def check_drawn(self, values: Tensor, where: str) -> None:
-        """Raise where values, drawn or given, are none that this strength may take. Nothing waits for a GPU.
+        """Check that values are allowed. Values on a GPU are not read, so nothing waits for it.
 
         Args:
-            values: any shape. where: how the message begins.
+            values: drawn or given values, any shape.
+            where: beginning of the error message.
+
+        Raises:
+            ValueError: out of range, or not whole numbers.
         """
         if values.device.type != "cpu" or traced(values):
             return
@@ -220,7 +238,7 @@ class Strength:
             raise ValueError(f"{where}{self.name} expected whole numbers, got {values[broken][0].item():g}")
 
     def most(self) -> float:
-        """The largest value that can be drawn, as far as that is known: ``high`` for a schedule or a tensor."""
+        """Upper bound of the values that can be drawn: ``high`` for a schedule or a tensor."""
         value = self.value
         if isinstance(value, Choice):
             return float(max(value.values))
@@ -240,7 +258,7 @@ class Strength:
         return self._checked(value)
 
     def check_batch(self, batch: int, value: object = None) -> None:
-        """Raise where values (a schedule's at a step, else the strength's own) are for another number of samples."""
+        """Check that a tensor of values (``value``, by default the strength's own) has one per sample."""
         value = self.value if value is None else value
         whole = self._some[1] if self._some else batch
         if isinstance(value, Tensor) and value.dim() == 1 and value.shape[0] != whole:
@@ -249,7 +267,17 @@ class Strength:
     def draw(
         self, batch: int, generator: torch.Generator | None = None, device: torch.device | None = None, step: int | None = None
     ) -> Tensor:
-        """One value per sample, ``[B]`` float32."""
+        """Draw one value per sample, ``[B]`` float32.
+
+        Args:
+            batch: number of samples.
+            generator: source of randomness; None for torch's default generator.
+            device: device of the result; None leaves it where it was made.
+            step: training step, for schedules.
+
+        Raises:
+            ValueError: a schedule without ``step``, a value of a schedule out of range, or values for another batch size.
+        """
         value = self.at(step)
         where = draw_device(generator, device)
         if isinstance(value, Tensor):
@@ -279,7 +307,7 @@ def draw_device(generator: torch.Generator | None, device: torch.device | None) 
 
 
 def _from(generator: torch.Generator | None) -> dict[str, Any]:
-    """As an argument only where there is one: torch's functions that take None as a generator take no sizes that a compiler leaves open."""
+    """A keyword argument only if there is a generator: with generator=None torch's random functions take no symbolic sizes when compiled."""
     return {} if generator is None else {"generator": generator}
 
 

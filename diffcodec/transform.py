@@ -11,7 +11,7 @@ SIZES = (4, 8, 16)
 
 
 def dct_matrix(k: int) -> np.ndarray:
-    """Orthonormal DCT-II as a matrix ``[k, k]``: ``coefficients = D @ samples`` (ITU-T T.81, A.3.3, with k for 8)."""
+    """Orthonormal DCT-II as a matrix ``[k, k]``: ``coefficients = D @ samples`` (ITU-T T.81, A.3.3, with k in place of 8)."""
     n = np.arange(k)
     d = np.sqrt(2 / k) * np.cos(np.pi * (2 * n[None, :] + 1) * n[:, None] / (2 * k))
     d[0] /= np.sqrt(2)
@@ -25,6 +25,9 @@ _FLAT = {k: Constant(np.kron(dct_matrix(k), dct_matrix(k))) for k in SIZES if k 
 
 def dct2(blocks: Tensor) -> Tensor:
     """Two-dimensional orthonormal DCT-II. Shape: ``[..., k, k] -> [..., k, k]`` with k in 4, 8, 16 (row, column frequency).
+
+    Raises:
+        ValueError: another k, or blocks that are not square.
 
     Example:
         >>> import torch, diffcodec as dc

@@ -39,12 +39,12 @@ X264_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium"
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file says of itself.
+    """Size, length and frame rate of a video file.
 
     Attributes:
-        frames: number of frames (counted from packets where the container does not say).
-        height, width: in pixels.
-        fps: frames per second; 25 where the file gives none.
+        frames: number of frames (counted from packets if the container does not give it).
+        height, width: in pixels, as displayed.
+        fps: frames per second; 25 if the file gives none.
     """
 
     frames: int
@@ -54,7 +54,7 @@ class VideoInfo:
 
 
 def video_info(path: Path_) -> VideoInfo:
-    """Size, length and rate of a video file; one frame is decoded, to know how it is turned.
+    """Size, length and rate of a video file; one frame is decoded, to find its orientation.
 
     Raises:
         VideoError: missing, empty, unreadable, without a video stream, or its first frame cannot be decoded.
@@ -79,19 +79,20 @@ def video_info(path: Path_) -> VideoInfo:
 
 
 def read_frames(path: Path_, start: int = 0, damaged: str = "error") -> Generator[Tensor, None, None]:
-    """Frames one by one as players show them (turned as the file says), uint8 ``[3, H, W]``, from frame ``start`` on: memory stays that of one frame.
+    """Iterate over frames as displayed (rotated as the file specifies), uint8 ``[3, H, W]``, from frame ``start`` on, one frame in memory at a time.
 
-    Far starts are found through the time stamps of all packets and a seek to the key frame before; where a file has none, frames are counted
-    from its beginning. Either way the frame is the exact one.
+    A distant start is found by the timestamps of all packets and a seek to the key frame before it; in files without timestamps, frames are
+    counted from the beginning. Both are frame-accurate.
 
     Args:
         path: video file.
-        start: first frame.
-        damaged: "error", or "keep": damaged frames are handed out as decoders conceal them, and a warning counts them at the end.
+        start: index of the first frame, >= 0.
+        damaged: "error", or "keep": damaged frames are returned as concealed by the decoder, and a warning at the end counts them.
 
     Raises:
-        VideoError: unreadable, or damaged: what the decoder marks, packets without a frame, an end before the announced one. Bits that changed
-            unnoticed by the format (VP8, VP9 and AV1 have no checks at all) cannot be told.
+        VideoError: unreadable, or damaged: frames that the decoder marks, packets without a frame, an early end, a change of the frame size. Bit
+            errors that the format cannot detect (VP8, VP9 and AV1 have no checksums) go unnoticed.
+        ValueError: start < 0, or unknown ``damaged``.
     """
     require("damaged", damaged, DAMAGED)
     if start < 0:
@@ -108,14 +109,14 @@ def read_frames(path: Path_, start: int = 0, damaged: str = "error") -> Generato
         return torch.from_numpy(picture(frame)).permute(2, 0, 1)
 
     try:
-        if start > 250:  # nearer starts: decoding on is as quick
+        if start > 250:  # for a nearer start, decoding from the beginning is as fast
             with opened(path) as (container, stream):
                 for frame in _from(container, stream, start, damage):
                     yield checked(frame)
                     n += 1
             if n > start:
                 return
-            damage = Damage()  # the seek went astray: once more, from the beginning
+            damage = Damage()  # the seek failed: start over from the beginning
         with opened(path) as (container, stream):
             n = 0
             for frame in decode(container, stream, damage):
@@ -132,7 +133,7 @@ def read_frames(path: Path_, start: int = 0, damaged: str = "error") -> Generato
 
 
 def _from(container: Any, stream: Any, start: int, damage: Damage) -> Iterator[Any]:
-    """Frames from a far one on, found by its time stamp; none where time stamps do not tell or the seek goes astray."""
+    """Frames from a distant one on, found by its timestamp; none if timestamps are missing or the seek fails."""
     target = _time_of(container, stream, start)
     if target is None:
         return
@@ -145,7 +146,7 @@ def _from(container: Any, stream: Any, start: int, damage: Damage) -> Iterator[A
 
 
 def _time_of(container: Any, stream: Any, index: int) -> int | None:
-    """Time stamp of a frame in display order, from the packets alone; None where they do not tell."""
+    """Timestamp of a frame in display order, from the packets only; None if it cannot be determined."""
     stamps = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
     if None in stamps or len(set(stamps)) < len(stamps) or index >= len(stamps):
         return None
@@ -160,12 +161,12 @@ def read_video(
     size: tuple[int, int] | None = None,
     damaged: str = "error",
 ) -> Tensor:
-    """Read frames of a video file as players show them.
+    """Read frames of a video file as displayed.
 
     Args:
-        path: video file in any format that ffmpeg reads.
-        start: first frame.
-        frames: how many; None for all to the end.
+        path: video file in any container and codec that ffmpeg reads.
+        start: index of the first frame, >= 0.
+        frames: number of frames, >= 1; None for all to the end.
         crop: (height, width) from the centre, or (top, left, height, width).
         size: (height, width) to resize to after the crop, bilinear with antialiasing.
         damaged: "error" or "keep": see :func:`read_frames`.
@@ -174,7 +175,8 @@ def read_video(
         ``[T, 3, H, W]`` float32 in [0, 1].
 
     Raises:
-        VideoError: missing, empty, unreadable, damaged or truncated file, no video stream, fewer frames than asked for, crop larger than the frame.
+        VideoError: missing, empty, unreadable, damaged or truncated file, no video stream, fewer frames than requested, crop larger than the frame.
+        ValueError: start, frames, crop, size or ``damaged`` out of range or of another form.
     """
     if frames is not None and frames < 1:
         raise ValueError(f"frames expected to be at least 1, got {frames}")
@@ -203,17 +205,20 @@ def write_video(
     preset: str = "medium",
     lossless: bool = False,
 ) -> None:
-    """Write a video file. It appears whole or not at all.
+    """Write a video file (H.264), atomically: it is complete or not there.
 
     Args:
-        path: file to write; its ending chooses the container (.mp4, .mkv, ...).
-        video: ``[T, 3, H, W]`` in [0, 1], or an iterable of such chunks of one size (memory stays that of a chunk).
-        fps: frames per second.
-        crf, preset: of libx264; CRF 10 is near-lossless to the eye.
+        path: file to write; its suffix selects the container: .mp4, .mkv, .mov, .m4v or .avi.
+        video: ``[T, 3, H, W]`` in [0, 1], or an iterable of such chunks of one size, of which only one is in memory at a time.
+        fps: frames per second, 0.001..1000.
+        crf: CRF of libx264, 0..51; 10 is visually near-lossless.
+        preset: preset of libx264, "ultrafast" to "placebo".
         lossless: keep every 8-bit RGB value (libx264rgb at QP 0; many players do not play it).
 
     Raises:
-        VideoError: unknown container, no space, folder missing. ValueError: chunks of different size, no frames, CRF, preset or rate out of range.
+        VideoError: unknown container, no space left, or missing folder.
+        ValueError: chunks of different sizes or another shape, no frames, values, CRF, preset or frame rate out of range.
+        TypeError: a chunk that is not a floating point tensor.
 
     Example:
         >>> import torch, diffcodec as dc

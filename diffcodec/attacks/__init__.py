@@ -1,4 +1,4 @@
-"""Attacks as layers: on time, geometry and colour, and mixtures of them."""
+"""Attacks as layers: temporal, geometric and photometric, and mixtures of them."""
 
 from .compose import Compose, Identity, RandomDistortion, revmark_distortion
 from .photometric import Brightness, ColorDither, Contrast, Hue, Saturation

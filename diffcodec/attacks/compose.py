@@ -1,4 +1,4 @@
-"""Layers made of layers: one of several, and one after the other."""
+"""Layers made of layers: a random choice, and a sequence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Identity(Layer):
 
 
 class Several(Layer):
-    """Layers inside a layer. Strengths that a call names go to every member that has them."""
+    """Base of layers with members. A strength named in a call applies to every member that has it."""
 
     layers: nn.ModuleList
 
@@ -76,7 +76,7 @@ class Several(Layer):
 
 
 def _listed(who: str, layers: Sequence[Any]) -> list[Any]:
-    """Layers of any iterable, at least one."""
+    """Check for an iterable of layers, at least one."""
     if isinstance(layers, nn.Module) and not isinstance(layers, (nn.ModuleList, nn.Sequential)):
         raise TypeError(f"{who} expected a list of layers, got one {type(layers).__name__}")
     layers = list(layers)
@@ -86,7 +86,7 @@ def _listed(who: str, layers: Sequence[Any]) -> list[Any]:
 
 
 def _at(layer: Any, strengths: Mapping[str, Any]) -> Any:
-    """A layer with those of some strengths that it has."""
+    """A layer with other strengths, as far as it has them."""
     if not isinstance(layer, Layer):
         return layer
     known = layer.strength_names()
@@ -97,10 +97,14 @@ def _at(layer: Any, strengths: Mapping[str, Any]) -> Any:
 
 
 class Compose(Several):
-    """Layers one after the other.
+    """Apply layers in sequence.
 
     Args:
         layers: codecs, attacks, mixtures, and plain modules from video to video, which draw nothing and keep the shape.
+
+    Raises:
+        TypeError: a member that is no module, or a plain module with a layer inside.
+        ValueError: no layers.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -119,8 +123,8 @@ class Compose(Several):
                 raise TypeError(f"Compose expected layers and modules, got {type(layer).__name__}")
             if not isinstance(layer, Layer) and any(isinstance(inner, Layer) for inner in layer.modules()):
                 raise TypeError(
-                    f"Compose got a {type(layer).__name__} with a layer inside, which would draw by itself: name the layers one by one,"
-                    " and put adapt around the Compose"
+                    f"Compose got a {type(layer).__name__} with a layer inside, which would draw by itself: list the layers one by one,"
+                    " and wrap the Compose with adapt"
                 )
         self.layers = nn.ModuleList(layers)
         ours = [layer for layer in layers if isinstance(layer, Layer)]
@@ -128,7 +132,7 @@ class Compose(Several):
         self.channels = tuple(c for c in (1, 3) if all(c in layer.channels for layer in ours))
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
-        """A draw for each layer, at the shape that reaches it: ``{"parts": {number: draw}}``."""
+        """A draw for each layer, at the shape that reaches it: ``{"parts": {index: draw}}``."""
         parts: dict[int, Draw] = {}
         for i, layer in enumerate(self.members()):
             if isinstance(layer, Layer):
@@ -166,17 +170,17 @@ class Compose(Several):
         at = tuple(shape)
         for i in ours:
             if not isinstance(parts[i], Mapping):
-                raise ValueError(f"Compose got a draw whose part {i} is no draw: {type(parts[i]).__name__}")
+                raise ValueError(f"Compose got a draw whose part {i} is not a draw but {type(parts[i]).__name__}")
             self.members()[i].check_draw(parts[i], at)
             at = self.members()[i].shape_after(at, parts[i])
 
     def describe(self, draw: Mapping[str, Any], batch: int | None = None) -> list[dict[str, Any]]:
         check_names("Compose", draw, {"parts": ()})
-        for i, part in draw["parts"].items():  # what one layer does not say, another does
+        for i, part in draw["parts"].items():  # one layer that tells the number of samples is enough
             with contextlib.suppress(ValueError):
                 batch = batch or len(self.members()[i].describe(part))
         if batch is None:
-            raise ValueError("Compose draws nothing that says how many samples there are: give batch=")
+            raise ValueError("Compose draws nothing that tells the number of samples: give batch=")
         told = [
             layer.describe(draw["parts"][i], batch) if isinstance(layer, Layer) else [{"name": type(layer).__name__}] * batch
             for i, layer in enumerate(self.members())
@@ -185,17 +189,21 @@ class Compose(Several):
 
 
 class RandomDistortion(Several):
-    """One of several layers, drawn by weight.
+    """Apply one of several layers, drawn at random by weight.
 
-    Which layer was drawn is plain Python data in the draw (``draw["choice"]``, a number for each sample), so nothing waits for the GPU;
-    ``torch.compile`` compiles one graph for each combination it meets: compile the layers inside where that is too many.
-    Members run as they do alone, kernels included.
+    The choice is plain Python data in the draw (``draw["choice"]``, the index of a member for each sample), so nothing waits for the GPU.
+    ``torch.compile`` compiles one graph for each combination that occurs; if these are too many, compile the members instead.
+    Members run as they do on their own, with the same kernels.
 
     Args:
-        layers: codecs, attacks or other mixtures; each must keep the shape of the video.
-        weights: share of each, any positive scale, or a schedule (:class:`Ramp` or :class:`Steps` of
-            lists, or a callable step -> weights); None for equal shares.
-        per: "batch" draws one layer for the batch (the paper's way), "sample" one for each sample.
+        layers: codecs, attacks or other mixtures; with ``per="sample"`` each must keep the shape of the video.
+        weights: relative weight of each layer, >= 0 and not all 0, or a schedule (:class:`Ramp` or :class:`Steps` of
+            lists, or a callable step -> weights); None for equal weights.
+        per: "batch" draws one layer for the batch (as in the REVMark paper), "sample" one for each sample.
+
+    Raises:
+        TypeError: a member that is no diffcodec layer, or weights of another kind.
+        ValueError: no layers, or weights of another number, negative or all 0; in a call, a schedule without ``step``.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -204,7 +212,7 @@ class RandomDistortion(Several):
         torch.Size([4, 2, 3, 16, 16])
     """
 
-    raw = True  # its members see to it
+    raw = True  # members convert and clamp
 
     def __init__(self, layers: Sequence[Layer], weights: Weights | None = None, per: str = "batch") -> None:
         super().__init__()
@@ -240,9 +248,9 @@ class RandomDistortion(Several):
         return torch.tensor(shares)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
-        """Numbers of the members drawn, and the draw of each for its samples: ``{"choice": [B], "parts": {number: draw}}``."""
+        """Indices of the members drawn, and the draw of each for its samples: ``{"choice": [B], "parts": {index: draw}}``."""
         b = shape[0]
-        for member in self.modules():  # also of those that are not drawn: a training should not fail by chance
+        for member in self.modules():  # of all members, drawn or not: training should not fail at random
             if isinstance(member, Layer):
                 for strength in member.strengths().values():
                     strength.check_batch(b)
@@ -291,7 +299,7 @@ class RandomDistortion(Several):
         choice, parts = draw["choice"], draw["parts"]
         if not isinstance(choice, list) or not all(isinstance(i, int) and 0 <= i < len(self.layers) for i in choice):
             raise ValueError(
-                f"RandomDistortion got a draw whose 'choice' is no list of numbers of its {len(self.layers)} layers: {choice!r}"
+                f"RandomDistortion got a draw whose 'choice' is not a list of indices of its {len(self.layers)} layers: {choice!r}"
             )
         if len(choice) != shape[0]:
             raise ValueError(f"RandomDistortion got a draw for {len(choice)} samples; the batch has {shape[0]}")
@@ -300,7 +308,7 @@ class RandomDistortion(Several):
             raise ValueError(f"RandomDistortion got a draw whose 'parts' are not those of its 'choice' {sorted(set(choice))}")
         for i, rows in members:
             if not isinstance(parts[i], Mapping):
-                raise ValueError(f"RandomDistortion got a draw whose part {i} is no draw: {type(parts[i]).__name__}")
+                raise ValueError(f"RandomDistortion got a draw whose part {i} is not a draw but {type(parts[i]).__name__}")
             self.members()[i].check_draw(parts[i], (len(rows), *shape[1:]))
 
     def extra_repr(self) -> str:
@@ -308,14 +316,14 @@ class RandomDistortion(Several):
 
 
 def _in_order(pieces: Sequence[Tensor], members: Sequence[tuple[int, list[int]]]) -> Tensor:
-    """Samples of each member that was drawn, back in the order of the batch."""
+    """Concatenate the results of the drawn members, in the order of the batch."""
     order = [row for _, rows in members for row in rows]
     back = sorted(range(len(order)), key=order.__getitem__)
     return torch.cat(list(pieces)).index_select(0, listed(back, pieces[0].device))
 
 
 def _by_member(choice: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Samples of each member that was drawn."""
+    """Indices of the drawn members, each with those of its samples."""
     return [(i, [j for j, c in enumerate(choice) if c == i]) for i in sorted(set(choice))]
 
 
@@ -331,7 +339,15 @@ REVMARK_ATTACKS: dict[str, tuple[Callable[[Any], Layer], float]] = {
 
 
 def revmark_attack(name: str, strength: float | None = None) -> Layer:
-    """One of :data:`REVMARK_ATTACKS`; ``strength`` replaces the paper's."""
+    """One attack of the REVMark paper (section 3.3).
+
+    Args:
+        name: "average", "drop", "swap", "crop", "noise" or "blur".
+        strength: n, p or sigma of the attack; None for the paper's.
+
+    Raises:
+        ValueError: unknown name, or a strength out of range.
+    """
     require("attack", name, list(REVMARK_ATTACKS))
     make, own = REVMARK_ATTACKS[name]
     return make(own if strength is None else strength)
@@ -344,10 +360,13 @@ def revmark_distortion(codec: Layer | None = None, codec_share: float = 0.86, st
     noise (sigma 0.04) and 3-D Gaussian blur (sigma 2.0, 3 x 3 x 3) share the rest equally.
 
     Args:
-        codec: what stands for compression; None for ``DiffH264(model="revmark")``.
-        codec_share: its probability.
-        start: step before which nothing is distorted (the public code: 3000); above 0 the layer is called with ``step=``.
+        codec: layer for compression; None for ``DiffH264(model="revmark")``.
+        codec_share: its probability, 0..1.
+        start: training step before which nothing is distorted (the public code: 3000); above 0, calls need ``step=``.
         per: "batch" (the paper) or "sample".
+
+    Raises:
+        ValueError: ``codec_share`` outside [0, 1], or unknown ``per``.
 
     Example:
         >>> import torch, diffcodec as dc

@@ -1,4 +1,4 @@
-"""Attacks on colour. One draw serves all frames of a clip. Factors mean what they mean in torchvision."""
+"""Photometric attacks. One draw applies to all frames of a clip. Factors are defined as in torchvision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Brightness(Layer):
     """Brightness: ``factor * video``.
 
     Args:
-        factor: 0 is black, 1 changes nothing.
+        factor: 0..10; 0 gives black, 1 changes nothing.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -38,10 +38,10 @@ class Brightness(Layer):
 
 
 class Contrast(Layer):
-    """Contrast: away from (factor above 1) or towards the mean luma of each frame.
+    """Contrast: ``mean + factor * (video - mean)`` with the mean luma of each frame.
 
     Args:
-        factor: 0 is grey, 1 changes nothing.
+        factor: 0..10; 0 gives uniform grey, 1 changes nothing.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -61,10 +61,10 @@ class Contrast(Layer):
 
 
 class Saturation(Layer):
-    """Saturation: away from (factor above 1) or towards the luma of each pixel.
+    """Saturation: ``luma + factor * (video - luma)`` with the luma of each pixel.
 
     Args:
-        factor: 0 is black and white, 1 changes nothing.
+        factor: 0..10; 0 gives greyscale, 1 changes nothing.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -85,10 +85,10 @@ class Saturation(Layer):
 
 
 class Hue(Layer):
-    """Hue: turn chroma (Cb, Cr) around grey, luma unchanged. Unlike a turn in HSV this is linear, so its gradient has no jumps.
+    """Hue: rotate chroma (Cb, Cr) about grey, luma unchanged. Unlike a rotation in HSV this is linear, so its gradient is continuous.
 
     Args:
-        turn: share of a full turn, -0.5..0.5; 0 changes nothing.
+        turn: rotation in full turns, -0.5..0.5; 0 changes nothing.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -111,7 +111,7 @@ class Hue(Layer):
 
 
 class ColorDither(Layer):
-    """Colour dithering: each channel quantised to few levels, with noise of one step added before rounding so that means are kept.
+    """Colour dithering: each channel is quantised to few levels; uniform noise of one step, added before rounding, preserves means.
 
     The gradient passes straight through the rounding.
 

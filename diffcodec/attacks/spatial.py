@@ -1,4 +1,4 @@
-"""Attacks on the geometry and sharpness of frames; one draw serves all frames of a clip."""
+"""Geometric attacks, noise and filters; geometric draws apply to all frames of a clip."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ..strength import Strength, StrengthLike, normal, uniform
 
 
 class RandomCrop(Layer):
-    """Random crop: a window with the share p of each side stays (p = 0.4 keeps 16 % of the area).
+    """Random crop: keeps a window of p times the height and width (p = 0.4 keeps 16 % of the area).
 
     Args:
-        p: kept share per side, above 0 up to 1.
-        mode: "zero" leaves the window in place on black, "resize" scales it up to the whole frame (bilinear).
+        p: fraction of height and width that is kept, 0.001..1.
+        mode: "zero" leaves the window in place on black, "resize" scales it up to the full frame (bilinear).
 
     Example:
         >>> import torch, diffcodec as dc
@@ -91,10 +91,10 @@ def _resample(video: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 class Resize(Layer):
-    """Resize: scale the frame and back to its size, bilinear with antialiasing (as Pillow and torchvision do).
+    """Resize: scale the frame, then restore its size, bilinear with antialiasing (as in Pillow and torchvision).
 
     Args:
-        scale: factor on height and width on the way there, above 0 up to 4; a layer made for 1 at most takes no more at its calls.
+        scale: first factor on height and width, 0.001..4; if the layer's own does not exceed 1, neither may one given at a call.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -107,7 +107,7 @@ class Resize(Layer):
     def __init__(self, scale: StrengthLike = (0.5, 1.0)) -> None:
         super().__init__()
         self.scale = Strength(scale, "scale", 1e-3, LARGEST)
-        if self.scale.most() <= 1:  # the other grid needs no more room then
+        if self.scale.most() <= 1:  # bounds the size of the intermediate grid
             self.scale = Strength(scale, "scale", 1e-3, 1)
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
@@ -122,7 +122,7 @@ LARGEST = 4.0  # scale of a resize
 def _there_and_back(n: int, scale: Tensor, room: int) -> Tensor:
     """Scaling n samples to ``m = round(scale n)`` and back as one matrix. Shape: ``[B] -> [B, n, n]``.
 
-    m differs per sample, so the other grid is laid out for ``room`` samples and those beyond m stay empty.
+    m differs per sample, so the intermediate grid has ``room`` samples, of which those beyond m stay empty.
     """
     m = torch.round(n * scale).clamp(1, room)[:, None, None]  # [B, 1, 1]
     whole = torch.full_like(m, n)
@@ -140,10 +140,10 @@ def _resized(first: Tensor, second: Tensor, columns: int, rows: int) -> Tensor:
 
 
 class Rotate(Layer):
-    """Rotation about the centre, bilinear; what comes in from outside is black.
+    """Rotation about the centre, bilinear; areas from outside the frame are black.
 
     Args:
-        degrees: angle, counter-clockwise positive; a range is drawn per sample.
+        degrees: angle in degrees, -360..360, counter-clockwise positive; a range is drawn per sample.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -171,10 +171,10 @@ class Rotate(Layer):
 
 
 class Perspective(Layer):
-    """Perspective: each corner of the frame moves inwards at random; what comes in from outside is black (torchvision's ``RandomPerspective``).
+    """Perspective: each corner of the frame moves inwards at random; areas outside are black (torchvision's ``RandomPerspective``).
 
     Args:
-        distortion: most that a corner moves, as a share of half the height and width, 0..1.
+        distortion: largest displacement of a corner, as a fraction of half the height and width, 0..1.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -191,7 +191,7 @@ class Perspective(Layer):
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
-        draw["corners"] = uniform((shape[0], 4, 2), generator, device)  # (x, y) of each corner's way, clockwise from the top left
+        draw["corners"] = uniform((shape[0], 4, 2), generator, device)  # (x, y) displacement of each corner, clockwise from the top left
         return draw
 
     def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -228,7 +228,7 @@ class Flip(Layer):
 
     Args:
         p: probability, 0..1.
-        axis: "horizontal" (left and right change places) or "vertical".
+        axis: "horizontal" (left and right are exchanged) or "vertical".
 
     Example:
         >>> import torch, diffcodec as dc
@@ -261,10 +261,10 @@ class Flip(Layer):
 
 
 class GaussianNoise(Layer):
-    """Additive white Gaussian noise, independent for each sample value, then clamped to [0, 1].
+    """Additive white Gaussian noise, independent for every value, then clamped to [0, 1].
 
     Args:
-        sigma: standard deviation on the [0, 1] scale.
+        sigma: standard deviation on the [0, 1] scale, 0..10.
         backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
 
     Example:
@@ -295,7 +295,7 @@ class GaussianNoise(Layer):
 
 
 class MedianFilter(Layer):
-    """Median over a square window of each channel of each frame; edges are repeated. The gradient flows to the samples that were taken.
+    """Median over a square window of each channel of each frame; edges are repeated. The gradient flows to the samples selected.
 
     Args:
         kernel: side of the window, odd.
@@ -338,10 +338,10 @@ class GaussianBlur(Layer):
     """Gaussian blur over time, height and width with a cubic window; edges are repeated. On images, over height and width.
 
     Args:
-        sigma: standard deviation in frames and pixels.
-        kernel: window side, odd; the paper's 3 x 3 x 3.
+        sigma: standard deviation in frames and pixels, 0.001..1000.
+        kernel: side of the window, odd; the REVMark paper uses 3.
         over: "time and space", or "space": each frame alone.
-        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`; windows up to 5).
+        backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`; "triton" only for windows up to 5).
 
     Example:
         >>> import torch, diffcodec as dc

@@ -1,6 +1,6 @@
-"""Attacks on the order, number and mixture of frames.
+"""Temporal attacks: frames are averaged, dropped, swapped, inserted or resampled.
 
-All but averaging are a choice of frames: the draw is an index ``[B, T']`` into the frames of the clip, the attack a gather.
+All but averaging select frames: the draw holds the indices ``[B, T']`` of the frames of the clip, and the attack gathers them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..strength import Strength, StrengthLike, uniform
 
 
 class FrameAverage(Layer):
-    """Frame averaging: each frame becomes the mean of a window of n frames around it; at the ends the window is cut off.
+    """Frame averaging: each frame becomes the mean of a window of n frames around it, truncated at the ends of the clip.
 
     Args:
-        n: window length in frames; a range draws whole numbers. Even windows reach one frame further back.
+        n: window length in frames, 1..1000; a range draws whole numbers. Even windows reach one frame further back.
         backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
 
     Example:
@@ -43,11 +43,11 @@ class FrameAverage(Layer):
         return average_frames.on(self.backend, video, draw["n"])
 
 
-_TIE = 1e-4  # ratios such as 25/30 are drawn in float32: what falls on a whole frame within this is meant to
+_TIE = 1e-4  # ratios such as 25/30 are float32: a time that is this close to a frame counts as that frame
 
 
 class _FrameChoice(Layer):
-    """An attack that is a choice of frames, ``index`` ``[B, T']``."""
+    """An attack that selects frames by ``index`` ``[B, T']``."""
 
     raw = True
     geometric = True
@@ -80,7 +80,7 @@ class _FrameChoice(Layer):
         if self.keep_length or not isinstance(index, Tensor) or index.dim() != 2:
             super().check_draw(draw, shape)
         else:
-            super().check_draw(draw, (shape[0], index.shape[1], *shape[2:]))  # another length is what the layer is for
+            super().check_draw(draw, (shape[0], index.shape[1], *shape[2:]))  # the layer changes the length
         assert isinstance(index, Tensor)
         check_frames(who, index, shape[1])
 
@@ -93,8 +93,8 @@ class FrameDrop(_FrameChoice):
 
     Args:
         p: probability of loss, 0..1.
-        keep_length: True replaces a lost frame by its nearest kept neighbour (the earlier one of two); False returns the shorter clip: then each
-            clip of the batch loses the same number of frames, round(p T), at random places, and p may not differ between them.
+        keep_length: True replaces a lost frame by its nearest kept neighbour (the earlier one of two); False returns the shorter clip: then every
+            clip of the batch loses round(p T) frames at random positions, and p must be the same for all of them (else a ValueError).
         backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
 
     Example:
@@ -120,9 +120,9 @@ class FrameDrop(_FrameChoice):
 
 
 class FrameSwap(_FrameChoice):
-    """Frame swapping: walking along the clip, a frame changes places with the next one with probability p.
+    """Frame swapping: in order, each frame is exchanged with the next one with probability p.
 
-    A frame takes part in one swap at most, so every frame ends up where it was or one place beside it.
+    A frame takes part in at most one swap, so it moves by at most one position.
 
     Args:
         p: probability of a swap, 0..1.
@@ -154,8 +154,8 @@ class FrameInsert(_FrameChoice):
 
     Args:
         p: probability of an insertion, 0..1.
-        keep_length: True cuts the clip back to T frames; False returns the longer clip: then each clip of the batch gains the same
-            number of frames, round(p T), at random places, and p may not differ between them.
+        keep_length: True truncates the clip to T frames; False returns the longer clip: then every clip of the batch gains round(p T) frames
+            at random positions, and p must be the same for all of them (else a ValueError).
         backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
 
     Example:
@@ -181,12 +181,12 @@ class FrameInsert(_FrameChoice):
 
 
 class FrameRate(_FrameChoice):
-    """Frame-rate change by repeating or leaving out frames: at every new instant the last frame shown before it, as a player would.
+    """Frame rate conversion by repeating or dropping frames: at each new frame time the latest frame is shown, as by a player.
 
     Args:
-        ratio: new frame rate over the old one, above 0.
-        keep_length: True goes there and back, so T stays; False returns the clip at the new rate, ``max(1, round(ratio T))`` frames, and the
-            ratio may not differ between the clips of a batch.
+        ratio: new frame rate divided by the old one, 0.001..1000.
+        keep_length: True converts to the new rate and back, so T stays; False returns the clip at the new rate, ``max(1, round(ratio T))``
+            frames, and the ratio must be the same for all clips of a batch (else a ValueError).
         backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
 
     Example:

@@ -1,24 +1,24 @@
 """H.264: the differentiable simulators.
 
-Where things are, for who knows the standard (ITU-T H.264) and x264:
+Modules, with the corresponding clauses of the standard (ITU-T H.264) and source files of x264:
 
 =====================  ==============================================  ==========================  ========================
-room                   what                                            clause                      x264
+module                 contents                                        clause                      x264
 =====================  ==============================================  ==========================  ========================
 ``encoder``            the block diagram, in one function                                          encoder/encoder.c
-``plan``               frames to be coded, groups of them, source      7.4.1.2, 8.2.4
+``plan``               frames to be coded, their groups, the source    7.4.1.2, 8.2.4
 ``gop``                frame types, references, coding order           8.2.4                       encoder/slicetype.c
-``lookahead``          costs at half resolution                                                    encoder/slicetype.c
+``lookahead``          cost estimates at half resolution                                           encoder/slicetype.c
 ``frame_types``        I, P and B by cost, scene cuts                                              encoder/slicetype.c
 ``rate_control``       CRF to QP: frames, AQ, macroblock tree                                      encoder/ratecontrol.c
 ``prediction``         intra and inter prediction of a group           8.3, 8.4                    encoder/analyse.c
-``motion``             vectors searched for or given                   8.4.1                       encoder/me.c
-``inter``              direct, skipped, transform of inter blocks      8.4.1                       encoder/analyse.c
-``direct``             vectors that no bit names                       8.4.1.1, 8.4.1.2            common/mvpred.c
+``motion``             vectors from a search or from a guide           8.4.1                       encoder/me.c
+``inter``              direct, skip and transform decisions            8.4.1                       encoder/analyse.c
+``direct``             inferred vectors (direct, skip)                 8.4.1.1, 8.4.1.2            common/mvpred.c
 ``dpb``                decoded picture buffer, quarter-pel planes      C.4, 8.4.2.2                common/frame.c
 ``bits``               size of frames                                  9.3                         encoder/cabac.c
-``presets``            habits of presets, constants fitted to x264                                 common/base.c
-``options``            tunes, profiles, options as habits                                          common/base.c
+``presets``            preset settings, constants fitted to x264                                   common/base.c
+``options``            tunes, profiles, options as preset settings                                 common/base.c
 ``guide``              decisions of a real encode
 ``ops/color``          RGB to 4:2:0 and back, as swscale               E.2.1
 ``ops/interpolate``    quarter-pel samples, blocks, bipred             8.4.2.2                     common/mc.c
@@ -30,9 +30,9 @@ room                   what                                            clause   
 ``ops/common``         tables; SAD, SATD, SA8D                         tables 8-15 to 8-17         common/pixel.c
 =====================  ==============================================  ==========================  ========================
 
-Words: QP, quantiser of a macroblock; lambda, what a bit is worth in distortion; mv, a vector in quarter pixels, (y, x); list 0 and list 1, references
-in the past and in the future (``past``, ``future``); ``ref_idx``, a reference's number in a list; ``slot``, where its quarter-pel planes lie;
-``mb_type``, type of an intra macroblock (0: 16x16, 1: 8x8, 2: 4x4).
+Terms: QP, quantisation parameter of a macroblock; lambda (``lam``), distortion that is traded for one bit; mv, a motion vector in quarter pixels,
+(y, x); list 0 and list 1, references in the past and in the future (``past``, ``future``); ``ref_idx``, index of a reference in a list; ``slot``,
+index of its quarter-pel planes; ``mb_type``, type of an intra macroblock (0: 16x16, 1: 8x8, 2: 4x4).
 """
 
 from .codec import DiffH264

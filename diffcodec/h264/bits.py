@@ -1,4 +1,4 @@
-"""Size of coded frames: a few sums over levels, vectors and modes, weighed to fit the real encoder's slices. Differentiable in the levels."""
+"""Size of coded frames: a few sums over levels, vectors and modes, weighted to fit the real encoder's slices. Differentiable in the levels."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..rate import terms
 
 @dataclass(frozen=True)
 class Weights:
-    """Bits of each feature.
+    """Bits per unit of each rate feature.
 
     Attributes:
-        octave: of ``log2(1 + |level|)``, summed.
-        nonzero: of a level that is not 0 (soft: ``1 - exp(-level^2)``).
-        block: of a 4x4 block that has levels.
-        side: of a bit of vectors and modes as the decisions count it.
-        macroblock: of a macroblock that is not skipped.
-        frame: of a frame.
+        octave: per unit of ``log2(1 + |level|)``, summed over levels.
+        nonzero: per nonzero level (counted softly: ``1 - exp(-level^2)``).
+        block: per 4x4 block that has levels.
+        side: per bit of vectors and modes as counted in decisions.
+        macroblock: per macroblock that is not skipped.
+        frame: per frame.
     """
 
     octave: float = 1.5
@@ -34,13 +34,13 @@ class Weights:
 
 
 def features(levels: Sequence[Tensor], coded: Tensor, side_bits: Tensor, not_skipped: Tensor) -> Tensor:
-    """What bits are counted from.
+    """Rate features of frames: sums from which bits are counted.
 
     Args:
         levels: each ``[N, ...]``.
         coded: 4x4 luma blocks that have levels ``[N, H/4, W/4]`` bool.
-        side_bits: of vectors and modes of each macroblock ``[N, H/16, W/16]``.
-        not_skipped: macroblocks that are more than a copy even without residual, bool, same shape.
+        side_bits: bits of vectors and modes of each macroblock ``[N, H/16, W/16]``.
+        not_skipped: macroblocks that are not skipped even without residual, bool, same shape.
 
     Returns:
         ``[N, 6]`` in the order of :class:`Weights`.

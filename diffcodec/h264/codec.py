@@ -27,41 +27,42 @@ class DiffH264(Codec):
     Args:
         crf: constant rate factor of libx264, 0..51: a number, a tensor ``[B]``, a (low, high) range drawn per sample or a schedule (default 23).
             Differentiable.
-        preset: libx264's (default "medium"), or a :class:`~diffcodec.h264.Preset` of habits of your own.
-        fps: frame rate that the encoder is told (default 25); CRF depends on it.
-        gop: "start" (the clip begins with an I frame), "middle" (a window from inside a stream: no I frame) or "random" (either, drawn per
-            clip), frame types following the clip's content as libx264's do; or a :class:`~diffcodec.h264.Gop`, for example
+        preset: libx264's, "ultrafast" to "slower" (default "medium"), or a custom :class:`~diffcodec.h264.Preset`.
+        fps: frames per second passed to the encoder, 0.1..1000 (default 25); QPs at a CRF depend on it.
+        gop: "start" (the clip begins with an I frame), "middle" (a window inside a stream, without an I frame) or "random" (either, drawn per
+            clip), all with frame types chosen from the content, as by libx264; or a :class:`~diffcodec.h264.Gop`, for example
             ``Gop(pattern(8, bframes=3))``.
         tune: libx264's: "film", "animation", "grain", "stillimage", "psnr", "fastdecode", "zerolatency", several separated by commas.
         profile: "baseline", "main" or "high".
-        bframes: most B frames in a row. keyint: most frames from one I frame to the next.
-        options: further options by x264's or ffmpeg's names, also inside ``x264-params``, as :class:`~diffcodec.RealCodec` takes them, as far as
-            the model knows them (:data:`diffcodec.h264.OPTIONS`).
-        bitrate: average bits per second in place of a CRF, 1e3..1e9, as what ``crf`` may be: each clip gets the CRF at which it is estimated to take
-            them. Differentiable. It costs six encodes more, eight where it has a gradient; one that no CRF reaches gets the
-            nearest. With ``before=`` it is that of all frames.
+        bframes: maximum number of consecutive B frames, 0..16; None for the preset's.
+        keyint: maximum distance between I frames in frames, >= 1; None for the preset's.
+        options: further options by x264's or ffmpeg's names, also inside ``x264-params``, as for :class:`~diffcodec.RealCodec`; only those that
+            the model supports (:data:`diffcodec.h264.OPTIONS`).
+        bitrate: average bits per second in place of a CRF, 1e3..1e9, in the same forms as ``crf``: each clip gets the CRF whose estimated size
+            matches it best. Differentiable. It costs six additional encodes, eight if the bitrate requires a gradient. With ``before=`` it is
+            the average over all coded frames.
         model: "x264" (:class:`~diffcodec.h264.X264H264`), or "revmark", the simulator of the REVMark paper
-            (:class:`~diffcodec.h264.REVMarkH264`), which has one fixed strength: crf, preset, fps, gop and the like are errors.
-        **options: what else the model takes. "x264": ``constants=`` (:class:`~diffcodec.h264.Constants`) of a calibration of your own,
+            (:class:`~diffcodec.h264.REVMarkH264`), which has a fixed strength and takes none of the arguments above.
+        **options: further arguments of the model. "x264": ``constants=`` (:class:`~diffcodec.h264.Constants`) of your own calibration,
             ``backend=`` (see :mod:`diffcodec.backend`).
 
     Returns:
-        The model: an instance of the class above that stands for it.
+        An instance of the model's class.
 
-    A call of the x264 model takes ``guide=`` beside strengths: decisions of a real encode of these very clips,
-    ``RealCodec(...).encode(video).guide``. Frame types, vectors and quantisers are taken from it and the rest is simulated; the CRF then has a
-    gradient and no other effect.
+    A call of the x264 model also takes ``guide=``: the decisions of a real encode of the same clips, ``RealCodec(...).encode(video).guide``.
+    Frame types, motion vectors and QPs are taken from it and the rest is simulated; the CRF then receives a gradient but has no other effect.
 
-    It takes ``before=`` and ``after=`` as well: frames ``[B, N, 3, H, W]`` that lie around a window of a longer video. They are coded with it,
-    from an I frame on, so that the window is predicted from what a stream would predict it from, and thrown away. Their number costs time, and
-    memory where they carry a gradient.
+    It also takes ``before=`` and ``after=``: the frames ``[B, N, 3, H, W]`` around a window of a longer video. They are coded with it, starting
+    with an I frame, so that the window has the references that it has in the stream, and are then discarded. They cost time, and memory if they
+    require a gradient.
 
     Shape:
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
 
     Raises:
         ValueError: unknown model, preset, gop, tune, profile or option, values out of range, both a CRF and a bitrate, a guide
-            of another clip, size or length. TypeError: an argument that the model does not have.
+            of another clip, size or length.
+        TypeError: an argument that the model does not have.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -77,7 +78,7 @@ class DiffH264(Codec):
     """
 
     model = ""
-    models: dict[str, type[DiffH264]] = {}  # noqa: RUF012  # by name; a subclass that says its model is one
+    models: dict[str, type[DiffH264]] = {}  # noqa: RUF012  # by name; a subclass that sets ``model`` registers itself
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -119,7 +120,7 @@ class DiffH264(Codec):
     ) -> REVMarkH264: ...
 
     @overload
-    def __new__(cls, *args: Any, model: str, **options: Any) -> DiffH264: ...  # a name that is not known before it runs
+    def __new__(cls, *args: Any, model: str, **options: Any) -> DiffH264: ...  # a name known only at run time
 
     def __new__(cls, *args: Any, **options: Any) -> DiffH264:
         if cls is not DiffH264:
@@ -143,4 +144,4 @@ class DiffH264(Codec):
 
     @property
     def who(self) -> str:
-        return "DiffH264"  # whichever model it is: the name that was called
+        return "DiffH264"  # for every model: the name that the user called

@@ -1,6 +1,6 @@
-"""Vectors that no bit names: direct macroblocks of B frames, skipped macroblocks of P frames (8.4.1.1, 8.4.1.2).
+"""Inferred motion vectors: direct macroblocks of B frames, skipped macroblocks of P frames (8.4.1.1, 8.4.1.2).
 
-The standard walks through the macroblocks; here the neighbours' vectors are those of the search, all macroblocks at once.
+The standard proceeds macroblock by macroblock; here all are processed at once, with the neighbours' vectors from the search.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def spatial_direct(vectors: Sequence[Tensor], uses_list: Sequence[Tensor], still
         still: blocks whose counterpart in the first future reference does not move (colZeroFlag), same shape.
 
     Returns:
-        Vectors as those that came in; direction ``[N, H/8, W/8]``: 0, 1 or 2 for past, future, both.
+        Vectors of both lists, shapes as given; direction ``[N, H/8, W/8]``: 0, 1 or 2 for past, future, both.
     """
     found, has = [], []
     for v, used in zip(vectors, uses_list):

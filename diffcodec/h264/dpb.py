@@ -1,4 +1,4 @@
-"""The decoded picture buffer (C.4; x264's frame.c): what has been coded, and quarter-pel planes of what others refer to."""
+"""The decoded picture buffer (C.4; x264's frame.c): decoded frames, and quarter-pel planes of the reference frames."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ class BlockReferences(NamedTuple):
     """The reference of each 8x8 block.
 
     Attributes:
-        frames: the references, numbers of frames of the plan.
-        slot: where the quarter-pel planes of each block's lie. ref_idx: its number among ``frames``. ref_id: the frame. ``[N, H/8, W/8]``.
-        first: whether that is the first of its list, bool, same shape.
+        frames: the references, as indices into the plan.
+        slot: index of the quarter-pel planes of each block's reference, ``[N, H/8, W/8]``.
+        ref_idx: its index in ``frames``, same shape.
+        ref_id: its index in the plan, same shape.
+        first: whether it is the first of its list, bool, same shape.
     """
 
     frames: list[int]
@@ -38,11 +40,12 @@ class DecodedPictureBuffer:
     Args:
         plan: what is coded.
         like: source luma ``[S, H, W]``.
-        whole: whether all vectors are whole.
+        whole: whether all vectors are whole-pel.
 
     Attributes:
         luma, chroma: decoded frames ``[H, W]``, ``[2, H/2, W/2]`` by number in the plan, None before they are coded.
-        phases: quarter-pel planes of the references ``[R, 16, Hp, Wp]``, each made when it is first asked for; one alone where vectors are whole.
+        phases: quarter-pel planes of the references ``[R, 16, Hp, Wp]``, made on first use; a single phase if vectors
+            are whole-pel.
     """
 
     def __init__(self, plan: CodingPlan, like: Tensor, whole: bool = False) -> None:
@@ -82,15 +85,15 @@ class DecodedPictureBuffer:
         return torch.stack([self._still[self._plan.future[i][0]] for i in frames])
 
     def references(self, candidates: Sequence[int], most: int, choice: Tensor) -> tuple[Tensor, BlockReferences]:
-        """Have references at hand.
+        """Look up references, and make their quarter-pel planes if needed.
 
         Args:
-            candidates: frames, so many for each that is coded.
-            most: how many that is.
-            choice: which of them each macroblock uses ``[N, H/16, W/16]``.
+            candidates: reference frames, ``most`` for each frame that is coded.
+            most: number of candidates per frame.
+            choice: index into ``candidates`` of each macroblock's reference ``[N, H/16, W/16]``.
 
         Returns:
-            Where the quarter-pel planes of each macroblock's lie ``[N, H/16, W/16]``; and the rest by blocks of 8x8.
+            Slot of each macroblock's reference ``[N, H/16, W/16]``, and the references of 8x8 blocks.
         """
         own = list(dict.fromkeys(candidates))
         new = [i for i in own if i not in self._interpolated]

@@ -23,11 +23,11 @@ from .prediction import Prediction, predict_inter_frames, predict_intra_frames
 from .presets import Constants, Preset, quantiser
 from .rate_control import macroblock_qp
 
-QP_SPAN = 2  # how much finer and coarser a residual is coded for the gradient of its bits by QP
+QP_SPAN = 2  # QP difference, either way, for the finite-difference gradient of bits by QP
 
 
 class Settings(NamedTuple):
-    """How a video is encoded: frame rate, habits of the preset, what was fitted, and whether bits are counted."""
+    """How a video is encoded: frame rate, preset settings, fitted constants, and whether bits are counted."""
 
     fps: float
     preset: Preset
@@ -42,13 +42,14 @@ def encode_video(
 
     Args:
         video: ``[B, T, 3, H, W]``, float32 in [0, 1].
-        crf: of each clip ``[B]``.
-        gops: of each clip; types may be left open. guides: decisions of a real encode in place of the lookahead's and the search's.
-        settings: the rest.
+        crf: CRF of each clip ``[B]``, 0..51.
+        gops: GOP of each clip; types may be left open. Not used with guides.
+        guides: decisions of a real encode of each clip, which replace lookahead and motion search; None for none.
+        settings: frame rate, preset, constants, and whether bits are counted.
 
     Returns:
-        Decoded video; what the bits of each frame are counted from ``[B, T, 6]`` (see :mod:`diffcodec.h264.bits`), None if not wanted; frame
-        types.
+        Decoded video ``[B, T, 3, H, W]`` in [0, 1]; rate features of each frame ``[B, T, 6]`` (see :mod:`diffcodec.h264.bits`), None unless
+        ``settings.rate``; frame types, one string of I, P and B per clip.
     """
     b, t, _, h, w = video.shape
     _, preset, constants, rate = settings
@@ -84,7 +85,7 @@ def decided(
 
 
 def guided(crf: Tensor, guides: Sequence[Guide], frames: int, settings: Settings) -> tuple[CodingPlan, GuideMotion, Tensor]:
-    """The same as a real encode had it; QPs follow the CRF with their gradient."""
+    """The same from a real encode; the CRF receives the gradient of the QPs."""
     plan = CodingPlan.of([Gop(g.types, references=max(1, settings.preset.references)) for g in guides], frames)
     of_frames = crf.repeat_interleave(frames)[:, None, None]
     qp = torch.cat([g.qp for g in guides]).to(crf) + (of_frames - of_frames.detach())
@@ -96,7 +97,7 @@ def guided(crf: Tensor, guides: Sequence[Guide], frames: int, settings: Settings
 
 
 def code_residual(group: FrameGroup, p: Prediction, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Luma and chroma with their residuals coded, 4x4 blocks that have coefficients, and if wanted what bits are counted from ``[N, 6]``."""
+    """Reconstructed luma and chroma, 4x4 blocks that have coefficients, and rate features ``[N, 6]`` or None."""
     if p.skipped is not None:
         luma, chroma = without_residual(group, p.luma, p.chroma, p.skipped)
         group = group._replace(luma=luma, chroma=chroma)
@@ -114,9 +115,9 @@ def _code(group: FrameGroup, p: Prediction, qp: Tensor, qpc: Tensor, settings: S
 
 
 def _features_by_qp(group: FrameGroup, p: Prediction, settings: Settings) -> Tensor:
-    """What bits are counted from, with the gradient by QP of coding the same residual finer and coarser.
+    """Rate features whose gradient by QP is a finite difference: the same residual coded finer and coarser.
 
-    Which levels, blocks and macroblocks are left out altogether, half of what a QP saves, has no slope of its own.
+    Zeroed levels, blocks and macroblocks account for half of the bits that a higher QP saves, and have no gradient of their own.
     """
 
     def features(span: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .gop import Gop, group
 
-B_SHARE = 100 / 120  # what the cost of a B frame counts against that of a P frame
+B_SHARE = 100 / 120  # weight of the cost of a B frame, relative to a P frame
 
 
 def decide_frame_types(
@@ -22,13 +22,17 @@ def decide_frame_types(
     min_keyint: int = 25,
     scenecut: int = 40,
 ) -> str:
-    """A letter a frame.
+    """Frame types of a clip, one letter per frame.
 
     Args:
         frames: source frames of a clip in display order; they may repeat.
-        bframes: most B frames in a row.
-        p_cost: by (frame, reference). b_cost: by (frame, past, future). intra: by frame.
-        keyint: most frames from one I frame to the next. min_keyint: fewest, before scene cuts have to be clearer. scenecut: x264's ``--scenecut``.
+        bframes: maximum number of consecutive B frames.
+        p_cost: cost of P frames by (frame, reference).
+        b_cost: cost of B frames by (frame, past, future).
+        intra: cost of intra frames.
+        keyint: maximum distance between I frames.
+        min_keyint: minimum distance, within which scene cuts have to be clearer.
+        scenecut: x264's ``--scenecut``.
     """
     return _MiniGops(frames, p_cost, b_cost, intra, keyint, min_keyint, scenecut / 100).types(bframes)
 
@@ -70,7 +74,7 @@ class _MiniGops:
         return self.p_cost[c[j], c[j - 1]] >= (1 - scenecut_bias(since, self.threshold, self.min_keyint, self.keyint)) * self.intra[c[j]]
 
     def intra_begins(self, j: int, since: int) -> bool:
-        """Whether frame j, ``since`` frames after the last I frame, is one: by a scene that begins, or because it is time."""
+        """Whether frame j, ``since`` frames after the last I frame, is an I frame: by a scene cut or by keyint."""
         return since >= self.keyint or self.scenecut(j, since)
 
     def types(self, bframes: int) -> str:
@@ -95,7 +99,7 @@ class _MiniGops:
 
 
 def _with_pyramid(letters: str) -> str:
-    """Name the B frames that others refer to."""
+    """Mark the B frames that are used as references."""
     out, run = "", 0
     for letter in letters:
         if letter == "b":

@@ -11,11 +11,15 @@ class Gop:
     """How the frames of a clip are coded.
 
     Attributes:
-        types: a letter a frame in display order: I, P, B (a B frame that others refer to) or b (one that nothing refers to); all but the first
-            "?": the clip's content decides.
-        before, after: how many of these frames lie before and after the clip: references that a window from the middle of a stream has.
-            They are coded and thrown away.
-        references: past anchors that a P frame may choose from.
+        types: frame types, one letter per frame in display order: I, P, B (a B frame used as reference) or b (one that is not); or I followed by
+            "?" only, for types decided by the clip's content.
+        before, after: number of these frames before and after the clip: references that a window inside a stream has. They are coded and
+            discarded.
+        references: number of past anchors (I and P frames) that a P frame may refer to, >= 1.
+
+    Raises:
+        ValueError: unknown letters, a first frame that is not I, a last one that is B or b, no frames left between ``before`` and ``after``,
+            references < 1.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -42,7 +46,7 @@ class Gop:
             raise ValueError(f"references expected to be at least 1, got {self.references}")
         if "?" in self.types:
             if set(self.types[1:]) != {"?"}:
-                raise ValueError(f"the content decides about all frames but the first or about none, got {self.types!r}")
+                raise ValueError(f"'?' is for all frames but the first, or for none, got {self.types!r}")
             return
         object.__setattr__(self, "_plan", tuple(self._references(i) for i in range(len(self.types))))
 
@@ -77,7 +81,7 @@ class Gop:
         return self._plan[i][1]
 
     def steps(self) -> Iterator[list[int]]:
-        """Coding order: frames of a step need only those of earlier steps. Frames outside the clip are coded where something needs them."""
+        """Coding order: frames of a step refer to earlier steps only. Frames outside the clip are coded only if others refer to them."""
         done: set[int] = set()
         inside = range(self.before, len(self.types) - self.after)
         needed = set(inside)
@@ -92,7 +96,15 @@ class Gop:
 
 
 def pattern(frames: int, bframes: int, pyramid: bool = True) -> str:
-    """The fixed pattern that an encoder falls into: I, then groups of ``bframes`` B frames and a P; the last frame is P.
+    """A fixed GOP pattern: I, then mini-GOPs of ``bframes`` B frames and a P frame; the last frame is P.
+
+    Args:
+        frames: number of frames, >= 1.
+        bframes: B frames between anchors, >= 0.
+        pyramid: whether two or more B frames in a row have one that is used as reference.
+
+    Returns:
+        Types for :class:`Gop`.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -107,20 +119,21 @@ def pattern(frames: int, bframes: int, pyramid: bool = True) -> str:
 
 
 def group(n: int, pyramid: bool = True) -> str:
-    """B frames between two anchors: with two or more, number (n - 1) // 2 is a reference."""
+    """The n B frames between two anchors; with a pyramid and n >= 2, the one at index (n - 1) // 2 is a reference."""
     return "".join("B" if pyramid and n >= 2 and i == (n - 1) // 2 else "b" for i in range(n))
 
 
 def middle(frames: int, bframes: int, phase: int, pyramid: bool = True) -> tuple[str, int, int]:
-    """A window from inside a stream of fixed groups.
+    """A window inside a stream with a fixed GOP pattern.
 
     Args:
-        frames: of the window.
-        bframes: B frames between anchors.
-        phase: place of the window's first anchor, 0..bframes.
+        frames: number of frames of the window, >= 1.
+        bframes: B frames between anchors, >= 0.
+        phase: index of the window's first anchor, 0..bframes.
+        pyramid: as for :func:`pattern`.
 
     Returns:
-        Types, with an I frame in place of the anchor before the window, and how many frames lie before and after it: see :class:`Gop`.
+        Types, with an I frame in place of the anchor before the window, and the numbers of frames before and after it: arguments of :class:`Gop`.
     """
     distance = bframes + 1
     before = distance - phase

@@ -1,4 +1,4 @@
-"""Decisions of a real encoder, read from its stream by ffmpeg's decoder: what a simulator can take over instead of guessing."""
+"""Decisions of a real encoder, read from its stream by ffmpeg's decoder, which a simulator can use instead of its own."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..media import side_data
 
 @dataclass(frozen=True)
 class Guide:
-    """What one clip's H.264 stream says of how it was coded.
+    """The coding decisions in one clip's H.264 stream; H and W are padded to multiples of 16 here.
 
     Attributes:
-        types: a letter a frame in display order: I, P, B (a B frame that others refer to) or b.
-        order: display places in coding order.
-        size: height and width of the clip.
-        qp: of every macroblock, ``[T, H/16, W/16]``; one without coded residual carries that of the macroblock before it.
-        vectors: quarter-pel (y, x) of every 8x8 block for past (0) and future (1) references, ``[T, 2, H/8, W/8, 2]``.
-        used: whether that list predicts the block, ``[T, 2, H/8, W/8]`` bool; neither: intra.
-        thumbnail: mean luma of the source in 8 x 8 cells, ``[T, 8, 8]``: to tell the guide of another clip.
+        types: one letter per frame in display order: I, P, B (a B frame used as reference) or b.
+        order: display indices in coding order.
+        size: height and width of the clip, not padded.
+        qp: QP of every macroblock, ``[T, H/16, W/16]`` float32; one without coded residual has that of the macroblock before it.
+        vectors: motion vectors of every 8x8 block in quarter pixels (y, x), for list 0 (past) and list 1 (future), ``[T, 2, H/8, W/8, 2]`` int64.
+        used: whether the block uses the list, ``[T, 2, H/8, W/8]`` bool; an intra block uses neither.
+        thumbnail: mean luma of the source in 8 x 8 cells, ``[T, 8, 8]``, by which a guide of another clip is detected.
     """
 
     types: str
@@ -38,10 +38,10 @@ class Guide:
     thumbnail: Tensor
 
     def check(self, clip: Tensor) -> None:
-        """Raise where a clip ``[T, 3, H, W]`` cannot be the one that was encoded.
+        """Check that a clip ``[T, 3, H, W]`` in [0, 1] can be the one that was encoded.
 
         Raises:
-            ValueError: other length, size or content.
+            ValueError: another length, size or content.
         """
         t, _, h, w = clip.shape
         if t != len(self.types):
@@ -63,7 +63,7 @@ def read(frames: Sequence[Any], packets: Sequence[Any], clip: Tensor) -> Guide:
 
     Args:
         frames: PyAV frames in display order.
-        packets: PyAV packets in coding order, with ``pts`` the display place.
+        packets: PyAV packets in coding order, whose ``pts`` is the display index.
         clip: the source, ``[T, 3, H, W]``.
     """
     t, _, h, w = clip.shape

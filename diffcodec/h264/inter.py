@@ -20,18 +20,18 @@ from .presets import Constants, Preset, quantiser
 
 # Bits of a macroblock's type beside its vectors (x264's i_mb_b_cost_table): direct; from one list; from both; of P frames
 DIRECT_BITS, ONE_LIST_BITS, BOTH_LISTS_BITS, P_BITS = 1.0, 3.0, 5.0, 1.0
-SKIP_SLOPE = 0.3  # share of the gradient of a coded macroblock that a skipped one has
-NEAR = 1  # quarter pixels that a vector may lie from the skipped one's for a macroblock to be skipped
+SKIP_SLOPE = 0.3  # a skipped macroblock passes this share of a coded one's gradient
+NEAR = 1  # quarter pixels by which the vector of a skipped macroblock may differ from the skip vector
 
 
 class InterPrediction(NamedTuple):
-    """What references predict, and how what is left is coded.
+    """Inter prediction of frames, and the decisions about their macroblocks.
 
     Attributes:
         luma, chroma: predictions ``[N, H, W]``, ``[N, 2, H/2, W/2]``.
         motion: where they come from.
         transform_8x8: macroblocks with the 8x8 transform, bool ``[N, H/16, W/16]``.
-        skipped, direct: those without residual, and without vectors of their own; None where there can be none.
+        skipped, direct: macroblocks without residual, and without vectors of their own; None if there are none.
     """
 
     luma: Tensor
@@ -48,9 +48,9 @@ def decide_inter(
     """Decide about a group's macroblocks as if all were inter.
 
     Args:
-        group, dpb, preset, constants: what is coded, from what, how.
-        motion: where macroblocks come from that are not direct.
-        given: whether that is what the encoder had in the end: then what is direct is in it already.
+        group, dpb, preset, constants: the frames, their references, and how they are coded.
+        motion: motion of macroblocks that are not direct.
+        given: whether the motion is that of a real encode, which includes direct macroblocks.
     """
     by_cost = preset.rate_distortion(group.type)
     direct = None
@@ -71,7 +71,7 @@ def decide_inter(
     if group.type == "P":
         near = (skip_vectors(motion.vectors[0], motion.lists[0].first) - motion.vectors[0][:, ::2, ::2]).abs().sum(-1) <= NEAR
         may_skip = near & _all(motion.lists[0].first) & _all(repeat_blocks(motion.vectors[0][:, ::2, ::2], 2) == motion.vectors[0])
-    elif direct is not None and given:  # what has a direct macroblock's vectors is one
+    elif direct is not None and given:  # a macroblock with the vectors of direct prediction is direct
         may_skip = _alike(direct, motion)
         side_bits[0] = torch.where(may_skip, DIRECT_BITS, side_bits[0])
     elif direct is not None:
@@ -99,7 +99,7 @@ def _by_satd(
     preset: Preset,
     constants: Constants,
 ) -> InterPrediction:
-    """Direct where that costs no more, without residual where a dead zone leaves nothing of it."""
+    """Macroblocks are direct where that costs no more, and skipped where quantisation with a dead zone leaves no levels."""
     luma, lam = group.luma.detach(), group.lam
     with torch.no_grad():
         by_neighbours = dpb.compensate(direct.lists, direct.vectors, direct.direction)
@@ -124,7 +124,7 @@ def _leaves_levels(group: FrameGroup, predicted: Sequence[Tensor], preset: Prese
 def _merged(
     dpb: DecodedPictureBuffer, choice: Tensor, a: Motion, of_a: Sequence[Tensor], b: Motion, of_b: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Motion]:
-    """Motion of one kind where it is chosen, else of the other, and what it predicts, with its gradient."""
+    """Prediction and motion ``a`` where chosen, else ``b``, with gradient."""
     assert a.direction is not None
     assert b.direction is not None
     of_blocks = repeat_blocks(choice, 2)
@@ -145,7 +145,7 @@ def _side_bits(motion: Motion, lam: Tensor) -> Tensor:
 
 
 def _alike(a: Motion, b: Motion) -> Tensor:
-    """Macroblocks that both predict alike ``[N, H/16, W/16]``."""
+    """Macroblocks with the same motion in both ``[N, H/16, W/16]``."""
     assert a.direction is not None
     assert b.direction is not None
     same = a.direction == b.direction
@@ -161,9 +161,9 @@ def _all(flags: Tensor) -> Tensor:
 
 
 def without_residual(group: FrameGroup, luma: Tensor, chroma: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
-    """The group's source as it is coded: where macroblocks are skipped, the prediction itself, so that nothing is left to code there.
+    """The group's source, replaced by the prediction in skipped macroblocks, so that their residual is 0.
 
-    Some of the gradient still goes to the source: a stronger signal would have the macroblock coded.
+    A share of the gradient still goes to the source, as a stronger signal would cause the macroblock to be coded.
     """
     pairs = ((luma, group.luma, repeat_blocks(skipped, 16)), (chroma, group.chroma, repeat_blocks(skipped, 8)[:, None]))
     y, c = (torch.where(where, replace_value(torch.lerp(p, s, SKIP_SLOPE), p.detach()), s) for p, s, where in pairs)

@@ -1,4 +1,4 @@
-"""What an encoder learns from the source frames at half resolution before it codes them (x264's slicetype.c): costs, motion, frame types.
+"""Analysis of the source frames at half resolution before coding (x264's slicetype.c): costs, motion, frame types.
 
 A macroblock is an 8x8 block here. Costs are SATD (or SAD) plus a few bits, as x264's lookahead counts them; nothing carries a gradient.
 """
@@ -32,7 +32,7 @@ _K = TypeVar("_K", bound=Hashable)
 
 
 class CostStore(Generic[_K]):
-    """Sets of tensors of the same shapes by key; many are read in one go."""
+    """Tuples of tensors by key, written and read in batches."""
 
     def __init__(self) -> None:
         self._rows: dict[_K, int] = {}
@@ -83,7 +83,7 @@ class CostEstimator:
         self.b_costs: CostStore[tuple[int, int, int]] = CostStore()
 
     def _in_parts(self, work: list[_T]) -> Iterator[list[_T]]:
-        """As many at a time as memory should hold."""
+        """Split work into parts that bound the memory."""
         step = max(1, _CHUNK // (8 * self.half[0].numel()))
         return (work[i : i + step] for i in range(0, len(work), step))
 
@@ -156,7 +156,7 @@ def _total(cost: Tensor, factor: float = 1.0) -> list[float]:
 
 @dataclass(frozen=True)
 class LookaheadCosts:
-    """What the lookahead knows of the frames of a plan.
+    """The lookahead's costs and motion of the frames of a plan.
 
     Attributes:
         intra: intra cost of each macroblock ``[F, H/16, W/16]``.
@@ -208,7 +208,7 @@ class LookaheadCosts:
         return LookaheadCosts(intra, inter, frame, reference, vectors, torch.cat(share), pairs, pair_cost, pair_vectors)
 
     def cheapest(self, frames: Sequence[int], references: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """For each macroblock the number of the reference that costs least, and the vector from it: ``[N, H/16, W/16]``, ``[N, H/16, W/16, 2]``.
+        """For each macroblock the index of the cheapest reference, and the vector from it: ``[N, H/16, W/16]``, ``[N, H/16, W/16, 2]``.
 
         Args:
             frames: N frames. references: frame by frame, as many for each.
@@ -225,11 +225,14 @@ class LookaheadCosts:
 
 @torch.no_grad()
 def look_ahead(luma: Tensor, gops: Sequence[Gop], frames: int, preset: Preset, fps: float = 25) -> tuple[CodingPlan, LookaheadCosts]:
-    """Decide the frame types that are open, and estimate what the plan that follows costs.
+    """Decide open frame types, and estimate the costs of the resulting coding plan.
 
     Args:
-        luma: source ``[S, H, W]``, the frames of one clip after those of the other.
-        gops: of each clip. frames: of each.
+        luma: source ``[S, H, W]``, clip after clip.
+        gops: GOP of each clip.
+        frames: number of frames of each clip.
+        preset: settings.
+        fps: frames per second.
     """
     estimator, gops = CostEstimator(luma, preset.satd), list(gops)
     undecided = [i for i, g in enumerate(gops) if "?" in g.types]

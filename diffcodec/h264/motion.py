@@ -21,13 +21,14 @@ SPLIT_BITS = 4  # of an 8x8 block whose vector is not its macroblock's
 
 
 class Motion(NamedTuple):
-    """Where the blocks of a group of frames come from.
+    """Motion of a group of frames.
 
     Attributes:
-        lists: references of list 0 and, in B frames, list 1. vectors: from each ``[N, H/8, W/8, 2]``.
-        direction: which list each 8x8 block takes, 0, 1 or 2 for both, ``[N, H/8, W/8]``; None where there is one list.
-        intra: macroblocks that nothing predicts ``[N, H/16, W/16]``.
-        used: of each list the blocks that use it, where the direction does not say it all: blocks of intra macroblocks use none.
+        lists: references of list 0 and, in B frames, list 1.
+        vectors: vectors of each list ``[N, H/8, W/8, 2]``.
+        direction: list of each 8x8 block, 0, 1 or 2 for both, ``[N, H/8, W/8]``; None if there is one list.
+        intra: macroblocks without inter prediction ``[N, H/16, W/16]``.
+        used: of each list the blocks that use it; None if ``direction`` determines them. Blocks of intra macroblocks use none.
     """
 
     lists: list[BlockReferences]
@@ -48,10 +49,12 @@ class Motion(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchedMotion:
-    """Motion that is searched for, from where the lookahead found it.
+    """Motion from a search that starts at the lookahead's vectors.
 
     Attributes:
-        plan, costs: the frames, and what the lookahead knows of them. preset: how the search goes.
+        plan: the frames.
+        costs: the lookahead's costs and vectors.
+        preset: settings of the search.
     """
 
     plan: CodingPlan
@@ -90,7 +93,7 @@ class GuideMotion:
     used: Tensor
 
     def find(self, group: FrameGroup, dpb: DecodedPictureBuffer) -> Motion:
-        """Streams do not export which reference is meant: the best one is taken."""
+        """Reference indices are not exported from streams: the best reference is taken."""
         n, device = len(group.frames), group.luma.device
         index = listed(group.frames, device)
         given, used = self.vectors[index], self.used[index]
@@ -120,7 +123,7 @@ def _candidates(plan: CodingPlan, frames: Sequence[int], future: bool) -> tuple[
 
 @torch.no_grad()
 def motion_bits(vectors: Sequence[Tensor], uses_list: Sequence[Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Bits of each macroblock's vectors, and whether it moves otherwise than a skipped one would.
+    """Bits of each macroblock's vectors, and whether its motion differs from that of a skipped one.
 
     Args:
         vectors: of each list ``[N, H/8, W/8, 2]``. uses_list: blocks that use it, bool ``[N, H/8, W/8]``.

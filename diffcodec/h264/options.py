@@ -1,4 +1,4 @@
-"""What libx264 is asked for beside CRF and preset: tunes, profiles and options, as habits of the model (x264's common/base.c)."""
+"""Tunes, profiles and options of libx264, applied to the settings of a preset (x264's common/base.c)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TUNES: dict[str, Callable[[Preset], dict[str, Any]]] = {
     "fastdecode": lambda p: {"deblock": False, "cabac": False},
     "zerolatency": lambda p: {"bframes": 0, "tree": False},
 }  # fmt: skip
-PSY_TUNES = ("film", "animation", "grain", "stillimage", "psnr")  # of which x264 takes one
+PSY_TUNES = ("film", "animation", "grain", "stillimage", "psnr")  # of which x264 takes at most one
 PROFILES: dict[str, dict[str, Any]] = {
     "baseline": {"transform8": False, "bframes": 0, "cabac": False},
     "main": {"transform8": False},
@@ -85,7 +85,7 @@ def _partitions(preset: Preset, value: str) -> dict[str, Any]:
     return {"partitions": value == "all", "small_intra": value == "all"}
 
 
-#: Options that the model knows, by x264's names, ffmpeg's beside them: what each makes of a preset.
+#: Options that the model supports, by x264's names (ffmpeg's are accepted too): a function from preset and value to the fields that change.
 OPTIONS: dict[str, Callable[[Preset, str], dict[str, Any]]] = {
     "bframes": _whole("bframes", 0, 16),
     "ref": _whole("references", 1, 16),
@@ -117,7 +117,7 @@ ALIASES = {
     "direct-pred": "direct", "me_range": "merange", "filter": "deblock", "nf": "no-deblock", "qcompress": "qcomp", "ip-factor": "ipratio",
     "pb-factor": "pbratio",
 }  # fmt: skip
-# Options that are taken and change nothing here: how long an encode takes, how bits are written, or the picture by less than the model knows
+# Options that are accepted without effect: they change the speed, the bitstream syntax, or the picture by less than the model resolves
 WITHOUT_EFFECT = frozenset(
     {
         "asm", "threads", "me", "merange", "chroma-me", "mixed-refs", "fast-pskip", "weightp", "weightb", "sliced-threads",
@@ -131,17 +131,22 @@ def habits(
     preset: str | Preset, tune: str | None = None, profile: str | None = None, bframes: int | None = None, keyint: int | None = None,
     options: Mapping[str, object] | None = None, strict: bool = True,
 ) -> Preset:  # fmt: skip
-    """A preset as x264 changes it: first by tune, then by options, at last by the profile.
+    """The settings of a preset after tune, options and profile, in x264's order.
 
     Args:
-        preset: name, or habits of one's own.
-        tune: names, separated by commas. profile: baseline, main or high.
+        preset: name, or a :class:`Preset`.
+        tune: names, separated by commas.
+        profile: "baseline", "main" or "high".
         bframes, keyint: as the options of these names.
-        options: ffmpeg's names, or x264's, also inside ``x264-params``, as :class:`~diffcodec.RealCodec` takes them.
-        strict: whether an option that the model does not know is an error; else it is passed over.
+        options: options by ffmpeg's or x264's names, also inside ``x264-params``, as for :class:`~diffcodec.RealCodec`.
+        strict: whether options and values that the model does not support are errors; else they are ignored.
+
+    Returns:
+        A :class:`Preset`.
 
     Raises:
-        ValueError: unknown names, values out of range.
+        ValueError: unknown names, values out of range, an option that is set twice.
+        TypeError: options that are not a mapping.
     """
     if options is not None and not isinstance(options, Mapping):
         raise TypeError(f"options expected a mapping of names to values, got {options!r}")
@@ -168,7 +173,7 @@ def habits(
     out = preset if isinstance(preset, Preset) else PRESETS[preset]
     for name in _tunes(tune, strict):
         out = replace(out, **TUNES[name](out))
-    for name, value in sorted(asked, key=lambda a: a[0].removeprefix("no-") in ("psy", "aq-mode")):  # whose word is the last one
+    for name, value in sorted(asked, key=lambda a: a[0].removeprefix("no-") in ("psy", "aq-mode")):  # these override the others
         out = _changed(out, name, value, strict)
     if profile is not None:
         require("profile", profile, list(PROFILES))
@@ -198,7 +203,7 @@ def _changed(preset: Preset, name: str, value: str, strict: bool) -> Preset:
     if key not in OPTIONS:
         if not strict:
             return preset
-        raise ValueError(f"the model has no option {name}={value!r}; it knows {', '.join(OPTIONS)}")
+        raise ValueError(f"the model has no option {name}={value!r}; it supports {', '.join(OPTIONS)}")
     try:
         return replace(preset, **OPTIONS[key](preset, value))
     except ValueError as error:

@@ -38,11 +38,11 @@ class CodingPlan:
 
     Attributes:
         source: which of the source's frames each is.
-        clip, display, types: of each frame: its clip, its place in time (below 0: before the clip), its letter (see :class:`Gop`).
-        past, future: references of each, list 0 and list 1, as numbers of frames of the plan.
-        steps: coding order; frames of a step need none of each other.
+        clip, display, types: of each frame: its clip, its display index (below 0: before the clip), its letter (see :class:`Gop`).
+        past, future: references of each frame, list 0 and list 1, as indices into the plan.
+        steps: coding order; frames of a step do not refer to each other.
         shown: the frames that are returned.
-        spans: first and last + 1 of each clip.
+        spans: first frame and last frame + 1 of each clip.
     """
 
     source: list[int]
@@ -57,7 +57,7 @@ class CodingPlan:
 
     @staticmethod
     def of(gops: Sequence[Gop], frames: int) -> CodingPlan:
-        """For clips of so many frames each."""
+        """For clips of ``frames`` frames each."""
         plan = CodingPlan([], [], [], [], [], [], [], [], [])
         for b, gop in enumerate(gops):
             base = len(plan.source)
@@ -83,7 +83,7 @@ class CodingPlan:
         return sorted({r for refs in (*self.past, *self.future) for r in refs})
 
     def groups(self, source: SourceFrames, qp: Tensor, chroma_qp_offset: int) -> list[FrameGroup]:
-        """What is coded together, in coding order.
+        """The groups of frames that are coded together, in coding order.
 
         Args:
             source: the frames.
@@ -123,7 +123,7 @@ class FrameGroup(NamedTuple):
 
 
 def reflected(i: int, frames: int) -> int:
-    """Time runs backwards beyond the ends of a clip."""
+    """Index of a frame beyond the ends of a clip, mirrored into it."""
     if frames == 1:
         return 0
     i %= 2 * (frames - 1)

@@ -18,19 +18,20 @@ from .motion import GuideMotion, SearchedMotion, motion_bits
 from .plan import FrameGroup
 from .presets import Constants, Preset, quantiser
 
-PASSES = 3  # of coding an intra frame: each predicts from the samples of the one before
+PASSES = 3  # over an intra frame: each predicts from the reconstruction of the pass before
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is known of frames before their residual is coded.
+    """Prediction and decisions of frames before their residual is coded.
 
     Attributes:
         luma, chroma: predictions ``[N, H, W]``, ``[N, 2, H/2, W/2]``.
         intra, transform_8x8, intra16x16: macroblocks that are intra, take the 8x8 transform, are intra 16x16; bool ``[N, H/16, W/16]``.
-        motion: of 8x8 blocks, vectors and references of both lists ``[N, H/8, W/8, 6]``.
-        side_bits: of modes and vectors ``[N, H/16, W/16]``. not_skipped: macroblocks that cannot be skipped, bool.
-        skipped: those that are, None for none.
+        motion: vectors and references of 8x8 blocks in both lists ``[N, H/8, W/8, 6]``.
+        side_bits: bits of modes and vectors ``[N, H/16, W/16]``.
+        not_skipped: macroblocks that are not skipped even without residual, bool.
+        skipped: macroblocks that are skipped, bool; None for none.
     """
 
     luma: Tensor
@@ -81,7 +82,7 @@ def choose_intra(
         source: ``[N, H, W]``. constructed: plane whose samples blocks are predicted from.
         lam: ``[N, H/16, W/16]``.
         preset: what is compared, and which types there are.
-        before: what this returned the last time: the modes that neighbours predict come from it.
+        before: result of the previous pass, from which neighbours' modes are predicted.
         constants, qp: how residuals are coded.
     """
     small = preset.small_intra
@@ -106,7 +107,7 @@ def choose_chroma(chroma: Tensor, constructed: Tensor, lam: Tensor, preset: Pres
 
 
 def predict_intra_frames(group: FrameGroup, preset: Preset, constants: Constants) -> Prediction:
-    """Intra frames: the standard predicts block after block from what it has just decoded; here all blocks from the frame of a pass before."""
+    """Intra frames: the standard predicts each block from blocks just decoded; here all blocks are predicted from the previous pass."""
     _, _, luma, chroma, qp, qpc, lam = group
     every = torch.ones_like(qp, dtype=torch.bool)
     quant = quantiser(preset, constants).numbers()
@@ -134,7 +135,7 @@ def predict_intra_frames(group: FrameGroup, preset: Preset, constants: Constants
 def predict_inter_frames(
     group: FrameGroup, dpb: DecodedPictureBuffer, motion: SearchedMotion | GuideMotion, preset: Preset, constants: Constants, rate: bool
 ) -> Prediction:
-    """P and B frames: from references and, in P frames and where a guide says so, from neighbours in the source where that is cheaper."""
+    """P and B frames: inter prediction; in P frames, and in macroblocks that a guide marks, intra prediction from the source where cheaper."""
     _, _, luma, chroma, _, _, lam = group
     guided = isinstance(motion, GuideMotion)
     predicted, predicted_chroma, found, transform_8x8, skipped, direct = decide_inter(
@@ -173,5 +174,5 @@ def predict_inter_frames(
 
 
 def _worth_looking(some: Tensor) -> bool:
-    """Whether any is set, on a CPU; on a GPU to look would mean to wait for it."""
+    """Whether any flag is set, on a CPU; always True on a GPU, where reading it would synchronise."""
     return backend.active(some) == "triton" or some.device.type == "cuda" or bool(some.any())

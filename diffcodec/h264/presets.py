@@ -1,4 +1,4 @@
-"""What x264's presets do (its common/base.c), and what was fitted to them."""
+"""x264's presets (common/base.c), and the constants fitted to them."""
 
 from __future__ import annotations
 
@@ -18,26 +18,34 @@ from .bits import Weights
 
 @dataclass(frozen=True)
 class Preset:
-    """The habits of a preset that change the picture (x264's ``--preset``), in x264's words where it has one.
+    """The settings of an x264 preset that affect the decoded picture, with x264's options.
 
     Attributes:
-        bframes: most B frames in a row.
-        references: past anchors of a P frame (``--ref``).
-        adaptive: adaptive quantisation (``--aq-mode 1``). aq_strength: its ``--aq-strength``. tree: macroblock tree (``--mbtree``).
-        subpel: finest vectors, as a fraction of a pixel.
-        subme: ``--subme``: costs are SATD from 2, kinds of macroblocks are chosen by rate and distortion from 6 (B frames: 7), intra modes from 8,
-            psy-RD acts from 6.
-        trellis: 0: dead zones; 1: levels by rate and distortion in the end; 2: in mode decisions as well.
-        psy: strength of psy-RD. psy_trellis: of psy-trellis, of which the model knows the chroma QP alone.
-        direct: whether B macroblocks may take the vectors of their neighbours (``--direct spatial``) and be skipped.
-        partitions: whether inter macroblocks are divided. small_intra: intra 8x8 and 4x4.
-        transform8: the 8x8 transform (``--8x8dct``). deblock: the loop filter. deblock_offset: of its strength, both offsets (``--deblock o:o``).
-        cabac: ``--cabac``: else bits are CAVLC's, which the model knows as so many more of CABAC's.
-        decimate: whether blocks with few levels are dropped (``--no-dct-decimate``).
-        deadzone: of inter and intra luma, 64ths of a step (``--deadzone-inter``, ``--deadzone-intra``).
+        bframes: maximum number of consecutive B frames (``--bframes``).
+        references: number of past anchors that a P frame may refer to (``--ref``).
+        adaptive: whether quantisation is adaptive (``--aq-mode 1``).
+        aq_strength: strength of adaptive quantisation (``--aq-strength``).
+        tree: whether there is a macroblock tree (``--mbtree``).
+        subpel: resolution of motion vectors: 1 (whole pixels), 2 (half) or 4 (quarter).
+        subme: effort of decisions (``--subme``): costs are SATD from 2; macroblock types are chosen by rate and distortion from 6 (B frames: 7),
+            intra modes from 8 (B frames: 9); psy-RD acts from 6.
+        trellis: rate-distortion optimised quantisation (``--trellis``): 0: none (dead zones); 1: in the final coding; 2: in mode decisions as well.
+        psy: strength of psy-RD (``--psy-rd``).
+        psy_trellis: strength of psy-trellis, of which only the effect on the chroma QP is modelled.
+        direct: whether B macroblocks may be spatial direct (``--direct spatial``) and skipped.
+        partitions: whether inter macroblocks are partitioned (16x8, 8x16, 8x8).
+        small_intra: whether there are intra 8x8 and 4x4 macroblocks.
+        transform8: whether there is an 8x8 transform (``--8x8dct``).
+        deblock: whether there is a loop filter.
+        deblock_offset: both offsets of its strength (``--deblock o:o``).
+        cabac: whether entropy coding is CABAC (``--cabac``); CAVLC is modelled by a constant factor on the bits.
+        decimate: whether blocks with few small levels are dropped (off: ``--no-dct-decimate``).
+        deadzone: dead zones of inter and intra luma in 1/64 of a step (``--deadzone-inter``, ``--deadzone-intra``).
         qcomp, ip_ratio, pb_ratio: rate control (``--qcomp``, ``--ipratio``, ``--pbratio``).
-        keyint: most frames from one I frame to the next; min_keyint: fewest, 0 for x264's own. scenecut: ``--scenecut``.
-        family: preset whose calibration serves.
+        keyint: maximum distance between I frames (``--keyint``).
+        min_keyint: minimum distance (``--min-keyint``), 0 for x264's default.
+        scenecut: threshold of scene cuts (``--scenecut``), 0 for none.
+        family: preset family whose calibration is used: "ultrafast", "veryfast", "medium" or "slow".
     """
 
     bframes: int = 3
@@ -79,16 +87,16 @@ class Preset:
 
     @property
     def chroma_offset(self) -> int:
-        """Of the chroma QP: finer with psy-RD, which makes luma coarser."""
+        """Offset of the chroma QP, 0 or below: psy-RD and psy-trellis lower it, as they make luma coarser."""
         return -sum(bool(v) + (v >= 0.25) for v in (self.psy_rd, self.psy_trellis if self.trellis else 0.0))
 
     def least_keyint(self, fps: float) -> int:
-        """Fewest frames from one I frame to the next, below which a scene cut has to be clearer (x264's ``--min-keyint``)."""
+        """Minimum distance between I frames, within which a scene cut has to be clearer (x264's ``--min-keyint``)."""
         asked = self.min_keyint or min(self.keyint // 10, int(fps))
         return max(1, min(asked, self.keyint // 2 + 1))
 
     def rate_distortion(self, frame_type: str) -> int:
-        """How far decisions in frames of a type (I, P, B) go by rate and distortion: 0: not at all; 1: kinds of macroblocks; 2: intra modes, too."""
+        """Which decisions in frames of a type (I, P, B) are made by rate and distortion: 0: none; 1: macroblock types; 2: intra modes as well."""
         subme = self.subme - (frame_type == "B")
         return (subme >= 6) + (subme >= 8)
 
@@ -111,13 +119,13 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Constants:
-    """What is fitted to a real encoder, per preset family: see ``benchmarks/calibrate.py``.
+    """Constants fitted to a real encoder, one set per preset family (``benchmarks/calibrate.py``).
 
     Attributes:
-        quant: dead zones, and weights of the trellis.
+        quant: rounding offsets, and weights of the trellis.
         intra_bias: factor on the intra cost in P frames.
-        qp: added to every QP.
-        rate: what features weigh in bits.
+        qp: offset added to every QP.
+        rate: bits per unit of each rate feature.
     """
 
     quant: QuantSettings = field(default_factory=lambda: QuantSettings(trellis=Trellis()))
@@ -131,7 +139,7 @@ class Constants:
 
     @staticmethod
     def load(path: str | PathLike[str]) -> Constants:
-        """Those that ``benchmarks/calibrate.py`` wrote."""
+        """Read a file that ``benchmarks/calibrate.py`` wrote."""
         return Constants.from_dict(json.loads(Path(path).read_text())["constants"])
 
     @staticmethod
@@ -140,6 +148,7 @@ class Constants:
 
         Raises:
             TypeError: unknown names.
+            KeyError: ``quant`` or ``rate`` is missing.
         """
         quant = dict(data["quant"])
         if quant.get("trellis") is not None:
@@ -152,7 +161,17 @@ FAMILIES = ("ultrafast", "veryfast", "medium", "slow")
 
 @lru_cache
 def calibration(family: str) -> dict[str, Any]:
-    """The stored fit of a preset family: constants, and how they were found."""
+    """The stored calibration of a preset family.
+
+    Args:
+        family: "ultrafast", "veryfast", "medium" or "slow".
+
+    Returns:
+        ``constants``, as :meth:`Constants.from_dict` takes them, and a record of the fit: clips, CRFs, versions, command.
+
+    Raises:
+        ValueError: unknown family.
+    """
     require("family", family, list(FAMILIES))
     text = (resources.files(__package__) / "calibration" / f"{family}.json").read_text()
     return json.loads(text)  # type: ignore[no-any-return]
@@ -163,11 +182,11 @@ def constants_of(preset: Preset) -> Constants:
     return Constants.from_dict(calibration(preset.family)["constants"])
 
 
-CAVLC_BITS = 1.15  # against CABAC's, which were made to save 10 to 15 % of them
+CAVLC_BITS = 1.15  # factor on CABAC's bits: CABAC saves 10 to 15 %
 
 
 def quantiser(preset: Preset, constants: Constants, decisions: bool = False) -> QuantSettings:
-    """How residuals are coded, in the end or while mode decisions compare."""
+    """Settings of the quantiser in the final coding, or in mode decisions (``decisions``)."""
     quant = constants.quant
     inter, intra = (q + (d - own) / 64 for q, d, own in ((quant.inter, 21, preset.deadzone[0]), (quant.intra, 11, preset.deadzone[1])))
     weights = quant.trellis or Trellis()

@@ -1,4 +1,4 @@
-"""From CRF to a quantiser for every macroblock, the way x264 gets there (ratecontrol.c): frame QP, adaptive quantisation, macroblock tree."""
+"""From CRF to the QP of every macroblock, as in x264 (ratecontrol.c): frame QP, adaptive quantisation, macroblock tree."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .lookahead import LookaheadCosts
 from .plan import CodingPlan, SourceFrames
 from .presets import Preset
 
-AQ_STRENGTH, AQ_NEUTRAL = 1.0397, 14.427  # of adaptive quantisation: QP an octave of energy, and the octaves that change nothing
+AQ_STRENGTH, AQ_NEUTRAL = 1.0397, 14.427  # adaptive quantisation: QP per octave of energy, log2 of the energy without offset
 MBTREE_STRENGTH = 5.0  # times (1 - qcomp)
-CPLX_BASE = 80, 120  # of the complexity of a macroblock at which the QP is the CRF: without B frames, with them (ratecontrol.c)
+CPLX_BASE = 80, 120  # complexity per macroblock at which the QP equals the CRF: without B frames, with them (ratecontrol.c)
 
 
 def aq_offset(luma: Tensor, chroma: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def _energy(plane: Tensor, k: int) -> Tensor:
 
 
 def mbtree_offset(costs: LookaheadCosts, aq_offset: Tensor, plan: CodingPlan, qcomp: float = 0.6) -> Tensor:
-    """QP offset of macroblocks by how much of later frames refers to them (x264's macroblock_tree).
+    """QP offset of macroblocks by how much later frames depend on them (x264's macroblock_tree).
 
     Args:
         costs: of the plan's frames.
@@ -62,7 +62,7 @@ def mbtree_offset(costs: LookaheadCosts, aq_offset: Tensor, plan: CodingPlan, qc
     steps: list[list[int]] = []
     for step in reversed(plan.steps):
         now = set(step)
-        # an anchor is coded before the B frames of its own group are looked at
+        # an anchor is coded before the B frames of its own mini-GOP are analysed
         counts = [i in now and (types[r] not in "IP" or display[i] >= display[r]) for i, r in zip(costs.frame, costs.reference)]
         steps.append([u for u, yes in enumerate(counts) if yes])
     uses = [u for step in steps for u in step]
@@ -92,7 +92,7 @@ def _covered(frame: Tensor, vectors: Tensor, size: torch.Size) -> tuple[Tensor, 
         size: ``[F, bh, bw]``, of what is covered.
 
     Returns:
-        Flat places and shares, ``[U, 4, bh, bw]``.
+        Flat indices and shares, ``[U, 4, bh, bw]``.
     """
     _, bh, bw = size
     device = vectors.device
@@ -117,11 +117,11 @@ def frame_qp_mbtree(crf: Tensor, fps: float, qcomp: float = 0.6) -> Tensor:
 
 
 def later_intra_qp(before: Sequence[Tensor], offset: float) -> Tensor:
-    """Frame QP of an I frame that is not the first: that of the anchors before it, the latest first in weight, and finer (x264's accum_p_qp).
+    """Frame QP of an I frame that is not the first: an average over the anchors before it, with decaying weights (x264's accum_p_qp).
 
     Args:
         before: frame QPs of the anchors before it in coding order, of I frames as if they were P frames.
-        offset: of I frames.
+        offset: by which QPs of I frames are lower.
     """
     total, norm = before[0] * 0, 0.0
     for qp in before:
@@ -132,14 +132,14 @@ def later_intra_qp(before: Sequence[Tensor], offset: float) -> Tensor:
 def frame_qp_complexity(
     crf: Tensor, fps: float, complexity: Tensor, types: str, aq_offset: Tensor | None, goes_on: bool = False, preset: Preset | None = None
 ) -> list[Tensor]:
-    """Frame QPs where complexity decides (ultrafast, superfast).
+    """Frame QPs without a macroblock tree, from complexity (ultrafast, superfast).
 
     Args:
         crf: a scalar.
         complexity: lookahead cost of each macroblock ``[T, bh, bw]`` (I frames: intra), display order.
         types: letters in display order.
         aq_offset: of adaptive quantisation, or None where it is off.
-        goes_on: the first frame stands for an anchor in the middle of a stream: it gets the QP of a P frame like the next one.
+        goes_on: whether the first frame replaces an anchor inside a stream; it then gets the QP of a P frame like the next one.
         preset: for its ratios; None for x264's defaults.
 
     Returns:
@@ -202,7 +202,7 @@ def _with_later_intra(frame_qp: list[Tensor], plan: CodingPlan, offset: float) -
 def macroblock_qp(
     crf: Tensor, fps: float, source: SourceFrames, plan: CodingPlan, costs: LookaheadCosts, preset: Preset, offset: float
 ) -> Tensor:
-    """QPs of all macroblocks: whole, with the gradient of the real-valued ones.
+    """QPs of all macroblocks: whole numbers, with the gradient of the real-valued QPs.
 
     Args:
         crf: of each clip ``[B]``.
@@ -217,7 +217,7 @@ def macroblock_qp(
     adaptive = None
     with torch.no_grad():
         of_macroblocks = torch.zeros_like(costs.intra)
-        if preset.adaptive or preset.tree:  # the tree needs adaptive quantisation, if without strength
+        if preset.adaptive or preset.tree:  # the tree needs adaptive quantisation, if only at strength 0
             strength = preset.aq_strength if preset.adaptive else 0.0
             of_macroblocks = adaptive = strength * aq_offset(source.luma, source.chroma)[listed(plan.source, crf.device)]
             if preset.tree:

@@ -27,23 +27,28 @@ Motion = Callable[[Tensor, Tensor], Tensor]
 class REVMarkH264(DiffH264):
     """REVMark's DiffH264: one frame coded alone, every other one predicted from it by motion, residuals coded by 8x8 DCT and tables.
 
-    The paper gives the equations; the constants are those of its public code. Its strength is fixed: there is no CRF. Residuals
-    keep their whole range and zero flow is the identity (the public code clamps the ones to half and mixes grid conventions in the other).
+    The paper gives the equations; the constants are those of its public code. Its strength is fixed: there is no CRF. Unlike in the public
+    code, residuals keep their full range (there: clamped to half of it) and zero flow is the identity (there: grid conventions are mixed).
 
     Args:
-        crf, preset, fps, gop: errors, whatever they are: the paper's simulator does not know them.
+        crf, preset, fps, gop: must be None: the paper's simulator has no such settings.
         model: "revmark".
-        reference: frame coded alone: an index (negative counts from the end), or None to draw one per sample ("randomly selected").
+        reference: index of the frame coded alone (negative: from the end), or None to draw one per sample ("randomly selected").
         motion: ``(current, reference) -> flow``; None for :class:`~diffcodec.motion.BlockMotion`. Pass an
             :class:`~diffcodec.motion.SPyNet` for the paper's.
-        flow_from: "reconstructed" (the public code) or "original" (eq. (7)): the reference that motion is estimated from.
-        flow_gradient: let gradient run through the motion estimator, as the public code does. Motion is a decision in a real codec, so False.
+        flow_from: "reconstructed" (the public code) or "original" (eq. (7)): the reference frame used for motion estimation.
+        flow_gradient: whether the gradient flows through the motion estimator, as in the public code. Default False: in a real codec motion is a
+            decision.
         rounding: "cubic" (the public code), "paper" (eq. (1) taken literally) or any other name in :data:`diffcodec.rounding.ROUNDINGS`.
         intra_scale, inter_scale: factor on the JPEG luma table for the reference and for residuals.
         chroma_scale: further factor for chroma.
 
     Shape:
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
+
+    Raises:
+        TypeError: an argument that the paper's simulator does not have, or of another type.
+        ValueError: unknown names, a scale that is not above 0; in a call, a reference outside the clip.
     """
 
     model = "revmark"

@@ -24,32 +24,32 @@ from .guide import Guide
 from .options import habits
 from .presets import Constants, Preset, constants_of
 
-BITRATE_STEPS = 4  # of finding the CRF of a bitrate
-USUAL_SLOPE, LEAST_SLOPE = -1 / 6, -0.03  # of the logarithm of the size by CRF
-SLOPE_SPAN = 4.0  # CRFs over which it is taken for the gradient
-NEIGHBOURS = "before", "after"  # what a call may be given beside its video: frames around it
-START = -1  # in place of a phase: the clip begins with an I frame
+BITRATE_STEPS = 4  # of the search for the CRF of a bitrate, after two first encodes
+USUAL_SLOPE, LEAST_SLOPE = -1 / 6, -0.03  # d log2(bits) / d CRF: beyond the CRFs tried, and the flattest accepted
+SLOPE_SPAN = 4.0  # interval of CRFs over which it is measured for the gradient
+NEIGHBOURS = "before", "after"  # further arguments of a call: the frames around the video
+START = -1  # value of the phase: the clip begins with an I frame
 
 
 class X264H264(DiffH264):
     """The x264 model of :class:`~diffcodec.DiffH264`: frame types, quantisers, decisions and arithmetic of libx264, batched, with a gradient.
 
-    What an encoder decides (types, vectors, modes, quantisers' rounding, which levels to keep) is decided on values and constant to the gradient.
-    The coding order is a loop over data: under ``torch.compile`` and ``torch.func.grad`` the layer is one operator, whose gradient codes once more.
-    Arithmetic is float32, also for float64 input.
+    Encoder decisions (frame types, vectors, modes, rounding of QPs, which levels to keep) depend on values only and are constants to the gradient.
+    The coding order depends on the data: under ``torch.compile`` and ``torch.func.grad`` the layer is a single operator whose backward pass
+    encodes again. Arithmetic is float32, also for float64 input.
 
     Args:
         crf: constant rate factor of libx264, 0..51: a number, a tensor ``[B]``, a (low, high) range drawn per sample or a schedule. Differentiable.
-        preset: libx264's, or a :class:`~diffcodec.h264.Preset` of habits of your own.
-        fps: frame rate that the encoder is told; CRF depends on it.
+        preset: libx264's, "ultrafast" to "slower", or a custom :class:`~diffcodec.h264.Preset`.
+        fps: frames per second passed to the encoder, 0.1..1000; QPs at a CRF depend on it.
         gop: "start", "middle", "random" or a :class:`~diffcodec.h264.Gop`, see :class:`~diffcodec.DiffH264`.
         model: "x264".
         tune, profile, bframes, keyint, options, bitrate: see :class:`~diffcodec.DiffH264`.
-        constants: of a calibration of your own (:class:`~diffcodec.h264.Constants`); None for the stored one of the preset's family.
+        constants: your own calibration (:class:`~diffcodec.h264.Constants`); None for the stored one of the preset's family.
         backend: see :mod:`diffcodec.backend`.
 
     Attributes:
-        settings: what the preset stands for.
+        settings: the preset after tune, options and profile, a :class:`~diffcodec.h264.Preset`.
     """
 
     model = "x264"
@@ -94,7 +94,7 @@ class X264H264(DiffH264):
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
         phases = self.settings.bframes + 1
-        chance, phase = uniform((shape[0], 2), generator, device).unbind(1)  # whether in the middle, and at which phase
+        chance, phase = uniform((shape[0], 2), generator, device).unbind(1)  # whether inside a stream, and at which phase
         where = (phase * phases).long().clamp(max=phases - 1)
         if self.gop == "random":
             where = torch.where(chance < 0.5, where, START)
@@ -132,13 +132,13 @@ class X264H264(DiffH264):
             return super().complete(video, draw, step, generator, strengths)
         self.check(video)
         if not isinstance(guides, Sequence) or len(guides) != len(video) or not all(isinstance(g, Guide) for g in guides):
-            raise ValueError(f"guide expected a list of {len(video)} guides, one a clip, got {guides!r}")
+            raise ValueError(f"guide expected a list of {len(video)} guides, one per clip, got {guides!r}")
         for guide, clip in zip(guides, video):
             guide.check(clip)
         return {**super().complete(video, draw, step, generator, strengths), "guide": list(guides)}
 
     def _check_neighbours(self, name: str, frames: object, shape: Sequence[int], guides: object, before: bool) -> None:
-        """Frames around the video: of its size, batch and range."""
+        """Check the frames around the video: layout, range, batch and frame size."""
         if frames is None:
             return
         if guides is not None or isinstance(self.gop, Gop):
@@ -155,22 +155,22 @@ class X264H264(DiffH264):
             raise type(error)(f"{name}=: {error}") from None
         own, wanted = tuple(frames.shape), (shape[0], *shape[2:])  # type: ignore[attr-defined]
         if (own[0], *own[2:]) != wanted:
-            raise ValueError(f"{self.who} got {name}= of shape {own}; with a video of shape {tuple(shape)} its batch and size are expected")
+            raise ValueError(f"{self.who} got {name}= of shape {own}: batch and frame size must be those of the video {tuple(shape)}")
 
     def gops(self, phase: Tensor, frames: int) -> list[Gop]:
-        """The GOP of each clip, its types undecided where content decides. Shape: ``[B]``."""
+        """The GOP of each clip, with types left open if the content decides them; ``phase`` is ``[B]``."""
         if isinstance(self.gop, Gop):
             if len(self.gop) != frames:
                 raise ValueError(f"{self.gop} is for {len(self.gop)} frames, the clip has {frames}")
             return [self.gop] * len(phase)
         n, references = self.settings.bframes, self.settings.references
-        if self.gop == "start":  # nothing that a GPU would have to tell
+        if self.gop == "start":  # needs nothing from the GPU
             return [undecided(frames, 0, 0, references)] * len(phase)
         return [undecided(frames, 0, 0, references) if p == START else undecided(frames, n + 1 - p, n, references) for p in phase.tolist()]
 
     def features(self, video: Tensor, draw: Mapping[str, Any], rate: bool = True) -> tuple[Tensor, Tensor | None, list[str]]:
-        """Decoded video, if wanted what the bits of each frame are counted from, ``[B, T, 6]`` (see :mod:`diffcodec.h264.bits`), and frame types."""
-        x = video.float()  # whole numbers inside: more precision would only let ties fall elsewhere
+        """Decoded video, rate features of each frame ``[B, T, 6]`` (:mod:`diffcodec.h264.bits`) or None, and frame types."""
+        x = video.float()  # integer arithmetic inside: more precision would only break ties differently
         if any(draw.get(name) is not None for name in NEIGHBOURS):
             out, counted, types = self._window(x, draw, rate)
             return out.to(video.dtype), counted, types
@@ -182,7 +182,7 @@ class X264H264(DiffH264):
         return out.to(video.dtype), counted, types
 
     def _window(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None, list[str]]:
-        """:meth:`features` of frames between others that are given: all are coded, from an I frame on, and the video's are returned."""
+        """:meth:`features` with the frames around the video: all are coded, starting with an I frame, and the video's own are returned."""
         parts = [draw.get("before"), video, draw.get("after")]
         whole = torch.cat([x.to(video) if x is not None else video[:, :0] for x in parts], 1)
         first = 0 if parts[0] is None else parts[0].shape[1]
@@ -192,9 +192,9 @@ class X264H264(DiffH264):
         return out[:, first:last], None if counted is None else counted[:, first:last], [t[first:last] for t in types]
 
     def crf_of_bitrate(self, video: Tensor, bitrate: Tensor, gops: Sequence[Gop], guides: Sequence[Guide] | None) -> Tensor:
-        """CRF at which each clip is estimated to take so many bits a second ``[B]``; differentiable in them.
+        """CRF ``[B]`` at which each clip is estimated to have a bitrate (bits per second, ``[B]``); differentiable in it.
 
-        By a few encodes: the logarithm of the size falls with the CRF nearly in a line.
+        It takes a few encodes, as the logarithm of the size is nearly linear in the CRF.
         """
         if guides is not None:  # QPs are the guide's at any CRF
             return torch.full_like(bitrate, 23.0).to(video)
@@ -215,7 +215,7 @@ class X264H264(DiffH264):
         crf = _between(tried, wanted.detach())
         if not wanted.requires_grad:
             return crf.to(video)
-        # the slope over some CRFs: from one to the next whole QPs make sizes jump
+        # the slope over an interval of CRFs: locally the size is a step function, as QPs are whole numbers
         span = torch.where(crf > 51 - SLOPE_SPAN, -SLOPE_SPAN, SLOPE_SPAN)
         slope = ((size(crf + span) - size(crf)) / span).clamp(max=LEAST_SLOPE)
         return (crf + (wanted - wanted.detach()) / slope).to(video)
@@ -237,7 +237,7 @@ class X264H264(DiffH264):
 
 
 def _between(tried: Sequence[tuple[Tensor, Tensor]], wanted: Tensor) -> Tensor:
-    """CRF of a size by those that have been tried: between the nearest on both sides, or beyond the nearest. ``[B]`` each."""
+    """CRF for a size from the trials so far: interpolated between the nearest on both sides, or extrapolated. ``[B]`` each."""
     crf, size = (torch.stack(list(x)) for x in zip(*tried))
     too_large = size >= wanted
     low, at = torch.where(too_large, crf, -1).max(0)  # coarsest of those that are too large

@@ -28,24 +28,29 @@ class DiffJPEG(Codec):
     """Differentiable JPEG: the decoded picture of libjpeg, with a gradient.
 
     By default the forward value is libjpeg's own (islow transform, default chroma filters; see :mod:`diffcodec.ops.jpeg.exact`) after
-    rounding the input to 8 bits, and ``gradient`` chooses what flows back. With ``rounding`` the forward value is soft instead:
-    samples stay real-valued between the steps and only the quantiser rounds, by a surrogate that shapes value and gradient alike.
+    rounding the input to 8 bits, and ``gradient`` selects the quantiser's gradient. With ``rounding`` the forward value is soft instead:
+    samples stay real-valued and only the quantiser rounds, by a surrogate that determines both value and gradient.
 
     Args:
         quality: libjpeg's quality, 1..100: a number, a tensor ``[B]``, a (low, high) range drawn per sample or a schedule. Differentiable.
-            None for 75, or with ``tables``.
+            None for 75; it must be None with ``tables``.
         subsampling: "4:2:0", "4:2:2" or "4:4:4".
-        rounding: None for the exact forward; else a name in :data:`diffcodec.rounding.ROUNDINGS` or a function.
-        gradient: of the exact forward: a name in :data:`diffcodec.slopes.GRADIENTS`, an
+        rounding: None for the exact forward pass; else a name in :data:`diffcodec.rounding.ROUNDINGS` or a function from tensor to tensor.
+        gradient: of the exact forward pass: a name in :data:`diffcodec.slopes.GRADIENTS`, an
             :class:`~diffcodec.slopes.Expected` or a slope function ``(y, step) -> slope``; None for the default, "expected".
-            "identity" bypasses the codec, quality included (bits have the default's gradient).
+            With "identity" the gradient bypasses the codec, and quality gets none (``bits`` keep the default gradient).
         tables: quantiser steps in place of those of ``quality``: ``[2, 8, 8]`` (luma, chroma) or ``[B, 2, 8, 8]``, 1..255;
-            differentiable, rounded to whole numbers by the exact forward.
-        backend: "auto", "reference", "native" or "triton" (:mod:`diffcodec.backend`). The kernels have every named gradient and rounding but
-            "noise", native code has every named gradient of the exact forward; :meth:`encode` counts levels and runs in torch.
+            differentiable, rounded to whole numbers in the exact forward pass.
+        backend: "auto", "reference", "native" or "triton" (:mod:`diffcodec.backend`). Triton kernels support every named gradient and every
+            rounding except "noise", native code every named gradient of the exact forward pass; :meth:`encode` always runs in torch.
 
     Shape:
-        ``[B, 3, H, W]`` or ``[B, 1, H, W]`` (grey) or ``[B, T, 3, H, W]`` (each frame coded alone, one quality a clip), any H, W >= 1.
+        ``[B, 3, H, W]`` or ``[B, 1, H, W]`` (grey) or ``[B, T, 3, H, W]`` (each frame coded alone, one quality per clip), any H, W >= 1.
+
+    Raises:
+        ValueError: quality or tables out of range, both of them, unknown names, both ``rounding`` and ``gradient``.
+        TypeError: a gradient that is neither a name nor a function.
+        RuntimeError: in a call, the backend that was named cannot run.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -86,7 +91,7 @@ class DiffJPEG(Codec):
         self.subsampling = subsampling
         self.rounding = None if rounding is None else roundings.get(rounding)
         if self.rounding is not None:
-            self.operator, self.lacks = None, ()  # torch all through
+            self.operator, self.lacks = None, ()  # plain torch operations
         self.gradient = "expected" if gradient is None else gradient
         if isinstance(self.gradient, str):
             require("gradient", self.gradient, GRADIENTS)
@@ -124,7 +129,7 @@ class DiffJPEG(Codec):
         return shapes
 
     def strengths(self) -> dict[str, Strength]:
-        return super().strengths() if self.tables is None else {}  # tables stand in the place of the quality
+        return super().strengths() if self.tables is None else {}  # tables replace the quality
 
     def rows(self, rows: list[int], batch: int) -> Layer:
         view = super().rows(rows, batch)
@@ -182,7 +187,7 @@ class DiffJPEG(Codec):
         return x, tables if frames == 1 else tables.repeat_interleave(frames, 0)
 
     def _mode(self) -> tuple[str, float]:
-        """The kernel's mode and the width of its slope; no mode where there is none."""
+        """The kernel's mode and the width of its slope; an empty mode if there is no kernel."""
         if not self.exact:
             return next((k for k, v in roundings.ROUNDINGS.items() if v is self.rounding and k != "noise"), ""), 1.0
         slope = self._slope

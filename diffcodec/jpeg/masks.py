@@ -1,4 +1,4 @@
-"""HiDDeN's stand-ins for JPEG: JPEG-Mask and JPEG-Drop (Zhu et al., ECCV 2018, section 3.3)."""
+"""HiDDeN's approximations of JPEG: JPEG-Mask and JPEG-Drop (Zhu et al., ECCV 2018, section 3.3)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,13 @@ class JPEGMask(_CoefficientMask):
     """JPEG-Mask: keep the first coefficients in zigzag order, zero the others; fixed, as in HiDDeN.
 
     Args:
-        luma, chroma: how many of the 64 coefficients are kept; HiDDeN keeps 25 and 9.
+        luma, chroma: number of the 64 coefficients that are kept, 1..64; HiDDeN keeps 25 and 9.
+
+    Shape:
+        ``[B, 3, H, W]`` or ``[B, T, 3, H, W]``, any H, W >= 1.
+
+    Raises:
+        ValueError: ``luma`` or ``chroma`` is not a whole number in 1..64.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -70,14 +76,20 @@ class JPEGMask(_CoefficientMask):
 
 
 class JPEGDrop(_CoefficientMask):
-    """JPEG-Drop: drop coefficients at random, the coarser quantised the more often.
+    """JPEG-Drop: drop coefficients at random, the more often the coarser they are quantised.
 
-    HiDDeN says "progressive dropout" and gives no formula. Here a coefficient with quantiser step q is dropped with the probability that a Laplacian
-    value of mean magnitude ``scale`` falls into the dead zone, 1 - exp(-q / (2 scale)); kept ones are not rescaled, DC is never dropped.
+    HiDDeN calls it "progressive dropout" and gives no formula. Here a coefficient with quantiser step q is dropped with the probability that a
+    Laplacian value of mean magnitude ``scale`` falls into the dead zone, 1 - exp(-q / (2 scale)); kept ones are not rescaled, DC is never dropped.
 
     Args:
-        quality: 1..100, sets the tables; number, ``[B]``, range or schedule.
-        scale: mean magnitude of coefficients, in levels.
+        quality: libjpeg's quality, 1..100, which sets the tables; number, ``[B]``, range or schedule.
+        scale: mean magnitude of coefficients in 8-bit levels, above 0.
+
+    Shape:
+        ``[B, 3, H, W]`` or ``[B, T, 3, H, W]``, any H, W >= 1.
+
+    Raises:
+        ValueError: ``quality`` or ``scale`` out of range.
 
     Example:
         >>> import torch, diffcodec as dc

@@ -41,11 +41,11 @@ def scale_table(table: Tensor, quality: Tensor) -> Tensor:
     """libjpeg's ``jpeg_quality_scaling`` and ``jpeg_add_quant_table`` (baseline), per sample.
 
     ``s = floor(5000 / q)`` below 50, ``200 - 2 q`` from there; entries ``floor((table * s + 50) / 100)`` clamped to 1..255.
-    The floors and the clamp pass gradient straight through, so tables steer with quality.
+    Floors and clamp pass the gradient straight through, so the tables are differentiable in quality.
 
     Args:
         table: base table ``[8, 8]``.
-        quality: ``[B]`` in 1..100, whole for libjpeg's own tables.
+        quality: ``[B]`` in 1..100; whole numbers give libjpeg's own tables.
 
     Returns:
         ``[B, 8, 8]``.

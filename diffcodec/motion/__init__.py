@@ -1,4 +1,4 @@
-"""Motion estimators (one a file) and motion compensation.
+"""Motion estimators (one per file) and motion compensation.
 
 An estimator is any callable ``(current, reference) -> flow``: frames ``[N, 3, H, W]`` in [0, 1], flow ``[N, 2, H, W]`` in pixels (x, y).
 """

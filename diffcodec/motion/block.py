@@ -1,4 +1,4 @@
-"""Block motion search: what an encoder does, batched over frames and blocks, without weights."""
+"""Block motion search as in an encoder, batched over frames and blocks; no trained weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..ops.block_motion.reference import block_motion
 
 
 class NoMotion(Buildable, nn.Module):
-    """Zero flow: prediction from the same place, to see what motion is worth.
+    """Zero flow: prediction from the same position, a baseline without motion compensation.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -29,17 +29,19 @@ class NoMotion(Buildable, nn.Module):
 class BlockMotion(Buildable, nn.Module):
     """Block motion: one vector per block, found by sum of absolute luma differences.
 
-    A full search at half resolution gives each block its candidates (its own best, that of the squares of 2 x 2 and 4 x 4 blocks around it, zero);
-    the best one is refined by whole pixels, offered to the neighbours, and refined by half and quarter pixels with the bilinear interpolation of
-    :func:`~diffcodec.motion.warp`.
-    Found vectors are decisions: no gradient flows into them.
+    A full search at half resolution gives each block its candidates (its own best vector, those of the squares of 2 x 2 and 4 x 4 blocks around
+    it, and zero). The best one is refined to whole pixels, compared with the neighbours' vectors, and refined to half and quarter pixels with the
+    bilinear interpolation of :func:`~diffcodec.motion.warp`. Vectors are decisions: they carry no gradient.
 
     Args:
         block: block side in pixels at full resolution, 4, 8 or 16.
-        search: largest displacement of the coarse search in pixels, each way.
-        subpel: finest step as a fraction of a pixel: 1 (whole), 2 (half) or 4 (quarter).
-        smoothness: cost in luma levels (0..255) per pixel of block and per log2 of displacement against zero motion; breaks ties in flat areas.
+        search: largest displacement of the coarse search in pixels in each direction, >= 0.
+        subpel: finest step: 1 (whole pixels), 2 (half) or 4 (quarter).
+        smoothness: penalty per pixel, in luma levels (0..255), on log2(1 + abs(x) + abs(y)) of a vector, >= 0; breaks ties in flat areas.
         backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`).
+
+    Raises:
+        ValueError: an argument out of range.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -74,6 +76,9 @@ class BlockMotion(Buildable, nn.Module):
 
         Returns:
             Flow ``[N, 2, H, W]`` in pixels (x, y), constant inside a block, for :func:`~diffcodec.motion.warp`.
+
+        Raises:
+            ValueError: frames of another layout, or of different sizes.
         """
         cur, ref = _plane(current, "BlockMotion"), _plane(reference, "BlockMotion")
         if cur.shape != ref.shape:

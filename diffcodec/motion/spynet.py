@@ -20,10 +20,10 @@ _STD = Constant([[[0.229]], [[0.224]], [[0.225]]])
 
 
 class SPyNet(Buildable, nn.Module):
-    """Spatial pyramid network for optical flow (Ranjan and Black, CVPR 2017), 0.24 M parameters a level.
+    """Spatial pyramid network for optical flow (Ranjan and Black, CVPR 2017), 0.24 M parameters per level.
 
-    Comes with random weights: the published ones are for non-commercial research and are not shipped. :meth:`load` reads a file of
-    yours. Gradient flows into frames and weights.
+    It starts with random weights: the published ones are for non-commercial research and are not included. :meth:`load` reads them from
+    a local file. Differentiable in frames and weights.
 
     Args:
         levels: pyramid levels; the paper uses 4, the published weights have 6 (the first, coarsest ones are used).
@@ -36,7 +36,11 @@ class SPyNet(Buildable, nn.Module):
         self.levels = nn.ModuleList(_level() for _ in range(levels))
 
     def forward(self, current: Tensor, reference: Tensor) -> Tensor:
-        """Flow ``[N, 2, H, W]`` in pixels (x, y) with ``warp(reference, flow)`` near ``current``; frames ``[N, 3, H, W]`` in [0, 1]."""
+        """Flow ``[N, 2, H, W]`` in pixels (x, y) for which ``warp(reference, flow)`` approximates ``current``; frames ``[N, 3, H, W]`` in [0, 1].
+
+        Raises:
+            ValueError: frames of another layout, or of different sizes.
+        """
         for frame in (current, reference):
             check_tensor(frame, "SPyNet")
             if frame.dim() != 4 or frame.shape[1] != 3:
@@ -69,10 +73,10 @@ class SPyNet(Buildable, nn.Module):
         return flow.to(dtype)
 
     def load(self, path: str | Path) -> SPyNet:
-        """Load weights from a ``torch.save`` file of yours and return the network.
+        """Load weights from a ``torch.save`` file and return the network.
 
         Reads this class's own naming, pytorch-spynet's (``moduleBasic.0.moduleBasic.0.weight``, ``netBasic...``) and MMEditing's
-        (``basic_module.0.basic_module.0.conv.weight``), bare or under ``state_dict``. Levels beyond ours are left out.
+        (``basic_module.0.basic_module.0.conv.weight``), bare or under ``state_dict``. Finer levels than this network has are ignored.
 
         Raises:
             FileNotFoundError: no such file.

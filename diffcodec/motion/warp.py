@@ -24,7 +24,8 @@ def warp(reference: Tensor, flow: Tensor, backend: str = "auto") -> Tensor:
         ``[N, C, H, W]``.
 
     Raises:
-        ValueError: the shapes do not fit. RuntimeError: ``backend="triton"`` where it cannot run.
+        ValueError: shapes that do not fit, or NaN or infinity in a flow on the CPU.
+        RuntimeError: the backend that was named cannot run.
 
     Example:
         >>> import torch, diffcodec as dc

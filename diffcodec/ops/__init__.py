@@ -1,4 +1,4 @@
-"""The operations that codecs and attacks are made of, a folder a family.
+"""The operations that codecs and attacks are made of, one folder per family.
 
 ``reference.py`` defines them in torch, ``triton.py`` has the fused CUDA kernels, ``cases.py`` the inputs on which all implementations are
 compared and timed. See :mod:`diffcodec.backend` for what runs when, and CONTRIBUTING.md for how to add one.
@@ -18,7 +18,7 @@ def families() -> list[str]:
 
 
 def operations() -> dict[str, Operation[..., object]]:
-    """All operations by name, every family imported."""
+    """All operations by name; imports every family."""
     for family in families():
         importlib.import_module(f"{__name__}.{family}.reference")
     return dict(OPERATIONS)

@@ -1,4 +1,4 @@
-"""The truth: encoders through PyAV and libjpeg through Pillow, with a choice of stand-in gradients."""
+"""Real codecs: encoders through PyAV and libjpeg through Pillow, with a choice of surrogate gradients."""
 
 from .av_codec import ENCODERS, RealCodec
 from .jpeg import RealJPEG

@@ -30,20 +30,21 @@ from .base import Array, Real
 
 @dataclass(frozen=True)
 class Encoder:
-    """How one encoder is asked for what we want.
+    """How one encoder is configured.
 
     Attributes:
         decoder: PyAV's name of the decoder of its streams.
         crf: smallest and largest CRF.
-        presets: allowed presets, slow and fast ends included.
-        default_preset: used where the caller names none.
+        presets: allowed presets.
+        default_preset: preset used by default.
         preset_option: option that takes the preset.
-        fixed: options always given: one thread, so that results do not depend on the machine, and no chatter.
-        params: the encoder's own option string, into which ``fixed`` and the caller's are joined.
-        least: smallest height and width it codes safely; smaller frames are padded and cropped back.
-        payload: bytes of a packet that carry the picture, without stream headers.
-        integer: whether CRFs are whole numbers (others would be cut off without a word).
-        profiles: that code 8-bit 4:2:0.
+        payload: function from a packet to the number of its bytes that carry the picture, without stream headers.
+        guide: whether the decoder exports the coding decisions (:class:`~diffcodec.h264.Guide`).
+        fixed: options always given: one thread, so that results do not depend on the machine, and no log output.
+        params: the encoder's own option string, into which ``fixed`` and the caller's options are joined.
+        least: smallest height and width that is coded safely; smaller frames are padded and cropped back.
+        integer: whether CRFs are whole numbers (the encoder truncates others silently).
+        profiles: profiles for 8-bit 4:2:0.
     """
 
     decoder: str
@@ -121,14 +122,14 @@ ENCODERS: dict[str, Encoder] = {
 
 # Options that would silently undo the arguments, change what the picture means, or write files
 _PICTURE = (
-    "the decoded picture would mean something else: frames are coded in 8 bits, 4:2:0, BT.601, limited range; convert the video before"
+    "it would change the meaning of the decoded picture: frames are coded in 8 bits, 4:2:0, BT.601, limited range; convert the video before"
 )
 _OURS = (
     dict.fromkeys(("crf", "preset", "cpu-used", "fps"), "use the argument of RealCodec")
     | dict.fromkeys(("b", "maxrate", "bufsize"), "use the arguments bitrate, maxrate and bufsize of RealCodec")
     | dict.fromkeys(("vbv-maxrate", "vbv-bufsize"), "use the arguments maxrate and bufsize of RealCodec")
     | dict.fromkeys(("qp", "bitrate", "time_base", "framerate", "rc", "tbr", "mbr"), "RealCodec codes at constant CRF or bitrate, at constant fps")
-    | dict.fromkeys(("threads", "pools", "frame-threads", "lp", "row-mt"), "one thread a clip keeps results the same on every machine")
+    | dict.fromkeys(("threads", "pools", "frame-threads", "lp", "row-mt"), "one thread per clip keeps results the same on every machine")
     | dict.fromkeys(
         ("pix_fmt", "pixel_format", "color_range", "colorspace", "color_primaries", "color_trc", "range", "fullrange", "colormatrix", "colorprim",
          "transfer", "input-csp", "output-csp", "input-depth", "output-depth", "color-range", "matrix-coefficients", "color-primaries",
@@ -144,34 +145,35 @@ _REFUSED = re.compile(r"error parsing|unknown option|invalid (?:value|option)|ba
 class RealCodec(Real):
     """A real video codec: 8-bit RGB in, encoded, decoded, 8-bit RGB out.
 
-    Frames are rounded to 8 bits and converted by swscale's defaults (BT.601, limited range, 4:2:0). One encoder thread a clip, the
-    clips of a batch in parallel: the same input gives the same output on any number of cores. Odd and very small sizes are padded by
+    Frames are rounded to 8 bits and converted by swscale's defaults (BT.601, limited range, 4:2:0). The clips of a batch are coded in parallel
+    with one encoder thread each, so the same input gives the same output on any number of cores. Odd and very small sizes are padded by
     repetition and cropped back.
 
-    libx264 gives what its C code gives: on CPUs with AVX-512 its assembly is limited to AVX2 (:func:`diffcodec.media.x264_asm`). libx265 codes
-    frames of up to 64 pixels in width in blocks of 32 (``ctu=32``): with one block of 64 a row it predicts from memory that it never wrote.
+    The output of libx264 is that of its C code: on CPUs with AVX-512 its assembly is limited to AVX2 (:func:`diffcodec.media.x264_asm`).
+    libx265 codes frames up to 64 pixels wide with ``ctu=32``: with a single CTU of 64 per row it predicts from uninitialised memory.
 
     Args:
         encoder: "libx264", "libx265", "libvpx-vp9" or "libsvtav1".
         crf: constant rate factor: 0..51 (x264, x265), whole numbers 0..63 (VP9), 1..63 (AV1); number, ``[B]``, range drawn per clip,
-            :class:`~diffcodec.Choice` or schedule. None for 23, or with ``bitrate``.
+            :class:`~diffcodec.Choice` or schedule. None for 23; it must be None with ``bitrate``.
         preset: name (x264, x265) or number (VP9's cpu-used 0..8, SVT-AV1's 0..13); None for "medium", 4 and 8.
-        fps: frames per second, part of the codec: x264's CRF depends on it. A number, or text such as "30000/1001".
+        fps: frames per second passed to the encoder, 0.1..1000; x264's QPs at a CRF depend on it. A number, or text such as "30000/1001".
         options: further encoder options by ffmpeg's name, for example ``{"bf": "0", "x264-params": "mbtree=0"}``.
-        gradient: "best" (libx264: that of :class:`~diffcodec.DiffH264` guided by this very encode; the others: "identity"), "identity", None or
+        gradient: "best" (libx264: that of :class:`~diffcodec.DiffH264` guided by the same encode; the others: "identity"), "identity", None or
             a simulator: see :class:`~diffcodec.real.base.Real`.
         tune, profile, bframes, keyint: the encoder's, as its options ``tune``, ``profile``, ``bf`` and ``g``.
-        bitrate: average bits per second in place of a CRF, 1e3..1e9, as platforms ask for it; what ``crf`` may be. Encoders find to it within a
-            second or two: clips of few frames get what the encoder begins with.
-        maxrate, bufsize: limits of the rate: bits per second and bits of the decoder's buffer, or text such as "1.5x", a multiple of each
-            clip's bitrate. Both or none; with a CRF they cap it (VP9 does not know that, SVT-AV1 only that).
+        bitrate: average bits per second in place of a CRF, 1e3..1e9, in the same forms as ``crf``. Encoders converge to it within a second or
+            two: very short clips get the encoder's initial rate.
+        maxrate, bufsize: limits of the rate, from 1000: bits per second and bits of the decoder's buffer, or text such as "1.5x", a multiple of
+            each clip's bitrate. Give both or neither; with a CRF they cap its rate (not supported by VP9; SVT-AV1 supports only that).
 
     Shape:
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
 
     Raises:
-        ValueError: a name, CRF, preset or rate that the encoder does not have, or an option that it did not take (PyAV would
-            pass it over in silence) or that changes the meaning of the picture. ImportError: PyAV is missing or was built without the encoder.
+        ValueError: a name, CRF, preset or rate that the encoder does not have, or an option that it does not accept (PyAV would
+            ignore it silently) or that changes the meaning of the picture.
+        ImportError: PyAV is missing or was built without the encoder.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -259,7 +261,7 @@ class RealCodec(Real):
         context.thread_count = 1
         options = {spec.preset_option: self.preset} | self._rate(strengths)
         if spec.params:
-            # ours first, so that theirs win, but for the size of blocks, without which nothing repeats itself
+            # fixed options first, so that the caller's override them; the CTU size last, without which results are not reproducible
             joined = [*(f"{k}={v}" for k, v in spec.fixed.items()), self.options.get(spec.params, "")]
             if self.encoder == "libx265" and width <= 64:
                 joined.append("ctu=32")
@@ -287,7 +289,7 @@ class RealCodec(Real):
         return out
 
     def _try(self) -> None:
-        """Open the encoder once, to learn now which options it refuses."""
+        """Open the encoder once, to find out now which options it rejects."""
         try:
             import av
             import av.logging
@@ -311,7 +313,7 @@ class RealCodec(Real):
         if left:
             raise ValueError(
                 f"{self.encoder} has no option {', '.join(f'{k}={v!r}' for k, v in left.items())}"
-                " (ffmpeg's names are meant; the encoder's own go through x264-params, x265-params or svtav1-params)"
+                " (options take ffmpeg's names; the encoder's own go into x264-params, x265-params or svtav1-params)"
             )
         if refused:
             raise ValueError(f"{self.encoder} did not take options {self.options}: {'; '.join(refused)}")
@@ -375,7 +377,7 @@ def _limit(name: str, value: object, relative: bool) -> float | str | None:
     try:
         if isinstance(value, str) and value.endswith("x"):
             if not relative:
-                raise ValueError(f"{name}={value!r} is a multiple of a bitrate: with crf give bits")
+                raise ValueError(f"{name}={value!r} is a multiple of a bitrate: with crf give a number")
             if 0 < float(value[:-1]) < math.inf:
                 return value
         elif not isinstance(value, bool) and isinstance(value, (Real_, str)) and 1e3 <= float(value) < math.inf:
@@ -383,7 +385,7 @@ def _limit(name: str, value: object, relative: bool) -> float | str | None:
     except ValueError as error:
         if name in str(error):
             raise
-    raise ValueError(f"{name} expected bits from 1000 on, or text such as '1.5x', got {value!r}")
+    raise ValueError(f"{name} expected at least 1000 bits, or text such as '1.5x', got {value!r}")
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What all real codecs share: the gradient that stands in for the missing one."""
+"""Base of the real codecs: batches, threads, and the surrogate gradient."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ _Out = TypeVar("_Out")
 
 
 class Real(Codec):
-    """A codec that really encodes and decodes. Forward is exact; what flows back is chosen by ``gradient``.
+    """A real encoder and decoder. The forward value is exact; ``gradient`` selects the backward pass.
 
     Args:
-        gradient: "best" (what leads best to signals that survive, as far as measured: :meth:`simulator` at the same strength, the identity
-            where there is none), None (the output has no gradient), "identity" (the gradient passes unchanged), or a layer: the gradient of
-            that simulator at the same input. ``DiffH264()`` is guided by what libx264 decided in that very encode.
+        gradient: "best" (the choice with the highest steering gain measured: the simulator of this codec at the same strength, or "identity" if
+            there is none), None (the output has no gradient), "identity" (the gradient passes unchanged), or a simulator, whose gradient at the
+            same input is used. A ``DiffH264()`` is guided by libx264's decisions in the same encode.
+
+    Raises:
+        ValueError: another gradient.
     """
 
     lacks = FIRST_ORDER_ONLY
@@ -41,11 +44,11 @@ class Real(Codec):
         self._best = False
 
     def simulator(self) -> Layer | None:
-        """A simulator of this codec, None where there is none."""
+        """A simulator of this codec, or None."""
         return None
 
     def settle_gradient(self) -> None:
-        """Put a layer or "identity" in the place of "best", once the codec's own arguments are known."""
+        """Replace "best" by a layer or "identity", once the codec's own arguments are known."""
         self._best = self.gradient == "best"
         if self._best:
             self.gradient = self.simulator() or "identity"
@@ -64,18 +67,18 @@ class Real(Codec):
         return draw
 
     def draw_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        return super().draw_shapes(shape)  # the draw of the gradient's simulator is that layer's to check
+        return super().draw_shapes(shape)  # the draw of the gradient's simulator is checked by that simulator
 
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
         own = draw.get("gradient") if isinstance(self.gradient, Layer) else None  # may be left out where no gradient is wanted
         if own is not None:
             if not isinstance(own, Mapping):
-                raise ValueError(f"{type(self).__name__} got a draw whose 'gradient' is no draw: {type(own).__name__}")
+                raise ValueError(f"{type(self).__name__} got a draw whose 'gradient' is not a draw but {type(own).__name__}")
             self.gradient.check_draw(own, shape)  # type: ignore[union-attr,operator]
         super().check_draw({k: v for k, v in draw.items() if k != "gradient" or own is None}, shape)
 
     def code(self, clip: Array, draw: Mapping[str, float]) -> tuple[Array, list[int], str, bytes, Guide | None]:
-        """One sample, uint8 ``[T, H, W, C]``: the decoded sample, bits and a letter for each frame in display order, the stream, its guide."""
+        """Code one sample, uint8 ``[T, H, W, C]``. Returns it decoded, bits and types of the frames in display order, stream and guide."""
         raise NotImplementedError
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:

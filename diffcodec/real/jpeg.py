@@ -20,7 +20,7 @@ class RealJPEG(Real):
     """JPEG by Pillow's libjpeg (default Huffman tables, baseline).
 
     Args:
-        quality: 1..100; a number, ``[B]``, range or schedule; rounded to whole numbers, as libjpeg takes no others.
+        quality: 1..100; a number, ``[B]``, range or schedule; rounded to whole numbers, the only ones that libjpeg accepts.
         subsampling: "4:2:0", "4:2:2" or "4:4:4".
         gradient: "best" (that of :class:`~diffcodec.DiffJPEG` at the same quality), "identity", None or a simulator: see
             :class:`~diffcodec.real.base.Real`.

@@ -10,7 +10,7 @@ from ...checks import replace_value
 from ...constants import Constant
 
 # What swscale does between rgb24 and yuv420p (BT.601, limited range) when a frame is handed to an encoder and back: integer arithmetic with floors,
-# found by trying. Products and sums stay below 2^24, so float32 holds them exactly.
+# determined by experiment. Products and sums stay below 2^24, so float32 holds them exactly.
 _SWS_LUMA = Constant([8414, 16519, 3208])
 _SWS_CHROMA = Constant([[-4865, -9528, 14392], [14392, -12061, -2332]])
 
@@ -38,7 +38,7 @@ def _(rgb: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _at_once(x: Tensor) -> int:
-    """How many frames are converted at a time: between input and output lies several times as much."""
+    """How many frames are converted at a time: intermediates take several times the memory of the input."""
     return max(1, 2**21 // (x.shape[-2] * x.shape[-1]))
 
 

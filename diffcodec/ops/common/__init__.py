@@ -1,1 +1,1 @@
-"""What several families of operations share: tables of the standard, distortion measures, functions of Triton kernels."""
+"""Shared by several families of operations: tables of the standard, distortion measures, functions of Triton kernels."""

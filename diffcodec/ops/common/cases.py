@@ -26,15 +26,18 @@ Inputs = Callable[["Scene"], tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Case:
-    """One set of inputs of an operation, and how far implementations may differ from the reference on it.
+    """One set of inputs of an operation, and the tolerances within which implementations must agree with the reference.
 
     Attributes:
-        operation: the operation. name: of the case.
-        inputs: makes the arguments.
-        differ: share of an output's elements that may differ (decisions whose costs tie). close: by how much others may.
-        gradient: relative error of each gradient, by norm. absolute: error that counts for nothing, where a gradient is a sum that cancels.
-        fixed: whether one size is enough: inputs are of a size of their own, or differ from another case's in a mode alone.
-        differ_cuda, close_cuda, gradient_cuda: the same on a GPU, whose logarithms and sums are its own; None where nothing is different there.
+        operation: the operation.
+        name: name of the case.
+        inputs: function from a :class:`Scene` to the arguments.
+        differ: fraction of an output's elements that may differ at will (decisions between equal costs), 0..1.
+        close: largest difference of the other elements.
+        gradient: largest relative error of each gradient, by norm.
+        absolute: absolute error of a gradient that is always accepted, for sums that cancel.
+        fixed: whether one size is enough: inputs have a fixed size, or differ from those of another case only in a mode.
+        differ_cuda, close_cuda, gradient_cuda: the same on a GPU, whose logarithms and order of summation differ; None for the same tolerance.
     """
 
     operation: Operation[..., Any]
@@ -57,7 +60,13 @@ CASES: list[Case] = []
 
 
 def case(operation: Operation[..., Any], name: str | None = None, **tolerances: Any) -> Callable[[Inputs], Inputs]:
-    """Register a case of an operation, by default under the function's name."""
+    """Decorator: register a function that makes inputs as a case of an operation.
+
+    Args:
+        operation: the operation.
+        name: name of the case; None for that of the function.
+        **tolerances: as for :class:`Case`.
+    """
 
     def register(inputs: Inputs) -> Inputs:
         CASES.append(Case(operation, name or inputs.__name__, inputs, **tolerances))  # type: ignore[attr-defined]
@@ -67,19 +76,20 @@ def case(operation: Operation[..., Any], name: str | None = None, **tolerances: 
 
 
 def all_cases() -> list[Case]:
-    """Those of all families."""
+    """Cases of all families."""
     for family in families():
         importlib.import_module(f"diffcodec.ops.{family}.cases")
     return list(CASES)
 
 
 class Scene:
-    """Makes inputs of one size, the same every time.
+    """Makes reproducible inputs of one size.
 
     Args:
-        n: frames. h, w: of luma, multiples of 16.
-        device: where inputs are put.
-        seed: of random numbers.
+        n: number of frames.
+        h, w: height and width of luma, multiples of 16.
+        device: device of the inputs.
+        seed: seed of random numbers.
     """
 
     def __init__(self, n: int = 2, h: int = 48, w: int = 32, device: torch.device | str = "cpu", seed: int = 0) -> None:
@@ -87,19 +97,19 @@ class Scene:
         self._generator = torch.Generator().manual_seed(seed)
 
     def uniform(self, *shape: int) -> Tensor:
-        """In [0, 1)."""
+        """Uniform random numbers in [0, 1)."""
         return torch.rand(shape, generator=self._generator).to(self.device)
 
     def normal(self, *shape: int) -> Tensor:
-        """Of variance 1."""
+        """Standard normal random numbers."""
         return torch.randn(shape, generator=self._generator).to(self.device)
 
     def whole(self, low: int, high: int, *shape: int) -> Tensor:
-        """Whole numbers from low to high - 1."""
+        """Random whole numbers low..high - 1."""
         return torch.randint(low, high, shape, generator=self._generator).to(self.device)
 
     def mask(self, chance: float, *shape: int) -> Tensor:
-        """True so often."""
+        """A mask that is True with probability ``chance``."""
         return self.uniform(*shape) < chance
 
     def picture(self, n: int, channels: int, h: int, w: int) -> Tensor:
@@ -121,21 +131,21 @@ class Scene:
         return self.luma(2 * n, grain, self.h // 2, self.w // 2).view(n, 2, self.h // 2, self.w // 2)
 
     def black_and_white(self, *shape: int) -> Tensor:
-        """0 and 255 at random: makes filters clip."""
+        """0 and 255 at random, which makes filters clip."""
         return 255.0 * self.whole(0, 2, *shape)
 
     def near(self, x: Tensor, share: float = 0.15) -> Tensor:
-        """A prediction that is not far from x, whole numbers."""
+        """A prediction of luma or chroma x, whole numbers: x blended with another picture, whose weight is ``share``."""
         return (x + share * (self.luma().view(x.shape) - x if x.dim() == 3 else self.chroma() - x)).round()
 
     def macroblocks(self, chance: float) -> Tensor:
-        """A mask ``[n, h/16, w/16]``."""
+        """A mask of macroblocks ``[n, h/16, w/16]``."""
         return self.mask(chance, self.n, self.h // 16, self.w // 16)
 
     def qp(self, low: int = 16, high: int = 36) -> Tensor:
-        """``[n, h/16, w/16]``."""
+        """QPs low..high - 1 ``[n, h/16, w/16]``."""
         return self.whole(low, high, self.n, self.h // 16, self.w // 16).float()
 
     def lam(self, most: float = 5.0) -> Tensor:
-        """``[n, h/16, w/16]``."""
+        """Lambdas from 0 to ``most`` ``[n, h/16, w/16]``."""
         return most * self.uniform(self.n, self.h // 16, self.w // 16)

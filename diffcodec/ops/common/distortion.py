@@ -1,4 +1,4 @@
-"""What encoders compare blocks by (x264's pixel.c): SAD, SATD, SA8D."""
+"""Distortion measures of block matching (x264's pixel.c): SAD, SATD, SA8D."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def distortion(difference: Tensor, k: int, use_satd: bool, transform_8x8: bool) 
 
 
 def transform_of(k: int, use_satd: bool, transform_8x8: bool) -> Constant | None:
-    """What :func:`distortion` transforms differences by before it adds up their absolute values; of 16 x 16 samples the four blocks of 8 x 8."""
+    """The transform that :func:`distortion` applies to differences before it sums absolute values; 16 x 16 samples are four blocks of 8 x 8."""
     if not use_satd:
         return None
     if k == 4:

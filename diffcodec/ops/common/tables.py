@@ -76,10 +76,10 @@ def zigzag(k: int) -> np.ndarray:
     return np.array([i * k + j for i, j in places])
 
 
-# Coefficients stand in scan order everywhere
+# Coefficients are in scan order everywhere
 STEPS = {k: Constant(_steps(k).reshape(6, -1)[:, zigzag(k)]) for k in (4, 8)}  # [6, k^2]
-# Two-dimensional transforms on flat blocks: coefficients = M @ samples, [k^2, k^2]; orthonormal, and of whole numbers, exact, with what a whole one
-# is to be divided by to be orthonormal
+# Two-dimensional transforms on flat blocks: coefficients = M @ samples, [k^2, k^2]; orthonormal, and in whole numbers (exact), with the divisors that
+# make the latter orthonormal
 FLAT = {k: Constant(np.kron(m, m)[zigzag(k)]) for k, m in TRANSFORM.items()}
 CORE = {k: Constant(np.kron(m, m)[zigzag(k)]) for k, m in ((4, _CORE4), (8, _CORE8))}
 CORE_NORM = {k: Constant(np.outer(n, n).flatten()[zigzag(k)]) for k, n in _LENGTH.items()}

@@ -1,7 +1,7 @@
-"""Deblocking (ITU-T H.264, 8.7; x264's deblock.c): all edges of one place in the macroblock at once, vertical ones first.
+"""Deblocking (ITU-T H.264, 8.7; x264's deblock.c): the edges at one position in all macroblocks at once, vertical ones first.
 
-The standard filters macroblock after macroblock; here every first column of edges is filtered, then every second one, and so on. Samples
-within three of two edges see another order.
+The standard filters macroblock by macroblock; here the first edge of all macroblocks is filtered, then the second one, and so on. Samples
+within three of two edges are filtered in another order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..common.tables import ALPHA, BETA, TC0
 
 @operation
 def motion_info(vectors: list[Tensor], uses_list: list[Tensor], ref_id: list[Tensor]) -> Tensor:
-    """What predicts each block, as the loop filter compares it: of both lists vector and reference, 0 and -1 where the list is not in use.
+    """Motion of each block as the loop filter compares it: vector and reference of both lists, 0 and -1 for a list that is not used.
 
     Args:
         vectors: of one or two lists ``[N, bh, bw, 2]``.
@@ -121,8 +121,8 @@ def _luma(s: _Rows, alpha: Tensor, beta: Tensor, tc0: Tensor, strong: Tensor | N
     """Filter rows across edges in place (8.7.2.3, 8.7.2.4). No ``strong``: bS < 4 everywhere.
 
     Returns:
-        What the gradient is masked by: changes of both sides, of p1, of q1 that no clip cut; with ``strong`` where that filter acts, and where
-        with all its taps on either side.
+        Masks of the gradient: where the changes of both sides, of p1 and of q1 are not clipped; with ``strong`` also where the strong filter
+        acts, and where it has all taps on either side.
     """
     _p3, p2, p1, p0, q0, q1, q2, _q3 = s
     step, gap, on = _acts(p1, p0, q0, q1, alpha, beta)

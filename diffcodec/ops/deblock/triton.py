@@ -1,7 +1,7 @@
 """H.264's loop filter in Triton: all edges of one direction in a pass, the order of edges as the reference has it.
 
 A thread holds a line of samples across the edges of one macroblock, with the neighbours' samples that they reach: luma 4 + 16 + 4, chroma
-2 + 8 + 2. Edges of macroblocks come first, the inner ones after. Backward computes the samples between again; nothing but the input is kept.
+2 + 8 + 2. Edges of macroblocks come first, the inner ones after. The backward pass recomputes intermediate samples; only the input is kept.
 """
 
 from __future__ import annotations

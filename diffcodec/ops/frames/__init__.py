@@ -1,1 +1,1 @@
-"""Attacks of one pass over the video."""
+"""Attacks that are a single pass over the video."""

@@ -1,6 +1,6 @@
 """Attacks that are one pass over the video: a choice of frames, the mean of neighbouring frames, 3-D blur, noise.
 
-Each takes videos of any floating type, clamps what comes and what goes to [0, 1] with the gradient passed through, and returns the type that came.
+Each takes videos of any floating dtype, clamps input and output to [0, 1] with the gradient passed through, and returns the dtype of its input.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def _average(x, window, out, T, S, BACKWARD: tl.constexpr, SIZE: tl.constexpr):
 
 @triton.jit
 def _tap(j, i, n, weights, RADIUS: tl.constexpr):
-    """Weight in sample j of the gradient of output i of a filter whose edges are repeated: the first and last sample have the tails' weights too."""
+    """Adjoint of a filter with repeated edges: weight of output i's gradient in sample j; the end samples collect the taps beyond the edge."""
     w = tl.load(weights + tl.minimum(tl.maximum(j - i, -RADIUS), RADIUS) + RADIUS)
     for k in tl.static_range(1, RADIUS + 1):
         tail = tl.load(weights + RADIUS + k)

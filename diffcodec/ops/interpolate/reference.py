@@ -14,7 +14,7 @@ from ...blocks import from_flat_blocks, repeat_edges
 from ...checks import first_order, half_up
 from ...constants import Constant
 
-MARGIN = 24  # samples by which a reference is continued beyond its edges: a block further out sees nothing but edge
+MARGIN = 24  # samples of edge padding around a reference: a block further outside consists of repeated edge samples only
 
 
 def _six_taps(x: Tensor, dim: int) -> Tensor:
@@ -41,11 +41,11 @@ def allocate_phases(luma: Tensor, phases: int = 16) -> Tensor:
 
 @writing_operation("phases")
 def interpolate_planes(phases: Tensor, slots: Tensor, luma: Tensor) -> None:
-    """Make planes into references: all their phases, or where vectors are whole the one that they need.
+    """Make the quarter-pel phases of reference planes, or only the whole-pel one if all vectors are whole-pel.
 
     Args:
-        phases: :func:`quarter_pel` of many planes ``[S, 16, Hp, Wp]``, or their whole samples alone ``[S, 1, Hp, Wp]``; written to.
-        slots: where these planes belong ``[N]``.
+        phases: :func:`quarter_pel` of many planes ``[S, 16, Hp, Wp]``, or only their whole samples ``[S, 1, Hp, Wp]``; written to.
+        slots: indices in ``phases`` of these planes ``[N]``.
         luma: ``[N, H, W]`` whole numbers.
     """
     planes = quarter_pel(luma) if phases.shape[1] == 16 else repeat_edges(luma, MARGIN)[:, None].to(torch.uint8)
@@ -111,7 +111,7 @@ def _sixteen(g: Tensor, b: Tensor, h: Tensor, j: Tensor, right: Tensor, below: T
 
 @operation
 def half_resolution(luma: Tensor, phases: int) -> tuple[Tensor, Tensor]:
-    """Planes of half the size, and their fractional phases: half-pel samples are those of the full plane, one sample further.
+    """Half-resolution planes and their fractional phases; half-pel samples are 2x2 means at odd positions of the full plane.
 
     Args:
         luma: ``[N, H, W]`` whole numbers.
@@ -160,7 +160,7 @@ def _rows(start: Tensor, k: tuple[int, int], width: int) -> Tensor:
 
 def _windows(flat: Tensor, start: Tensor, k: tuple[int, int], width: int) -> Tensor:
     """Shape: ``[...] -> [..., k0*k1]``."""
-    # a view of all rows there are: its index_select copies whole rows, 10 times as fast as an index a sample
+    # a view of all possible rows: index_select copies whole rows, 10 times as fast as indexing samples
     samples = flat.unfold(0, k[1], 1).index_select(0, _rows(start, k, width).flatten()).view(*start.shape, k[0] * k[1])
     return samples.float() if samples.dtype == torch.uint8 else samples
 
@@ -210,7 +210,7 @@ def _(phases: Tensor, slot: Tensor, vectors: Tensor, k: int) -> Tensor:
 
 
 class _Predict(torch.autograd.Function):
-    """Blocks from phases that are at hand; the gradient goes to the planes that they were made of, whose phases are made again for it."""
+    """Blocks from phases made before; the gradient goes to the planes, whose phases are made again in the backward pass."""
 
     @staticmethod
     def forward(ctx, planes, phases, start, start_in_planes, k):  # type: ignore[no-untyped-def]
@@ -239,8 +239,8 @@ def predict_luma(planes: Tensor, phases: Tensor, slot: Tensor, ref_idx: Tensor, 
 
     Args:
         planes: the references ``[R, H, W]``.
-        phases: :func:`quarter_pel` of many planes, those of the references among them, ``[S, 16, Hp, Wp]``.
-        slot: where the phases of each block's reference lie there, broadcastable to ``[N, bh, bw]``.
+        phases: :func:`quarter_pel` of many planes, including the references, ``[S, 16, Hp, Wp]``.
+        slot: index in ``phases`` of each block's reference, broadcastable to ``[N, bh, bw]``.
         ref_idx: which of ``planes`` each block uses, shape of ``slot``.
         vectors, k: as for :func:`fetch_luma`.
 
@@ -304,9 +304,9 @@ def compensate_motion(
 
     Args:
         luma, chroma: the references ``[R, H, W]``, ``[R, 2, H/2, W/2]``.
-        phases: of many planes, those of the references among them: :func:`interpolate_planes`.
-        slots: where the phases of each 8x8 block's reference lie there, of one list or of both, ``[N, H/8, W/8]`` each.
-        ref_idx: which of ``luma`` and ``chroma`` it is, the same shape.
+        phases: of many planes, including the references: :func:`interpolate_planes`.
+        slots: index in ``phases`` of each 8x8 block's reference, for one list or both, ``[N, H/8, W/8]`` each.
+        ref_idx: its index in ``luma`` and ``chroma``, same shape.
         vectors: quarter pixels (y, x) ``[N, H/8, W/8, 2]`` each.
         direction: of blocks of two lists, as :func:`bipred` takes it, ``[N, H/8, W/8]``; None for one list.
 

@@ -1,7 +1,7 @@
-"""Intra prediction (ITU-T H.264, 8.3; x264's predict.c): every mode a matrix on a block's neighbours, all blocks at once; and the choice of modes.
+"""Intra prediction (ITU-T H.264, 8.3; x264's predict.c) and its mode decisions: each mode is a matrix on a block's neighbours, all blocks at once.
 
-The standard predicts block after block from what it has just reconstructed. Here the neighbours come from a plane that is already there: the source
-for decisions, a first-pass reconstruction for the prediction itself.
+The standard predicts each block from blocks that were just reconstructed. Here the neighbours come from an existing plane: the source for decisions,
+the reconstruction of an earlier pass for the prediction itself.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _smooth() -> dict[tuple[bool, bool, bool], np.ndarray]:
     return out
 
 
-# Modes and kinds of macroblocks: bits as contexts have adapted, further costs in lambdas
+# Bits of modes and macroblock types under adapted contexts, and further costs in lambdas
 BITS_16X16 = Constant([1.0, 3.0, 3.0, 5.0])  # of the mode of an intra 16x16 macroblock, and of chroma's
 BITS_UNKNOWN = 2.5  # of a mode of a small block whose neighbours' modes are not known
 BITS_PREDICTED, BITS_OTHER = 0.7, 4.1  # of one that its neighbours predict, and of another one
@@ -272,7 +272,7 @@ def cheapest_mode(
         constructed: the plane that blocks are predicted from, same shape.
         lam: of each block ``[N, M]``.
         mode_bits: bits of the modes that are looked at, the first ones ``[modes]``.
-        predicted: modes that are named for nothing ``[N, M]``; then all others cost the same.
+        predicted: predicted modes, which cost no bits ``[N, M]``; all others then cost the same.
         k: block side, 16, 8 or 4; of chroma 8.
         use_satd, transform_8x8: what is compared, see :func:`~diffcodec.ops.common.distortion.distortion`.
 
@@ -319,9 +319,9 @@ def choose_modes(
     Args:
         source, constructed, use_satd, transform_8x8: as for :func:`cheapest_mode`.
         lam: ``[N, H/16, W/16]``.
-        known: types of macroblocks, and modes of 8x8 and 4x4 blocks, that were chosen the last time: modes that neighbours predict come from there.
-            Empty for none.
-        small: whether macroblocks of 8x8 and 4x4 blocks are looked at. Those of 8x8 blocks need the 8x8 transform: without it they cost too much.
+        known: macroblock types, and modes of 8x8 and 4x4 blocks, of the previous pass, from which modes are predicted. Empty for none.
+        small: whether macroblocks of 8x8 and 4x4 blocks are considered. Those of 8x8 blocks need the 8x8 transform: without it their cost is set so
+            high that they are not chosen.
 
     Returns:
         Type (0: 16x16, 1: 8x8, 2: 4x4), cost and bits of the type chosen ``[N, H/16, W/16]``; bits of the modes of each type
@@ -528,7 +528,7 @@ def _(inter: Tensor, constructed: Tensor, modes: list[Tensor], mb_type: Tensor |
 
 
 def samples_of(macroblocks: Tensor, like: Tensor) -> Tensor:
-    """What is true of macroblocks ``[N, H/16, W/16]``, broadcastable to the samples of luma or of chroma."""
+    """A mask of macroblocks ``[N, H/16, W/16]``, broadcastable to the samples of luma or chroma."""
     return repeat_blocks(macroblocks, 8)[:, None] if like.dim() == 4 else repeat_blocks(macroblocks, 16)
 
 
@@ -540,7 +540,7 @@ def _pick(options: Tensor, index: Tensor) -> Tensor:
 
 
 def predicted_modes(mb_type: Tensor, modes8: Tensor, modes4: Tensor) -> tuple[Tensor, Tensor]:
-    """The mode that costs nothing to name: the lower one of the left and the upper block's, DC where one of them has none (8.3.1.1, 8.3.2.1).
+    """The predicted mode, which costs no bits: the lower one of the left and the upper block's, DC if one of them has none (8.3.1.1, 8.3.2.1).
 
     Args:
         mb_type: of macroblocks ``[N, H/16, W/16]``: 1 for 8x8, 2 for 4x4, anything else has no small modes.

@@ -1,8 +1,8 @@
-"""Baseline JPEG in libjpeg's own arithmetic, bit for bit but for ties of one in a million, with a gradient.
+"""Baseline JPEG in libjpeg's own arithmetic, bit-exact except for one tie in a million, with a gradient.
 
-Integers are held in float32. Every sum of the colour conversion and of the first transform passes stays below 2^24 and is exact; the second
-passes round some 2^-15 of a level from where libjpeg does. The gradient is that of the real-valued operations: floors and clamps pass it
-straight through, the quantiser passes it by a slope (:mod:`diffcodec.slopes`).
+Integers are held in float32. Every sum of the colour conversion and of the first transform passes stays below 2^24 and is exact; in the second
+passes the rounding thresholds differ from libjpeg's by about 2^-15 of a level. The gradient is that of the real-valued operations: floors and
+clamps pass it straight through, the quantiser passes it by a slope (:mod:`diffcodec.slopes`).
 
 What libjpeg does: the "islow" integer transform (Loeffler, Ligtenberg and Moschytz 1989, 13-bit constants, two extra bits between the
 passes), 16-bit fixed-point BT.601, box-filtered chroma with an alternating bias, triangle upsampling, division that rounds half away from zero.
@@ -74,7 +74,7 @@ def _pair(m: np.ndarray) -> np.ndarray:
 _PASS1, _PASS2_FORWARD = Constant(_pair(islow_matrix() / 2.0**11)), Constant(islow_matrix() / 2.0**15)
 _PASS1_INVERSE, _PASS2_INVERSE = Constant(islow_matrix().T / 2.0**11), Constant(_pair(islow_matrix().T / 2.0**18))
 _DCT, _DCT_PAIR, _IDCT, _IDCT_PAIR = (Constant(v) for m in (dct_matrix(8), dct_matrix(8).T) for v in (m, _pair(m)))
-# Samples lie around 0 everywhere: 128 less
+# Samples are level-shifted everywhere: 128 less
 _TO_YCC = Constant(np.array([[19595, 38470, 7471], [-11059, -21709, 32768], [32768, -27439, -5329]]) / 65536)
 _TO_YCC_BIAS = Constant(np.array([[32768 - 128 * 65536], [32767], [32767]]) / 65536)
 _TO_RGB = Constant(np.array([[0, 91881], [-22554, -46802], [116130, 0]]) / 65536)  # R, G, B from Cb - 128, Cr - 128
@@ -137,7 +137,7 @@ def _code(planes: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     step = _tiled(steps, planes)
     rows = x.view(len(x), -1, 8, x.shape[2])  # [N, H/8, 8, W]
     y = rows.div_(8 * step)
-    level = y.mul(1 + 2**-22).round_()  # ratios of whole numbers: a little more rounds halves away from zero, and moves nothing else
+    level = y.mul(1 + 2**-22).round_()  # ratios of whole numbers: the factor makes halves round away from zero, and changes nothing else
     x = _rounded(_vertical(_PASS1_INVERSE.like(like), (level * step).view(x.shape)))
     x = _rounded(_horizontal(_PASS2_INVERSE.like(like), x))
     return x.clamp_(-128, 127), y.view(x.shape), level.view(x.shape)
@@ -280,7 +280,7 @@ def _zeros(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _fold(g: Tensor, height: int, width: int) -> Tensor:
-    """Adjoint of repeating the last row and column: what they were repeated to is added up."""
+    """Adjoint of repeating the last row and column: gradients of the copies are summed."""
     if g.shape[-2] > height:
         g = torch.cat([g[..., : height - 1, :], g[..., height - 1 :, :].sum(-2, keepdim=True)], -2)
     if g.shape[-1] > width:
@@ -317,7 +317,7 @@ class _Exact(torch.autograd.Function):
             if small is None:
                 out[i, 0, rows] = (decoded + 128) / 255
                 continue
-            out[i, 0, rows] = decoded  # until colour comes
+            out[i, 0, rows] = decoded  # kept here until the colour conversion
             chroma = pad_to(ycc[:, 1:].flatten(0, 1), -(-height // v) * v, wide)  # [2 N, h, w]: columns up to blocks, rows up to pairs
             decoded, y, levels[1] = _code(pad_to_multiple(_box(chroma, v, u), 8), _steps(tables, i, 1))
             kept.append(y)

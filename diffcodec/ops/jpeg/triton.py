@@ -485,9 +485,9 @@ def _folded(g, y0, x0, H, W, EVEN: tl.constexpr, COLUMNS: tl.constexpr, R: tl.co
 
 
 # Kernels. Arguments: pictures [N, 3 or 1, H, W]; tables [N or 1, 2, 64], STRIDE apart; BLOCKS blocks of a picture, BLOCKS_X in a row, in TILES
-# programs of R blocks each. Components take turns in a loop that stays one: code for each of them would not fit into the instruction cache, and
-# takes the compiler three times as long. ZERO is 0, which the compiler does not know: y0 + ZERO keeps it from sharing addresses and samples between
-# components, for which there are not registers enough.
+# programs of R blocks each. Components take turns in a loop that is not unrolled: unrolled, it would exceed the instruction cache and take three
+# times as long to compile. ZERO is 0, unknown to the compiler: y0 + ZERO keeps it from sharing addresses and samples between components, for which
+# there are not enough registers.
 
 
 @triton.jit

@@ -1,1 +1,1 @@
-"""The search for vectors, partitions and directions."""
+"""Search for motion vectors, partitions and prediction directions."""

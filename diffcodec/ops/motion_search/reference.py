@@ -25,7 +25,7 @@ INTER_COST, MOTION_COST = 4, 5  # what x264's lookahead adds to the cost of an i
 BIPRED_COST, STILL_COST = INTER_COST + MOTION_COST, INTER_COST  # the same to the mean of both references, and to it without motion
 DISTANCE_COST = 0.1  # of the full search, an octave of displacement: nearer vectors first where costs are alike
 DIRECTION_BITS = 2.0, 2.0, 3.0  # of an 8x8 block of a B frame: past, future, both
-SPLIT_BITS = 6.0  # of a B macroblock whose blocks go their own ways
+SPLIT_BITS = 6.0  # of a B macroblock whose blocks have directions of their own
 
 
 def mvd_bits(vectors: Tensor, predictor: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def refine_vectors(
     use_satd: bool,
     rounds: int,
 ) -> tuple[Tensor, Tensor]:
-    """The best of some vectors, moved to the best position nearby: whole, half, quarter pixels.
+    """Refine the best of several start vectors to whole, half and quarter pixels.
 
     Args:
         phases: :func:`~diffcodec.ops.interpolate.reference.quarter_pel` of the reference planes.
@@ -241,7 +241,7 @@ def _neighbour_vectors(v: Tensor) -> list[Tensor]:
 def estimate_motion(
     current: Tensor, reference: Tensor, phases: Tensor, slot: Tensor, reach: int, subpel: int, use_satd: bool
 ) -> tuple[Tensor, Tensor]:
-    """Motion of half-resolution planes from others as the lookahead estimates it, and its cost (x264's slicetype.c).
+    """The lookahead's motion estimation between half-resolution planes, and its cost (x264's slicetype.c).
 
     Args:
         current, reference: ``[P, H, W]``.
@@ -280,7 +280,7 @@ def estimate_bipred(
     cost1: Tensor,
     use_satd: bool,
 ) -> tuple[Tensor, Tensor]:
-    """What it costs to code B frames as the lookahead estimates it: from the past, the future, the mean of both, or of both without motion.
+    """The lookahead's cost of B frames: the least of past, future, their mean, and their mean without motion.
 
     Args:
         half: half-resolution planes ``[S, H, W]``. phases: their quarter-pel phases.

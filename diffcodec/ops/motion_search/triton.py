@@ -1,7 +1,7 @@
 """Motion search in Triton: full search, refinement, partitions, the lookahead's costs, the directions of B frames.
 
-Costs are sums of whole numbers (and halves), exact in any order, so that vectors are those of the reference but where bits of vectors decide in the
-last place. A block of 8 x 8 samples is a row of a tile: its Hadamard transforms are one product with a matrix of 64 x 64, exact in tf32.
+Costs are sums of whole numbers (and halves), exact in any order, so that vectors are those of the reference unless bits of vectors decide in the last
+place. A block of 8 x 8 samples is a row of a tile: its Hadamard transforms are one product with a matrix of 64 x 64, exact in tf32.
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ def _partition(
 
 @triton.jit
 def _lookahead_cost(phases, slot, source, vectors, hadamard, costs, BLOCKS, BH, BW, HP, WP, USE_SATD: tl.constexpr, P: tl.constexpr):
-    """What the lookahead makes vectors cost."""
+    """The lookahead's cost of vectors."""
     b, mask, rb, top, left, i, k = block_rows(tl.program_id(0) * P, BLOCKS, BH, BW, 8, P)
     mine = samples(source, rb, top, left, i, k, BH, BW, 8)
     vy, vx = _vector(vectors, b)

@@ -3,7 +3,7 @@
 An encoder decides a macroblock with the states that the macroblocks before it left behind. Here those states come from a first guess of all levels
 of a frame, so that all macroblocks are decided at once; the states still differ from macroblock to macroblock.
 
-A kind of block has forty contexts: fifteen of the significance map, fifteen of last flags, five of a magnitude above 1, five of its going on.
+A kind of block has forty contexts: fifteen of the significance map, fifteen of last flags, five of a magnitude above 1, five of its continuation.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ _LAST8 = [0] + [1] * 15 + [2] * 16 + [3] * 8 + [4] * 8 + [5] * 4 + [6] * 4 + [7]
 
 RATE = 1 - (0.01875 / 0.5) ** (1 / 63)  # by which a state moves towards what it sees (Table 9-44)
 LEAST = 0.01875  # probability that a state can hold
-MOST_SEEN = 256  # decisions in a macroblock that count
+MOST_SEEN = 256  # decisions per macroblock that are counted, at most
 KEPT = Constant((1 - RATE) ** np.arange(MOST_SEEN + 1))  # of a state after so many decisions
-STEPS = 2048  # in which probabilities are told apart for their bits
+STEPS = 2048  # resolution of probabilities in the table of their bits
 ENTROPY = Constant(-np.log2((np.arange(STEPS) + 0.5) / STEPS))
 
 
@@ -150,14 +150,14 @@ def magnitude_contexts(levels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def count(levels: Tensor, kind: Kind, used: Tensor) -> tuple[Tensor, Tensor]:
-    """What contexts see in each macroblock.
+    """Number of decisions coded with each context, per macroblock.
 
     Args:
         levels: magnitudes ``[N, MB, blocks, n]``.
         used: macroblocks that are coded ``[N, MB]``, 0 or 1 as floats.
 
     Returns:
-        Decisions that were 1, and all: ``[N, MB, 40]``.
+        Number of decisions that are 1, and of all: ``[N, MB, 40]`` each.
     """
     v = levels * used[..., None, None]
     hit = v.clamp(max=1)

@@ -31,7 +31,7 @@ def block_texture(blocks: Tensor, k: int) -> Tensor:
 
 
 def distortion(source: Tensor, decoded: Tensor, lam: Tensor, psy: float, of_source: Tensor | None = None) -> Tensor:
-    """Squared error of luma and, psy x lambda x lost texture. Shape: ``[N, H, W]`` twice, ``[N, H/16, W/16]`` -> same."""
+    """Squared error of luma plus psy-RD: psy x lambda x half of the lost texture. Shape: ``[N, H, W]`` twice, ``[N, H/16, W/16]`` -> same."""
     error = flat_blocks((source - decoded).square(), 16).sum(-1)
     if not psy:
         return error
@@ -41,7 +41,7 @@ def distortion(source: Tensor, decoded: Tensor, lam: Tensor, psy: float, of_sour
 
 @dataclass(frozen=True)
 class Coded:
-    """A frame's luma as one way of coding codes it.
+    """A frame's luma, coded in one way.
 
     Attributes:
         kind: of its blocks.
@@ -60,12 +60,13 @@ class Coded:
 
 
 class States:
-    """Contexts that a choice of ways of coding leaves behind, and the bits of each way by them.
+    """CABAC states if each macroblock is coded in a given way, and the bits of every way under these states.
 
     Args:
-        ways: of coding luma.
-        choice: which of them each macroblock is taken to be coded in ``[N, H/16, W/16]``, 0..len(ways) - 1.
-        qp: ``[N, H/16, W/16]``. intra: macroblocks, bool, same shape: of an I slice all.
+        ways: luma, coded in different ways.
+        choice: the way of each macroblock ``[N, H/16, W/16]``, 0..len(ways) - 1.
+        qp: ``[N, H/16, W/16]``.
+        intra: intra macroblocks, bool, same shape; all of them in an I slice.
     """
 
     def __init__(self, ways: Sequence[Coded], choice: Tensor, qp: Tensor, intra: Tensor) -> None:

@@ -26,13 +26,13 @@ from .trellis import Trellis, trellis_quant
 
 @dataclass(frozen=True)
 class QuantSettings:
-    """What an encoder keeps and drops.
+    """Settings of the quantiser: rounding, trellis, decimation, gradient.
 
     Attributes:
-        intra, inter: what is added to a magnitude, in steps, before the floor (x264: (32 - deadzone) / 64).
-        trellis: weights of the choice by rate and distortion that replaces it; None for none.
+        intra, inter: rounding offset of intra and inter blocks: added to a magnitude, in steps, before the floor (x264: (32 - deadzone) / 64).
+        trellis: weights of rate-distortion optimised quantisation, which replaces the rounding offset; None for none.
         decimate: whether inter blocks with few levels of +-1 are dropped (8x8 blocks: only without trellis).
-        noise_width: standard deviation in levels of the noise whose mean slope the gradient is.
+        noise_width: standard deviation in levels of the Laplacian noise over which the quantiser's slope is averaged for the gradient.
     """
 
     intra: float = 21 / 64
@@ -42,7 +42,7 @@ class QuantSettings:
     noise_width: float = 6.0
 
     def numbers(self) -> list[float]:
-        """As operations take it: weights of the trellis behind whether there is one."""
+        """The settings as operations take them: intra, inter, noise_width, decimate, whether there is a trellis, its intra, inter and small."""
         t = self.trellis
         weights = [0.0] * 4 if t is None else [1.0, t.intra, t.inter, t.small]
         return [self.intra, self.inter, self.noise_width, float(self.decimate), *weights]
@@ -119,12 +119,12 @@ def quantise(
 ) -> Tensor:
     """Levels of coefficients.
 
-    Coefficients of whole numbers fall on multiples of quarters of a step: those of the whole transform, divided in one go, do so to the last bit on
-    every machine.
+    Residuals of whole numbers can give coefficients at exact multiples of a quarter of a step; the integer transform and a single division
+    compute these to the last bit on every machine.
 
     Args:
         whole: ``[N, MB, blocks, n]``, scan order, of the transform of whole numbers.
-        norm: what they are to be divided by to be orthonormal.
+        norm: divisors that make them orthonormal.
         step: broadcastable to them.
         intra: ``[N, MB]`` bool.
         kind: of the blocks. used: macroblocks that have such ``[N, MB]`` bool. qp: ``[N, MB]``.
@@ -158,7 +158,7 @@ def decimation_scores(levels: Tensor) -> Tensor:
 
 CODED_BITS = 1.5  # of a macroblock's QP difference and transform, where anything is coded
 
-# Added before a residual is rounded: ties, which the standard's whole numbers round up, are a little off in floats. Much less than its 1/64.
+# Added before a residual is rounded: ties, which the standard's integer arithmetic rounds up, are slightly off in floats. Much less than its 1/64.
 TIE = 1e-3
 
 
@@ -178,15 +178,15 @@ def code_luma(
     quant: list[float],
     levels: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Code what luma differs from its prediction by.
+    """Code the residual of luma.
 
     Args:
         source, predicted: ``[N, H, W]`` 0..255, multiples of 16.
         qp: ``[N, H/16, W/16]``, whole numbers.
         intra, transform_8x8, intra16x16: macroblocks that are intra, that take the 8x8 transform, and that are intra 16x16, whose sixteen DCs go
             through a second transform (8.5.10); bool, shape of ``qp``.
-        quant: what the encoder keeps, :meth:`QuantSettings.numbers`.
-        levels: whether levels are asked for: implementations may leave them empty if not.
+        quant: settings of the quantiser, :meth:`QuantSettings.numbers`.
+        levels: whether levels are needed; if not, implementations may return them empty.
 
     Returns:
         Prediction and coded residual ``[N, H, W]``, whole numbers 0..255 if the prediction's are whole (rounding and clipping pass the gradient);
@@ -269,7 +269,7 @@ def _regions(s: Tensor) -> Tensor:
 
 @operation
 def code_chroma(source: Tensor, predicted: Tensor, qpc: Tensor, intra: Tensor, quant: list[float], levels: bool) -> tuple[Tensor, Tensor]:
-    """Code what chroma differs from its prediction by: 4x4 transforms, their four DCs through a 2x2 Hadamard transform.
+    """Code the residual of chroma: 4x4 transforms, their four DCs through a 2x2 Hadamard transform.
 
     Args:
         source, predicted: ``[N, 2, H/2, W/2]``, Cb and Cr.
@@ -316,7 +316,7 @@ def _(source: Tensor, predicted: Tensor, qpc: Tensor, intra: Tensor, quant: list
 @operation
 @torch.no_grad()
 def choose_transform_8x8(source: Tensor, predicted: Tensor, use_satd: bool, allowed: bool) -> tuple[Tensor, Tensor]:
-    """What each macroblock's residual costs, and whether the 8x8 transform concentrates it more.
+    """Cost of each macroblock's residual, and whether the 8x8 transform compacts it better.
 
     Args:
         source, predicted: ``[N, H, W]``.
@@ -354,7 +354,7 @@ def choose_coding(
     psy: float,
     transform_8x8: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of several inter predictions each macroblock takes, with which transform, or without residual, by rate and distortion (x264's rdo.c).
+    """Choose inter prediction, transform and skip for each macroblock by rate and distortion (x264's rdo.c).
 
     As x264 does, predictions compete with the 4x4 transform, and the winner tries the other one and takes it where it is no worse.
 
@@ -450,7 +450,7 @@ def _(
 @operation
 @torch.no_grad()
 def merge_qp_delta(qp: Tensor, frame_qp: Tensor) -> Tensor:
-    """A macroblock's QP that differs by exactly 1 from that of the macroblock before it becomes the same: naming it costs more than it brings.
+    """Set a macroblock's QP to that of the one before it if they differ by exactly 1: signalling the difference costs more than it gains.
 
     Args:
         qp: whole numbers ``[F, H/16, W/16]``.

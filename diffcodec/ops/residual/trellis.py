@@ -1,6 +1,7 @@
-"""Levels chosen by rate and distortion, as an encoder's trellis chooses them: distortion + lambda x bits of CABAC (see :mod:`.cabac`).
+"""Rate-distortion optimised levels, as from an encoder's trellis: least distortion + lambda x bits of CABAC (see :mod:`.cabac`).
 
-Every level between its two neighbours, then where each block ends (ITU-T H.264, 9.3.3.1.3: significance map, last flags, magnitudes from the end).
+First each level (the nearest or the next smaller one), then the end of each block (ITU-T H.264, 9.3.3.1.3: significance map, last flags, magnitudes
+from the end).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .cabac import Kind, adapt, after, bits_of, count, magnitude_contexts, of_pl
 
 @dataclass(frozen=True)
 class Trellis:
-    """What the choice of levels is weighed by.
+    """Weights of rate-distortion optimised quantisation.
 
     Attributes:
         intra, inter: factor on x264's lambda in intra and inter blocks.
@@ -52,7 +53,7 @@ def trellis_quant(y: Tensor, intra: Tensor, weights: Trellis, kind: Kind, used: 
     # Masks are floats: arithmetic on them is many times as fast as selection by bools
     near = (y + 0.5).floor_()
     below = (near - 1).clamp_(min=0)
-    guess = y.floor()  # what the trellis keeps for sure: in sparse blocks it drops levels of up to 1.4 steps
+    guess = y.floor()  # levels that the trellis certainly keeps: in sparse blocks it drops levels of up to 1.4 steps
     bits = bits_of(adapt(*count(guess, kind, used), first))
     s0, s1, l0, l1 = of_places(kind, bits)
     above, more = magnitude_contexts(guess)
@@ -64,10 +65,10 @@ def trellis_quant(y: Tensor, intra: Tensor, weights: Trellis, kind: Kind, used: 
         size = torch.lerp(one, two + (v - 2).clamp_(min=0) * longer, (v - 1).clamp_(min=0, max=1))
         return (y - v).square_() + lam * torch.lerp(s0.expand_as(v), coded + size, v.clamp(max=1))
 
-    # each level between its two neighbours
+    # each level: the nearest or the next smaller one
     cost_near, cost_below = cost(near), cost(below)
     chosen = torch.lerp(below, near, (cost_below - cost_near).sign_().clamp_(min=0))
-    # where the block ends: nothing behind costs bits, and its distortion is that of zeros
+    # end of the block: levels after it cost no bits and are 0
     total = torch.minimum(cost_near, cost_below).cumsum(-1) + after(distortion) + lam * (l1 - l0)
     best, end = (total + (1 - chosen.clamp(max=1)) * 1e9).min(-1, keepdim=True)
     worth = (distortion.sum(-1, keepdim=True) - best).sign_().clamp_(min=0)

@@ -2,8 +2,8 @@
 
 Four macroblocks a program, their blocks as rows of a tile, coefficients in scan order as its columns: transforms are products with matrices, that of
 the source with whole numbers, so that coefficients are those of the reference to the last bit.
-Without trellis one pass does it all; with it a pass before counts what the contexts see in each macroblock, from which torch has their bits (see
-:mod:`.cabac`). Backward codes the residual again.
+Without trellis one pass suffices; with it, a first pass counts the decisions of each context per macroblock, from which torch computes their bits
+(see :mod:`.cabac`). The backward pass codes the residual again.
 """
 
 from __future__ import annotations
@@ -404,7 +404,7 @@ def _code_backward(
     flat, steps, places, tables, MBS, BW, W, TILES, lam_intra, lam_inter, dead_intra, dead_inter, noise_width,
     TRELLIS: tl.constexpr, DECIMATE: tl.constexpr, LEVELS: tl.constexpr, KIND: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """Gradient by source, prediction and QP; what rounds and clips passes it, the quantiser has the slope of its mean."""
+    """Gradient by source, prediction and QP; rounding and clipping pass it, the quantiser has its expected slope."""
     n: tl.constexpr = 64 if KIND == EIGHT else 16
     per: tl.constexpr = 16 if KIND == FOUR else 4
     first: tl.constexpr = 1 if KIND == CHROMA else 0

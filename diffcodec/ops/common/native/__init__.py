@@ -1,7 +1,7 @@
 """Native code: the library that a build puts beside the package, and how the modules ``ops/<family>/native.py`` call it.
 
-The library is plain C seen from outside, loaded with ctypes: one file for every Python and every torch. It holds each function once for each
-instruction set; the best that the processor has is taken, or the one that the environment variable ``DIFFCODEC_NATIVE`` names ("base",
+The library has a plain C interface and is loaded with ctypes: one file serves every version of Python and torch. It holds each function once per
+instruction set; the best one that the processor supports is used, or the one that the environment variable ``DIFFCODEC_NATIVE`` names ("base",
 "avx2", "avx512"; "off" for none). ``DIFFCODEC_NATIVE_LIBRARY`` names another file to load.
 """
 
@@ -23,8 +23,8 @@ ISAS = ("avx512", "avx2", "base")  # the best first
 VARIABLE, LIBRARY_VARIABLE = "DIFFCODEC_NATIVE", "DIFFCODEC_NATIVE_LIBRARY"
 _NAMES = {"win32": "diffcodec_native.dll", "darwin": "libdiffcodec_native.dylib"}
 _DTYPES = {"f": torch.float32, "b": torch.uint8, "l": torch.int64, "h": torch.int16}
-LARGE = 2**22  # bytes of a tensor from which on its pages are mapped before it is written: it is memory fresh from the system then
-_STATUS = {1: MemoryError("native code found no memory for what it computes with"), 2: RuntimeError("native code failed")}
+LARGE = 2**22  # bytes: from this size on, a tensor is fresh memory from the system, and its pages are mapped before it is written
+_STATUS = {1: MemoryError("native code found no memory for its buffers"), 2: RuntimeError("native code failed")}
 
 
 class Library:
@@ -35,7 +35,8 @@ class Library:
         isa: of :data:`ISAS`; None for the best that runs here.
 
     Raises:
-        OSError: it cannot be loaded. RuntimeError: it is of another version, or has nothing for this processor.
+        OSError: it cannot be loaded.
+        RuntimeError: it is of another version, or has no code for this processor.
     """
 
     def __init__(self, path: Path, isa: str | None = None) -> None:
@@ -46,10 +47,10 @@ class Library:
             map_pages.argtypes, map_pages.restype = (ctypes.c_void_p, ctypes.c_int64), None
         except AttributeError:
             raise RuntimeError(f"{path} is no library of diffcodec") from None
-        from .... import __version__  # which is not there yet where this module is imported
+        from .... import __version__  # not defined yet when this module is imported
 
         if (version := loaded.dc_version().decode()) != __version__:
-            raise RuntimeError(f"{path} is of version {version}, this is diffcodec {__version__}: install it again")
+            raise RuntimeError(f"{path} is of version {version}, this is diffcodec {__version__}: reinstall diffcodec")
         self.path, self.isa = path, ""
         found: dict[str, dict[str, Callable[..., None]]] = {}
         there, signature, address = ctypes.c_char_p(), ctypes.c_char_p(), ctypes.c_void_p()
@@ -63,7 +64,7 @@ class Library:
         if isa is not None and isa not in runs:
             raise RuntimeError(f"{VARIABLE}={isa!r}: expected one of {', '.join(map(repr, [*runs, 'off']))} on this processor")
         if not runs:
-            raise RuntimeError(f"{path} has nothing for this processor; it was built for {', '.join(found) or 'nothing'}")
+            raise RuntimeError(f"{path} has no code for this processor; it was built for {', '.join(found) or 'nothing'}")
         self.isa = isa or runs[0]
         self.functions = found[self.isa]
 
@@ -103,7 +104,7 @@ def _function(name: str, signature: str, address: int, map_pages: Callable[[int,
 
 
 def _places() -> list[Path]:
-    """Where the library may lie."""
+    """Paths at which the library is looked for."""
     if chosen := os.environ.get(LIBRARY_VARIABLE):
         return [Path(chosen)]
     name = _NAMES.get(sys.platform, "libdiffcodec_native.so")
@@ -139,11 +140,13 @@ def call(name: str, *args: Any) -> None:
     """Run a function on tensors, which it reads and writes, and numbers.
 
     Args:
-        name: of the function. args: its arguments after the number of threads: contiguous tensors of the dtype that it expects, None for a tensor
-            that is not there, numbers.
+        name: name of the function.
+        *args: its arguments after the number of threads: numbers, and contiguous tensors of the expected dtype, or None for a missing one.
 
     Raises:
-        TypeError: they are not what it expects. MemoryError, RuntimeError: it failed.
+        TypeError: arguments of another number, type or dtype.
+        ValueError: an output that is not contiguous.
+        MemoryError, RuntimeError: the function failed.
     """
     loaded = library()
     if isinstance(loaded, str):
