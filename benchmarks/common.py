@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from diffcodec.fidelity import jsonable
+from diffcodec.files import replacing, sha256, without_folders
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,17 +29,22 @@ def record(name: str, data: dict[str, Any], out: Path | None = None) -> Path:
     path = (out or RESULTS) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     module = sys.modules["__main__"].__spec__
-    # absolute paths by their last component: the rest is specific to this machine
-    arguments = [Path(a).name if a.startswith("/") else a for a in sys.argv[1:]]
+    arguments = map(without_folders, sys.argv[1:])
     head = {
         "command": f"python -m {module.name if module else name} {shlex.join(arguments)}".strip(),
         "commit": _commit(),
         "machine": machine(),
         "versions": versions(),
     }
-    path.write_text(json.dumps(jsonable(head | data), indent=1) + "\n")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(jsonable(head | data), indent=1) + "\n")
     print(f"wrote {path}")
     return path
+
+
+def named(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """Clips as results name them."""
+    return [{"name": p.name, "sha256": sha256(p)} for p in paths]
 
 
 def _commit() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import hashlib
 import io
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from torch import Tensor
 
 import diffcodec as dc
 from benchmarks.common import forward_only, record
+from diffcodec.files import sha256
 
 PRESETS = {128: ("ultrafast", "veryfast", "medium", "slow"), 720: ("ultrafast", "medium")}
 CRF, QUALITY, FRAMES = 23, 50, 8
@@ -48,7 +48,7 @@ def cut(files: list[Path], height: int, width: int, count: int) -> tuple[Tensor,
         clip = dc.read_video(path)[:FRAMES]
         y, x = (clip.shape[-2] - height) // 2 // 2 * 2, (clip.shape[-1] - width) // 2 // 2 * 2
         found.append(clip[..., y : y + height, x : x + width])
-        names.append({"clip": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:16]})
+        names.append({"clip": path.name, "sha256": sha256(path)[:16]})
     if len(found) < count:
         raise SystemExit(f"{len(found)} clips of at least {FRAMES} frames of {height} x {width} were found, {count} are needed")
     return torch.stack(found), names

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.common import record
 from benchmarks.runs import curve
-from diffcodec import report
+from diffcodec.files import sha256
 from diffcodec.strength import Ramp
 from revmark_ref import evaluate, weights
 from revmark_ref.config import PRESETS, Config
@@ -48,9 +48,16 @@ def through(layer: str, seed: int) -> Config:
 
 
 def trained(config: Config, data: Path, out: Path, first: Path | None = None) -> Path:
-    """Weights of a run, trained if they do not exist yet."""
+    """Weights of a run, trained if they do not exist yet.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration.
+    """
     file = out / "weights.safetensors"
-    if not file.exists():
+    if file.exists():
+        if weights.load(file)[1] != config:
+            raise ValueError(f"{file} is of another configuration: choose another --work")
+    else:
         told = train(Plan(config, data, out, resume=True, start=first))
         if told.step < config.training.steps:
             raise SystemExit(f"{out}: stopped at step {told.step}")
@@ -82,7 +89,7 @@ def main() -> None:
             file = trained(through(layer, seed), args.data, out, first)
             found = evaluate.evaluation(file, args.clips, args.work / "cells", args.windows, 0, args.alexnet)
             told = {name: found.accuracy(name) for name in ATTACKS}
-            seeds.append({"seed": seed, "weights": report.sha256(file), "quality": found.quality(), "accuracy": told})
+            seeds.append({"seed": seed, "weights": sha256(file), "quality": found.quality(), "accuracy": told})
             learnt = curve(out)
             seeds[-1]["curve"] = learnt["validation"]
             print(layer, seed, {k: v["value"] for k, v in told.items()}, flush=True)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 import diffcodec as dc
+from diffcodec.config import split_commas
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class FileAttack:
     times: int = 1
     suffix: str = ".mp4"
     layer: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.layer is not None and (self.filters or self.rate or self.codec != "libx264"):
+            raise ValueError("a layer goes without filters, at the file's own rate, and its result is coded with libx264")
 
 
 def encoder(codec: str, crf: int, preset: str = "medium") -> dict[str, Any]:
@@ -93,10 +98,10 @@ ATTACKS: dict[str, FileAttack] = {
 
 def apply(attack: FileAttack, source: Path, out: Path) -> None:
     """Apply an attack to a file and write the result."""
-    once = out if attack.times == 1 else out.with_name("once" + out.name)
-    _apply(attack, source, once)
-    if attack.times == 2:
-        _apply(attack, once, out)
+    for i in range(attack.times):
+        last = out if i == attack.times - 1 else out.with_name(f"{i}-{out.name}")
+        _apply(attack, source, last)
+        source = last
 
 
 def _apply(attack: FileAttack, source: Path, out: Path) -> None:
@@ -113,7 +118,7 @@ def _apply(attack: FileAttack, source: Path, out: Path) -> None:
         rate = Fraction(attack.rate) if attack.rate else video.average_rate
         graph = av.filter.Graph()
         steps = [graph.add_buffer(template=video)]
-        for part in _split(attack.filters):
+        for part in split_commas(attack.filters):
             name, _, options = part.partition("=")
             steps.append(graph.add(name, options) if options else graph.add(name))
         steps.append(graph.add("buffersink"))
@@ -143,16 +148,3 @@ def _apply(attack: FileAttack, source: Path, out: Path) -> None:
         graph.push(None)
         write()
         writer.mux(stream.encode(None))
-
-
-def _split(filters: str) -> list[str]:
-    """Split filters at the commas outside parentheses and quotes."""
-    out, depth, quoted = [""], 0, False
-    for c in filters:
-        quoted ^= c == "'"
-        depth += (c == "(") - (c == ")")
-        if c == "," and depth == 0 and not quoted:
-            out.append("")
-        else:
-            out[-1] += c
-    return [f for f in out if f]

@@ -23,6 +23,7 @@ from torch import Tensor
 
 import diffcodec as dc
 from benchmarks.fuzz_score import Score
+from diffcodec.files import sha256
 
 NAMED = (ValueError, TypeError)  # VideoError, MessageError and CheckpointError are among them
 
@@ -232,7 +233,7 @@ def _training(out: Path, steps: int) -> None:
 
 def _final(out: Path) -> dict[str, str]:
     newest = sorted((out / "checkpoints").glob("step-*"))[-1]
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in newest.iterdir()}
+    return {p.name: sha256(p) for p in newest.iterdir()}
 
 
 def try_kills(seed: int, count: int, until: float, score: Score) -> None:

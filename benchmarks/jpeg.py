@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 import diffcodec as dc
-from benchmarks.common import record
-from diffcodec import fidelity, report
+from benchmarks.common import named, record
+from diffcodec import fidelity
 from diffcodec.files import video_files
 from diffcodec.jpeg import Expected
 from diffcodec.slopes import GRADIENTS
@@ -76,7 +76,7 @@ def main() -> None:
         band = fidelity.steering(photographs, make(50), dc.RealJPEG(50), bands=fidelity.BANDS).static
         steering[name] = {"steering": gains, "band_test": band}
         print(f"{name:34s}" + "".join(f"  q{q} {v:.3f}" for q, v in gains.items()) + f"  band test {band:.3f}")
-    clips = [{"name": p.name, "sha256": report.sha256(p), "frame": 5} for p in paths]
+    clips = [c | {"frame": 5} for c in named(paths)]
     record(args.name, {"photographs": clips, "side": args.side, "exactness": rows, "steering": steering})
 
 

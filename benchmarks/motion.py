@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 import diffcodec as dc
-from benchmarks.common import record
-from diffcodec import report
+from benchmarks.common import named, record
 from diffcodec.files import video_files
 from diffcodec.motion import BlockMotion, NoMotion, warp
 
@@ -38,7 +37,7 @@ def main() -> None:
             row[f"psnr_{gap}_away"] = dc.metrics.psnr(predicted, current).mean().item()
         rows[name] = row
         print(f"{name:50s} {row['psnr_1_away']:.2f} {row['psnr_4_away']:.2f}")
-    clips = [{"name": p.name, "sha256": report.sha256(p)} for p in paths]
+    clips = named(paths)
     record("motion", {"frames": "2 from 3 and 2 from 6, centre crop", "size": args.size, "clips": clips, "rows": rows})
 
 

@@ -20,12 +20,11 @@ import torch
 
 import diffcodec as dc
 from benchmarks import file_attacks
-from benchmarks.common import record
+from benchmarks.common import named, record
 from benchmarks.file_attacks import FileAttack, encoder
-from benchmarks.rows import Rows
+from benchmarks.rows import Rows, belongs
 from benchmarks.watermark import scaled, to_and_fro
-from diffcodec import report
-from diffcodec.files import video_files
+from diffcodec.files import sha256, video_files
 from revmark_ref import apply, framing, weights
 from revmark_ref.keys import generator
 
@@ -158,10 +157,11 @@ def log10_p(bits: int, right: int) -> float:
 
 
 def measured(name: str, told: System, paths: list[Path], work: Path) -> dict[str, Any]:
-    done = Rows(work / f"{name}.jsonl", "clip", "attack")
-    source, marked = work / f"{name}-source.mp4", work / f"{name}-marked.mp4"
-    for i, path in enumerate(paths):
-        if all((path.name, a) in done for a in ATTACKS):
+    done = Rows(work / "rows.jsonl", "sha256", "attack")
+    hashes = [sha256(p) for p in paths]
+    source, marked = work / "source.mp4", work / "marked.mp4"
+    for i, (path, digest) in enumerate(zip(paths, hashes)):
+        if all((digest, a) in done for a in ATTACKS):
             continue
         message = torch.randint(2, (told.bits,), generator=generator(2, f"protocol {path.name}", i)).numpy()
         frames = list(to_and_fro(path, FRAMES))
@@ -171,25 +171,25 @@ def measured(name: str, told: System, paths: list[Path], work: Path) -> dict[str
         a, b = dc.read_video(source), dc.read_video(marked)
         quality = {"psnr": float(dc.metrics.psnr(b[None], a[None])), "ssim": float(dc.metrics.ssim(b[None], a[None]))}
         for attack, what in ATTACKS.items():
-            if (path.name, attack) in done:
+            if (digest, attack) in done:
                 continue
-            out = work / f"{name}-attacked{what.suffix}"
+            out = work / f"attacked{what.suffix}"
             file_attacks.apply(what, marked, out)
             found = told.read(out)
             right = None if found is None else int((found == message).sum())
-            done.add({"clip": path.name, "attack": attack, "right": right, **quality})
-        print(name, path.name, {a: done[path.name, a]["right"] for a in ATTACKS}, flush=True)
+            done.add({"clip": path.name, "sha256": digest, "attack": attack, "right": right, **quality})
+        print(name, path.name, {a: done[digest, a]["right"] for a in ATTACKS}, flush=True)
     rows = {}
     for attack in ATTACKS:
         # no message read counts as guessing: half of the bits, and no evidence
-        own = [done[p.name, attack]["right"] for p in paths]
+        own = [done[h, attack]["right"] for h in hashes]
         accuracy = [0.5 if r is None else r / told.bits for r in own]
         rows[attack] = {
             "bit_accuracy": statistics.mean(accuracy), "worst_clip": min(accuracy), "exact": sum(r == told.bits for r in own),
             "capacity": capacity(told.bits, statistics.mean(accuracy)),
             "log10_p": statistics.mean(0.0 if r is None else log10_p(told.bits, r) for r in own),
         }  # fmt: skip
-    first = [done[p.name, "none"] for p in paths]
+    first = [done[h, "none"] for h in hashes]
     return {
         "bits": told.bits, "clips": len(paths), "psnr": statistics.mean(r["psnr"] for r in first), "ssim": statistics.mean(r["ssim"] for r in first),
         "attacks": rows,
@@ -204,16 +204,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="number of clips; all by default")
     parser.add_argument("--work", type=Path, default=Path("out/protocol"))
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
     paths = video_files(args.clips)[: args.count]
-    result = {name: measured(name, system(name, args.psnr), paths, args.work) for name in args.systems}
+    used = {n: sha256(weights.find(n)) for n in args.systems if n != "rivagan"}
+    for name in args.systems:
+        belongs(args.work / name, weights=used.get(name), psnr=args.psnr if name in used else None)
+    result = {name: measured(name, system(name, args.psnr), paths, args.work / name) for name in args.systems}
     record(
         "protocol",
         {
             "frames": FRAMES,
             "fps": FPS,
             "height": HEIGHT,
-            "clips": [{"name": p.name, "sha256": report.sha256(p)} for p in paths],
+            "weights": used,
+            "clips": named(paths),
             "systems": result,
         },
     )

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.common import record
+from diffcodec.files import sha256
 from revmark_ref import evaluate, measure, weights
 from revmark_ref.waves import luma
 
@@ -45,10 +45,7 @@ def main() -> None:
             found.alpha = found.alpha_for(args.psnr)
     detector = None if args.detector == "none" else args.detector
     data: dict[str, Any] = {
-        "weights": {
-            e.name: hashlib.sha256(weights.find(n).read_bytes()).hexdigest()
-            for e, n in zip([main_, *others], [args.weights, *args.variants])
-        },
+        "weights": {e.name: sha256(weights.find(n)) for e, n in zip([main_, *others], [args.weights, *args.variants])},
         "model": dataclasses.asdict(main_.config.model),
         "alpha": main_.alpha,
         "descent": args.descent,

@@ -7,13 +7,31 @@ from pathlib import Path
 from typing import Any
 
 
+def belongs(work: Path, **to: Any) -> None:
+    """Check that what a folder holds was measured on the same things; an empty folder is marked with them.
+
+    Raises:
+        ValueError: it was measured on others.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    mark = work / "of.json"
+    if not mark.is_file():
+        mark.write_text(json.dumps(to))
+    found = json.loads(mark.read_text())
+    if wrong := [name for name in to | found if to.get(name) != found.get(name)]:
+        raise ValueError(f"{work} holds results for other {', '.join(wrong)}: choose another --work, or empty it")
+
+
 class Rows:
     """Rows in a file of JSON lines, keyed by some of their columns, so that an interrupted run resumes where it stopped."""
 
     def __init__(self, path: Path, *key: str) -> None:
         self.path, self.key = path, key
-        lines = path.read_text().splitlines() if path.is_file() else []
-        self.rows = {self._of(row): row for row in map(json.loads, lines)}
+        text = path.read_text() if path.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:  # a row that was being written when the run was killed
+            path.write_text(whole)
+        self.rows = {self._of(row): row for row in map(json.loads, whole.splitlines())}
 
     def _of(self, row: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(row[k] for k in self.key)

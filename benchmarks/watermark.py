@@ -6,8 +6,6 @@ Finished attacks are kept in --work, so that an interrupted part resumes where i
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -20,11 +18,10 @@ from torch import Tensor
 
 import diffcodec as dc
 from benchmarks import file_attacks
-from benchmarks.common import record
+from benchmarks.common import named, record
 from benchmarks.file_attacks import ATTACKS
-from benchmarks.rows import Rows
-from diffcodec import report
-from diffcodec.files import video_files
+from benchmarks.rows import Rows, belongs
+from diffcodec.files import sha256, video_files
 from revmark_ref import apply, framing, weights
 from revmark_ref.keys import generator
 
@@ -180,10 +177,6 @@ def bits(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, Any
     }
 
 
-def kept(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
-
-
 PARTS: dict[str, Callable[[Any, list[Path], argparse.Namespace], dict[str, Any]]] = {
     "attacks": attacks,
     "unmarked": unmarked,
@@ -201,15 +194,11 @@ def main() -> None:
     parser.add_argument("--psnr", type=float, default=40.0)
     parser.add_argument("--work", type=Path, default=Path("out/watermark"), help="folder for intermediate files")
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
     net, _ = weights.load(args.weights)
-    digest = hashlib.sha256(weights.find(args.weights).read_bytes()).hexdigest()
-    if kept(args.work / "of.json").get("weights") != digest:  # finished rows of other weights do not count
-        for part in PARTS:
-            (args.work / f"{part}.jsonl").unlink(missing_ok=True)
-        (args.work / "of.json").write_text(json.dumps({"weights": digest}))
+    digest = sha256(weights.find(args.weights))
     paths = video_files(args.clips)
-    clips = [{"name": p.name, "sha256": report.sha256(p)} for p in paths]
+    clips = named(paths)
+    belongs(args.work, weights=digest, psnr=args.psnr, clips=clips)
     for part in args.parts:
         record(f"watermark_{part}", {"weights": digest, "clips": clips, **PARTS[part](net, paths, args)})
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .buildable import Buildable
 from .checks import require
 from .coded import Coded
-from .layer import Codec, Draw, Generators, Layer
+from .layer import Codec, Draw, Generators, Layer, to_device
 
 _AXES = ("BTCHW", "BCHW", "TCHW")  # layouts that layers take, found by their set of axes; "TCHW" is one video, passed as a batch of 1
 
@@ -79,19 +79,23 @@ class Adapted(Buildable, nn.Module):
         if isinstance(video, (list, tuple)):
             if not video:
                 raise ValueError("expected a list whose first entry is the video, got an empty one")
-            first = self.forward(video[0], draw, mask=mask, **options)
-            rest = list(video[1:])
-            return ([first[0], *rest], first[1]) if mask is not None else type(video)([first, *rest])
+            first, *rest = video
+            out = self.forward(first, draw, mask=mask, **options)
+            first, moved = out if mask is not None else (out, None)
+            whole = [first, *rest] if isinstance(video, list) else (first, *rest)
+            return whole if mask is None else (whole, moved)
         if mask is None:
             return self._call(self.layer, video, draw, options)
         self._check_mask(mask, video)
         if draw is None:
             known = {k: options.pop(k) for k in list(options) if k in ("step", "generator") or k in self.layer.strength_names()}
             draw = self.sample(video.shape, device=video.device, **known)
+        out = self._call(self.layer, video, draw, options)  # checks the draw
         inner = mask.permute(self._inward)
-        followed = self.layer.follow(inner[None] if self._single else inner, draw)
-        followed = followed[0] if self._single else followed
-        return self._call(self.layer, video, draw, options), followed.permute(self._outward).contiguous()
+        with torch.autocast(device_type=mask.device.type, enabled=False):
+            moved = self.layer.follow(inner[None] if self._single else inner, to_device(draw, mask.device))
+        moved = moved[0] if self._single else moved
+        return out, moved.permute(self._outward).contiguous()
 
     def _check_mask(self, mask: Any, video: Any) -> None:
         if not isinstance(mask, Tensor) or not mask.is_floating_point():

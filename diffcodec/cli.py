@@ -44,6 +44,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: st
         for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 before[number] = signal.signal(number, _interrupt)  # so that temporary files are removed
+    args = argparse.Namespace(command="")
     try:
         args = parser.parse_args(arguments)
         return int(args.run(args, f"{parser.prog} {shlex.join(arguments)}") or 0)
@@ -52,7 +53,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: st
         print(f"{parser.prog} {args.command}: {error}{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\n{parser.prog} {args.command}: stopped; nothing half-written was kept", file=sys.stderr)
+        print(f"\n{parser.prog} {args.command}".rstrip() + ": stopped; nothing half-written was kept", file=sys.stderr)
         return 130
     finally:
         for number, handler in before.items():

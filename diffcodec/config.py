@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def build(spec: Layer | Adapted | str | os.PathLike[str] | Mapping[str, Any], **
     """
     if isinstance(spec, (Layer, Adapted)):
         return spec
-    made = _built(spec, defaults)
+    made = built(spec, defaults)
     if not isinstance(made, (Layer, Adapted)):
         raise ValueError(f"{_shown(spec)} is a {type(made).__name__}, no layer")
     return made
@@ -136,17 +137,28 @@ def build_all(spec: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Lay
     data = _read(spec) if isinstance(spec, (str, os.PathLike)) else spec
     if not isinstance(data, Mapping):
         raise ValueError(f"expected a mapping of names and descriptions, got {_shown(data)}")
-    if foreign.is_omniseal(data):
-        data = foreign.omniseal(data)
-    elif "augs" in data:
-        data = {name: d for name, (d, _) in foreign.videoseal(data).items()}
+    try:
+        if foreign.is_omniseal(data):
+            data = foreign.omniseal(data)
+        elif "augs" in data:
+            data = {name: d for name, (d, _) in foreign.videoseal(data).items()}
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{_shown(data)}: {error}") from error
     return {str(name): build(one) for name, one in data.items()}
+
+
+def built(spec: Any, defaults: Mapping[str, Any]) -> Any:
+    """:func:`build` for anything that can be described, layers or not."""
+    try:
+        return _built(spec, defaults)
+    except (TypeError, AttributeError) as error:  # a value of another kind than its place takes
+        raise ValueError(f"{_shown(spec)}: {error}") from error
 
 
 def _built(spec: Any, defaults: Mapping[str, Any]) -> Any:
     if isinstance(spec, os.PathLike) or (isinstance(spec, str) and spec.lower().endswith(_FILES)):
         try:
-            return _built(_read(spec), defaults)
+            return built(_read(spec), defaults)
         except ValueError as error:
             raise ValueError(f"{os.fspath(spec)}: {error}") from error
     if isinstance(spec, str):
@@ -171,9 +183,9 @@ def _built(spec: Any, defaults: Mapping[str, Any]) -> Any:
 def _make(name: str, options: Mapping[str, Any], where: str) -> Any:
     maker = find(name)
     if isinstance(inside := options.get("layers"), list):
-        options = {**options, "layers": [one if isinstance(one, nn.Module) else _built(one, {}) for one in inside]}
+        options = {**options, "layers": [one if isinstance(one, nn.Module) else built(one, {}) for one in inside]}
     if isinstance(inside := options.get("layer"), str):
-        options = {**options, "layer": _built(inside, {})}
+        options = {**options, "layer": built(inside, {})}
     try:
         return maker(**options)
     except (TypeError, ValueError, AttributeError) as error:
@@ -222,12 +234,28 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
     if name not in NAMES and (path := re.match(r"[\w.]+:[A-Za-z_][\w.]*(?=:|$)", spec)):
         name = path.group()
     options: dict[str, Any] = {}
-    for part in filter(None, re.split(r",(?![^()\[\]{}]*[)\]}])", spec[len(name) + 1 :])):  # commas inside brackets belong to a value
+    for part in split_commas(spec[len(name) + 1 :]):
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise ValueError(f"{spec!r}: expected name:option=value,option=value; {part!r} is not one")
         options[key.strip()] = _value(value.strip())
     return name, options
+
+
+def split_commas(text: str) -> list[str]:
+    """Split at the commas that are neither in brackets nor in quotes; empty parts are left out."""
+    out, depth, quote = [""], 0, ""
+    for c in text:
+        if quote:
+            quote = "" if c == quote else quote
+        elif c in "'\"":
+            quote = c
+        depth += (c in "([{") - (c in ")]}") if not quote else 0
+        if c == "," and depth == 0 and not quote:
+            out.append("")
+        else:
+            out[-1] += c
+    return [part for part in out if part]
 
 
 def _value(text: str) -> Any:
@@ -283,13 +311,18 @@ def _decoded(value: Any, where: str, key: str = "") -> Any:
     if "steps" in value:
         if not isinstance(value["steps"], Mapping):
             raise ValueError(f"{where}: steps expected a mapping of steps and values, got {value['steps']!r}")
+        if wrong := [k for k in value["steps"] if not re.fullmatch(r"\d+", str(k))]:
+            raise ValueError(f"{where}: steps expected whole numbers, got {wrong[0]!r}")
         return _strict(Steps, where, value, (), values={int(k): _decoded(v, where) for k, v in value["steps"].items()})
     if "values" in value and len(value) == 1:
-        return torch.tensor(value["values"], dtype=torch.float32)
+        try:
+            return torch.tensor(value["values"], dtype=torch.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: values expected a list of numbers, got {value['values']!r}") from error
     if "object" in value and len(value) == 1:
         return _imported(value["object"])
     if "name" in value:
-        return _built(value, {})
+        return built(value, {})
     return {k: _decoded(v, f"{where}.{k}") for k, v in value.items()}
 
 
@@ -320,7 +353,8 @@ def describe_arguments(made: Buildable) -> dict[str, Any]:
     if isinstance(made, Layer):
         now = {k: v.value for k, v in made.strengths().items()}
     if isinstance(made, nn.Module):
-        now |= {k: v for k, v in made.named_children() if k in arguments}
+        # a child may also have the name of a number that it was made from
+        now |= {k: v for k, v in made.named_children() if k in arguments and not isinstance(arguments[k], Real)}
     name = _name(type(made))
     usual = {key: p.default for key, p in signature.parameters.items()}
     values = {key: now.get(key, value) for key, value in arguments.items()}

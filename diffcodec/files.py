@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -79,6 +80,20 @@ def video_files(folder: Path_ | Sequence[Path_]) -> list[Path]:
     if not out:
         raise VideoError(f"no video files ({', '.join(SUFFIXES)}) in {', '.join(map(str, places))}")
     return out
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, read in parts."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def without_folders(word: str) -> str:
+    """A word of a command line that will be published: the last name of a path that begins at the root, the home or a folder above."""
+    return Path(word).name if word.startswith(("/", "~", "..")) else word
 
 
 def key(*numbers: int) -> int:

@@ -191,6 +191,8 @@ def omniseal(spec: Mapping[str, Any]) -> dict[str, Description]:
                 layers = [_one(title, part, value) for part, value in zip(combined, values)]
                 out[f"{title} {values}"] = {"name": "Compose", "layers": layers}
             continue
+        if len(arguments) > 1:
+            raise ValueError(f"{title}: {function} expected values of one argument, got {', '.join(map(repr, arguments))}")
         values = next(iter(arguments.values()), [None])
         label = next(iter(arguments), "")
         for value in values if isinstance(values, list) else [values]:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from .buildable import Buildable
-from .config import build
+from .config import built
 from .files import replacing
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -55,7 +55,7 @@ def save_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     names = ["diffcodec", "watermarking", *tags]
     head = "\n".join(["---", "library_name: diffcodec", f"license: {license}", "tags:", *(f"- {t}" for t in names), "---"])
-    use = f'```python\nfrom diffcodec import hub\n\nlayer = hub.from_pretrained("{folder.name}")\n```'
+    use = f'```python\nfrom diffcodec import hub\n\nlayer = hub.from_pretrained("{folder.resolve().name}")\n```'
     with replacing(folder / CARD) as path:
         path.write_text(f"{head}\n\n# {title}\n\n{text}\n\n{use}\n\n`{config['name']}` of diffcodec; arguments are in `{CONFIG}`.\n")
     with replacing(folder / CONFIG) as path:
@@ -81,6 +81,7 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
         ValueError: an invalid description, or weights that do not fit it.
         ImportError: a repository is named, and huggingface_hub is not installed.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_model
 
     folder = Path(source)
@@ -95,9 +96,11 @@ def from_pretrained(source: str | os.PathLike[str], *, revision: str | None = No
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder}: {name} is missing")
-    layer = build(folder / CONFIG)
+    layer = built(folder / CONFIG, {})
+    if not isinstance(layer, nn.Module):
+        raise ValueError(f"{folder}: {CONFIG} describes a {type(layer).__name__}, which has no weights")
     try:
         load_model(layer, folder / WEIGHTS)
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
     return layer

@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from .files import replacing
+from .files import replacing, without_folders
 from .report import number
 
 FORMAT = 1
@@ -40,23 +40,28 @@ def add(result: dict[str, Any], board: dict[str, Any], name: str | None = None, 
         key, alike = _key(settings, clips)
         simulators = list(dict.fromkeys(row["simulator"] for row in rows))
         entries = {s: _entry([r for r in rows if r["simulator"] == s], knob) for s in simulators}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"this is no result of 'diffcodec fidelity': {error} is missing") from error
+    except KeyError as error:
+        raise ValueError(f"not a result of 'diffcodec fidelity': {error} is missing") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"not a result of 'diffcodec fidelity': {error}") from error
     if name is not None and len(simulators) != 1:
         raise ValueError(f"a name stands for one simulator, the result has {len(simulators)}: {', '.join(simulators)}")
     board.setdefault("format", FORMAT)
-    if board["format"] != FORMAT:
-        raise ValueError(f"the leaderboard has format {board['format']!r}; this version supports {FORMAT}")
+    _check_format(board)
     place = board.setdefault("boards", {}).setdefault(key, alike | {"entries": {}})
-    made = {"command": _without_folders(str(result.get("command", ""))), "versions": result.get("versions"), "note": note}
+    made = {
+        "command": shlex.join(map(without_folders, shlex.split(str(result.get("command", ""))))),
+        "versions": result.get("versions"),
+        "note": note,
+    }
     for simulator, figures in entries.items():
         place["entries"][name or simulator] = {"simulator": simulator, "figures": figures} | made
     return [name] if name is not None else simulators
 
 
-def _without_folders(command: str) -> str:
-    """A command line with file names in place of paths, so that no local folders are published."""
-    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
+def _check_format(board: dict[str, Any]) -> None:
+    if board.get("format") != FORMAT:
+        raise ValueError(f"the leaderboard has format {board.get('format')!r}; this version supports {FORMAT}")
 
 
 def _key(settings: dict[str, Any], clips: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
@@ -94,7 +99,7 @@ def tables(board: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]
         head = ["simulator", "survival error", *(f"{knob} {s}" for s in strengths), "per clip", "gap, dB", "skill, dB", "error cosine"]
         head += ["steering, static", "changing"]
         rows = []
-        for name, entry in sorted(place["entries"].items(), key=lambda e: e[1]["figures"]["survival_error"]):
+        for name, entry in sorted(place["entries"].items(), key=lambda e: _or_last(e[1]["figures"]["survival_error"])):
             f = entry["figures"]
             at = [number(f["survival_error_at"].get(s), 3) for s in strengths]
             rows.append(
@@ -104,6 +109,11 @@ def tables(board: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]
             )  # fmt: skip
         out.append((title, head, rows))
     return out
+
+
+def _or_last(error: float | None) -> float:
+    """A figure to sort by; an entry without one (a simulator that gives NaN) is the last."""
+    return math.inf if error is None else error
 
 
 def _fps(place: dict[str, Any]) -> list[str]:
@@ -120,7 +130,8 @@ def load(path: Path) -> dict[str, Any]:
         return {}
     data = dict(read_json(path))
     if "boards" not in data:
-        raise ValueError(f"{path} is no leaderboard: it has no 'boards'")
+        raise ValueError(f"{path} is not a leaderboard: it has no 'boards'")
+    _check_format(data)
     return data
 
 

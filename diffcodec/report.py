@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import inspect
 import math
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from . import config, fidelity
 from .fidelity import Fidelity, Measured, Steering
-from .files import SUFFIXES, files_below
+from .files import SUFFIXES, files_below, sha256
 from .h264 import PRESETS
 from .images import IMAGE_SUFFIXES, is_image, read_image
 from .real.av_codec import versions
@@ -165,15 +164,6 @@ def load_clip(path: Path, frames: int, size: int | None, start: int | None = Non
     elif start + frames > info.frames:
         raise VideoError(f"{path}: has {info.frames} frames; {frames} from frame {start} on would end at {start + frames}")
     return Clip(path.name, sha256(path), start, read_video(path, start, frames, crop=crop))
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file, read in parts."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def run(

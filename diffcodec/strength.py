@@ -40,6 +40,8 @@ class Choice:
         object.__setattr__(self, "values", tuple(self.values))
         if not self.values:
             raise ValueError("Choice expected at least one value, got none")
+        if not all(map(_is_number, self.values)):
+            raise TypeError(f"Choice expected numbers, got {self.values!r}")
         if self.weights is None:
             return
         object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
@@ -87,6 +89,9 @@ class Ramp:
     def __post_init__(self) -> None:
         if self.stop < self.start:
             raise ValueError(f"Ramp expected start <= stop, got start={self.start}, stop={self.stop}")
+        for end in (self.first, self.last):
+            if not all(map(_is_number, end if isinstance(end, Sequence) else [end])):
+                raise TypeError(f"Ramp expected numbers, ranges or lists of numbers, got {end!r}")
         if _length(self.first) != _length(self.last):
             raise ValueError(f"Ramp expected two numbers, two ranges or two lists of one length, got {self.first!r} and {self.last!r}")
 
@@ -119,6 +124,8 @@ class Steps:
     values: Mapping[int, Any]
 
     def __post_init__(self) -> None:
+        if wrong := [step for step in self.values if not _is_number(step) or step != int(step)]:
+            raise ValueError(f"Steps expected whole numbers of steps, got {wrong[0]!r}")
         steps = {int(step): value for step, value in self.values.items()}
         if not steps or min(steps) != 0:
             raise ValueError(f"Steps expected values from step 0 on, got {dict(self.values)!r}")
@@ -126,6 +133,17 @@ class Steps:
 
     def __call__(self, step: int) -> Any:
         return self.values[max(s for s in self.values if s <= max(0, step))]
+
+
+def _values_of(value: object) -> list[Any]:
+    """What a schedule goes through, or the value itself."""
+    if isinstance(value, Ramp):
+        return [value.first, value.last]
+    return list(value.values.values()) if isinstance(value, Steps) else [value]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _length(value: object) -> int | None:
@@ -154,12 +172,9 @@ class Strength:
     def __init__(self, value: StrengthLike, name: str, low: float, high: float, *, integer: bool = False) -> None:
         self.name, self.low, self.high, self.integer = name, low, high, integer
         self._some: tuple[list[int], int] | None = None  # a subset of the batch: sample indices, batch size
-        if isinstance(value, Ramp):
-            for end in (value.first, value.last):
-                self._check(end)
-        elif isinstance(value, Steps):
-            for one in value.values.values():
-                self._checked(one)
+        if isinstance(value, (Ramp, Steps)):
+            for one in _values_of(value):
+                (self._check if isinstance(value, Ramp) else self._checked)(one)
         elif not callable(value):
             value = self._checked(value)
         self.value = value
@@ -238,13 +253,15 @@ class Strength:
             raise ValueError(f"{where}{self.name} expected whole numbers, got {values[broken][0].item():g}")
 
     def most(self) -> float:
-        """Upper bound of the values that can be drawn: ``high`` for a schedule or a tensor."""
-        value = self.value
+        """The largest value that can be drawn, as far as it is known: ``high`` for a callable or a tensor."""
+        return max(self._most(v) for v in _values_of(self.value))
+
+    def _most(self, value: object) -> float:
         if isinstance(value, Choice):
             return float(max(value.values))
         if isinstance(value, (tuple, list)):
-            return float(value[1])
-        return self.high if callable(value) or isinstance(value, Tensor) else float(value)
+            return float(value[1]) if len(value) == 2 else float(max(value))
+        return float(value) if isinstance(value, Real) else self.high
 
     def at(self, step: int | None) -> Value:
         """The value (number, range, choice or tensor) in force at a training step."""

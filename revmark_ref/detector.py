@@ -56,6 +56,11 @@ class DetectorPlan:
     minutes: float | None = None
     save_every: int = 100
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "looks", "width", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} expected a whole number of at least 1, got {getattr(self, name)!r}")
+
 
 def pairs(net: REVMark, clips: Tensor, samples: list[int], plan: DetectorPlan, alpha: float) -> tuple[Tensor, Tensor]:
     """Frames with their labels: each clip marked and unmarked, both under the same real attack.

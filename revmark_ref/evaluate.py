@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffcodec.files import replacing
+from diffcodec.files import replacing, sha256
 
 from . import weights
 from .measure import Evaluation, material
@@ -55,7 +55,7 @@ def evaluation(
     net, config = weights.load(name)
     m = config.model
     found = material(folder, m.frames, (m.height, m.width), m.bits, windows, seed)
-    digest = hashlib.sha256(weights.find(name).read_bytes()).hexdigest()[:12]
+    digest = sha256(weights.find(name))[:12]
     clips = hashlib.sha256("".join(found.hashes).encode() + f"{windows} {seed}".encode()).hexdigest()[:12]
     out.mkdir(parents=True, exist_ok=True)
     return Evaluation(net, config, Path(name).stem, found, out / "cells.json", f"{digest}/{clips}", alexnet, descent)

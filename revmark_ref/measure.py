@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from torch import Tensor
 
 import diffcodec as dc
 from diffcodec.attacks.compose import revmark_attack
-from diffcodec.files import replacing, video_files
+from diffcodec.files import replacing, sha256, video_files
 from diffcodec.video import VideoError, read_video, video_info
 
 from . import weights
@@ -102,7 +101,7 @@ def material(folder: str | Path, frames: int, size: tuple[int, int], bits: int, 
             warnings.warn(f"left out: {error}", stacklevel=2)
             continue
         names.append(path.name)
-        hashes.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        hashes.append(sha256(path))
     if not clips:
         raise VideoError(f"{folder}: no video of at least {frames} frames")
     # keyed by the video's hash, not by its index: adding videos to a folder does not change the messages of the others
@@ -319,7 +318,7 @@ class Evaluation:
             digest = "waves"
         elif path is not None:
             detector = weights.load_detector(path)[0]
-            digest = hashlib.sha256(weights.find(path).read_bytes()).hexdigest()[:12]
+            digest = sha256(weights.find(path))[:12]
         else:
             return None
 

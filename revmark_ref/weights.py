@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffcodec.files import replacing
+from diffcodec.files import replacing, sha256
 
 from . import checkpoint
 from .checkpoint import CheckpointError
@@ -117,7 +116,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if path.parent == FOLDER and path.stem in SHIPPED and hashlib.sha256(path.read_bytes()).hexdigest() != SHIPPED[path.stem]:
+    if path.parent == FOLDER and path.stem in SHIPPED and sha256(path) != SHIPPED[path.stem]:
         raise CheckpointError(f"{path}: damaged (its hash is not that of the shipped file); reinstall diffcodec")
     try:
         with safe_open(path, "pt") as file:

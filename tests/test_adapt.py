@@ -142,3 +142,23 @@ def test_masks_that_do_not_fit_are_named() -> None:
         adapted([])
     with pytest.raises(TypeError, match="its strengths are quality"):
         dc.adapt(dc.DiffJPEG(), layout="BCHW")(frames, qualty=40)
+    rotate, x, mask = dc.adapt(dc.Rotate((5, 30))), natural(2), torch.ones(2, 4, 1, 48, 64)
+    for draw, words in (({}, "without 'degrees'"), (dc.Rotate().sample((3, *x.shape[1:])), "is for 3 samples")):
+        for options in ({}, {"mask": mask}):
+            with pytest.raises(ValueError, match=words):
+                rotate(x, draw, **options)
+
+
+def test_masks_go_as_without_autocast_and_sequences_keep_their_kind() -> None:
+    x, mask = natural(2), (natural(2, seed=5)[:, :, :1] > 0.5).float()
+    layer = dc.adapt(dc.RandomCrop(0.5, mode="resize"))
+    draw = layer.sample(x.shape)
+    _, moved = layer(x, draw, mask=mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x, draw, mask=mask)[1], moved)
+    for kind in (list, tuple):
+        given = kind([x, "cover"])
+        whole, again = layer(given, draw, mask=mask)
+        assert type(whole) is type(layer(given, draw)) is kind
+        assert whole[1] == "cover"
+        assert torch.equal(again, moved)

@@ -354,12 +354,12 @@ def test_leaderboard(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "Softer" in shown
     assert "libx264, slow, 25 fps; CRF 20 30; 1 clips" in shown
     for arguments, words in (
-        (["add", str(board), "--board", str(board)], "no result of 'diffcodec fidelity'"),
+        (["add", str(board), "--board", str(board)], "not a result of 'diffcodec fidelity'"),
         (["add", results[0], "--board", str(board), "--name", "two"], "the result has 2: none, jpeg"),
         (["add", str(clip_file), "--board", str(board)], "no JSON file"),
         (["add", "--board", str(board)], "got none"),
         (["show", "--board", str(tmp_path / "no.json")], "no such file"),
-        (["show", "--board", results[0]], "is no leaderboard"),
+        (["show", "--board", results[0]], "is not a leaderboard"),
     ):
         assert main(["leaderboard", *arguments]) == 2
         assert words in capsys.readouterr().err

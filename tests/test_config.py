@@ -59,6 +59,7 @@ def test_every_layer_comes_back_from_its_description(make: Callable[[], dc.Layer
         dc.DiffH264(crf=torch.tensor([20.0, 30.0]), preset="veryfast", options={"aq-mode": 0}, tune="film"),
         dc.DiffH264(23, gop=dc.h264.Gop("IPPP"), fps="30000/1001"),
         dc.DiffH264(model="revmark", motion=dc.motion.BlockMotion(block=16), rounding=dc.rounding.soft),
+        dc.DiffH264(model="revmark", motion=dc.motion.SPyNet(levels=2)),
         dc.DiffJPEG(50, gradient=dc.slopes.Expected("gaussian", 5.0)),
         dc.RealCodec("libx264", crf=(18, 34), preset="ultrafast", gradient=dc.DiffH264(preset="ultrafast")),
         dc.RandomDistortion([dc.Identity(), dc.FrameDrop()], dc.Ramp([1, 0], [1, 3], 0, 10), per="sample"),
@@ -72,7 +73,7 @@ def test_strengths_schedules_and_objects_come_back(layer: dc.Layer) -> None:
     assert again.config() == layer.config()
     for step in (0, 15, 200):
         draws = [one.sample((2, 4, 3, 16, 16), torch.Generator().manual_seed(step), step=step) for one in (layer, again)]
-        assert str(draws[0]) == str(draws[1])
+        torch.testing.assert_close(draws[0], draws[1], atol=0, rtol=0)
 
 
 def test_copies_keep_what_they_were_made_with() -> None:
@@ -123,6 +124,7 @@ def test_strings() -> None:
     assert dc.build(f"{__name__}:Shift:by=0.3").config() == {"name": f"{__name__}:Shift", "by": 0.3}
     layer = dc.Flip()
     assert dc.build(layer) is layer
+    assert config.parse("Foo:a=[(1,2),(3,4)],b='x,y',c={1: (2,3)}")[1] == {"a": [(1, 2), (3, 4)], "b": "x,y", "c": {1: (2, 3)}}
 
 
 @pytest.mark.parametrize(
@@ -157,6 +159,15 @@ def test_strings() -> None:
         ),
         ({"augs": {"identity": 1}, "masks": {"kind": "mixed"}}, "masks of kind 'mixed'"),
         ({"a": {"func": "x.overlay_text"}}, "'overlay_text' has no layer here"),
+        ({"a": {"func": "x.JPEG", "args": {"quality": [50], "passthrough": [1]}}}, "JPEG expected values of one argument"),
+        ({"a": {"func": "x.H264_Crop", "args": {"xargs": [5]}}}, "int"),
+        ({"augs": {"identity": 1}, "masks": "none"}, "'str' object"),
+        ({"augs": {"identity": 1}, "num_augs": None}, "NoneType"),
+        ({"augs": {"rotate": 1}, "augs_params": {"rotate": {"min_angle": "a"}}}, "'a'"),
+        ({"name": "FrameDrop", "p": {"values": "ab"}}, r"FrameDrop\.p: values expected a list of numbers, got 'ab'"),
+        ({"name": "FrameDrop", "p": {"values": [None]}}, "values expected a list of numbers"),
+        ({"name": "FrameDrop", "p": {"steps": {"x": 1}}}, r"FrameDrop\.p: steps expected whole numbers, got 'x'"),
+        ({"name": "FrameDrop", "p": {"choice": [[0.1, 0.2]]}}, "Choice expected numbers"),
     ],
 )
 def test_wrong_descriptions_are_named(spec: object, words: str) -> None:

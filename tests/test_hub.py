@@ -11,6 +11,7 @@ from helpers import natural
 
 import diffcodec as dc
 from diffcodec import hub
+from diffcodec.buildable import Buildable
 
 
 def test_a_layer_comes_back(tmp_path: Path) -> None:
@@ -25,6 +26,23 @@ def test_a_layer_comes_back(tmp_path: Path) -> None:
     assert front == {"library_name": "diffcodec", "license": "cc0-1.0", "tags": ["diffcodec", "watermarking", "video"]}
 
 
+class Net(Buildable, torch.nn.Module):
+    """A module that is no layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(width, 1)
+
+
+def test_a_module_that_keeps_its_arguments_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    net = Net(3)
+    again = hub.from_pretrained(hub.save_pretrained(net, ".", title="Net"))
+    assert type(again) is Net
+    assert torch.equal(again.net.weight, net.net.weight)
+    assert f'from_pretrained("{tmp_path.name}")' in (tmp_path / "README.md").read_text()
+
+
 def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError, match="Linear keeps no arguments"):
         hub.save_pretrained(torch.nn.Linear(1, 1), tmp_path / "no", title="")
@@ -36,6 +54,10 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         hub.from_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(config | {"name": "CompNett"}))
     with pytest.raises(ValueError, match="did you mean 'CompNet'"):
+        hub.from_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"garbage")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"model\.safetensors does not fit config\.json"):
         hub.from_pretrained(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):

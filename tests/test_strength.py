@@ -19,6 +19,23 @@ def test_ramp() -> None:
         dc.Ramp(0, 1, 5, 4)
     with pytest.raises(ValueError, match="two numbers, two ranges or two lists"):
         dc.Ramp(0, (0, 1), 0, 1)
+    for make in (
+        lambda: dc.Ramp(dc.Choice([1, 2]), dc.Choice([3, 4]), 0, 1),  # type: ignore[arg-type]
+        lambda: dc.Ramp(torch.zeros(2), torch.ones(2), 0, 1),  # type: ignore[arg-type]
+        lambda: dc.Choice([(10, 20), (30, 40)]),  # type: ignore[list-item]
+    ):
+        with pytest.raises(TypeError, match="expected numbers"):
+            make()
+    with pytest.raises(ValueError, match=r"Steps expected whole numbers of steps, got 0\.5"):
+        dc.Steps({0: 1, 0.5: 2})  # type: ignore[dict-item]
+
+
+def test_the_largest_value_is_known_of_schedules() -> None:
+    for value, most in (
+        (0.5, 0.5), ((0.1, 0.7), 0.7), (dc.Choice([0.2, 0.9]), 0.9), (dc.Ramp(0.1, 0.6, 0, 9), 0.6), (dc.Ramp((0.1, 0.2), (0.3, 0.8), 0, 9), 0.8),
+        (dc.Steps({0: 0.5, 10: (0.2, 0.9)}), 0.9), (lambda step: 0.1, 2.0), (torch.tensor([0.5]), 2.0),
+    ):  # fmt: skip
+        assert Strength(value, "scale", 0, 2).most() == most  # type: ignore[arg-type]
 
 
 def test_schedule_takes_the_step_from_the_call() -> None:

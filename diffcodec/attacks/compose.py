@@ -288,28 +288,37 @@ class RandomDistortion(Several):
         return self.members()[members[0][0]].shape_after(shape, draw["parts"][members[0][0]]) if len(members) == 1 else shape
 
     def describe(self, draw: Mapping[str, Any], batch: int | None = None) -> list[dict[str, Any]]:
-        check_names("RandomDistortion", draw, dict.fromkeys(("choice", "parts")))
         told: dict[int, dict[str, Any]] = {}
-        for i, rows in _by_member(draw["choice"]):
+        for i, rows in self._drawn(draw):
             told |= zip(rows, self.members()[i].describe(draw["parts"][i], len(rows)))
         return [told[i] for i in range(len(told))]
 
     def check_draw(self, draw: Mapping[str, Any], shape: Sequence[int]) -> None:
+        members = self._drawn(draw)
+        if len(draw["choice"]) != shape[0]:
+            raise ValueError(f"RandomDistortion got a draw for {len(draw['choice'])} samples; the batch has {shape[0]}")
+        for i, rows in members:
+            self.members()[i].check_draw(draw["parts"][i], (len(rows), *shape[1:]))
+
+    def _drawn(self, draw: Mapping[str, Any]) -> list[tuple[int, list[int]]]:
+        """Members of a draw and the samples of each.
+
+        Raises:
+            ValueError: the draw of another mixture.
+        """
         check_names("RandomDistortion", draw, dict.fromkeys(("choice", "parts")))
         choice, parts = draw["choice"], draw["parts"]
         if not isinstance(choice, list) or not all(isinstance(i, int) and 0 <= i < len(self.layers) for i in choice):
             raise ValueError(
                 f"RandomDistortion got a draw whose 'choice' is not a list of indices of its {len(self.layers)} layers: {choice!r}"
             )
-        if len(choice) != shape[0]:
-            raise ValueError(f"RandomDistortion got a draw for {len(choice)} samples; the batch has {shape[0]}")
         members = _by_member(choice)
         if not isinstance(parts, Mapping) or set(parts) != {i for i, _ in members}:
             raise ValueError(f"RandomDistortion got a draw whose 'parts' are not those of its 'choice' {sorted(set(choice))}")
-        for i, rows in members:
+        for i, _ in members:
             if not isinstance(parts[i], Mapping):
                 raise ValueError(f"RandomDistortion got a draw whose part {i} is not a draw but {type(parts[i]).__name__}")
-            self.members()[i].check_draw(parts[i], (len(rows), *shape[1:]))
+        return members
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}, per={self.per!r}"

@@ -94,7 +94,7 @@ class Resize(Layer):
     """Resize: scale the frame, then restore its size, bilinear with antialiasing (as in Pillow and torchvision).
 
     Args:
-        scale: first factor on height and width, 0.001..4; if the layer's own does not exceed 1, neither may one given at a call.
+        scale: first factor on height and width, 0.001..4. A factor given at a call may be as large as the layer's own can become, and at least 1.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -106,9 +106,8 @@ class Resize(Layer):
 
     def __init__(self, scale: StrengthLike = (0.5, 1.0)) -> None:
         super().__init__()
-        self.scale = Strength(scale, "scale", 1e-3, LARGEST)
-        if self.scale.most() <= 1:  # bounds the size of the intermediate grid
-            self.scale = Strength(scale, "scale", 1e-3, 1)
+        most = Strength(scale, "scale", 1e-3, LARGEST).most()  # bounds the size of the intermediate grid
+        self.scale = Strength(scale, "scale", 1e-3, max(1.0, most))
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         scale = draw["scale"].to(video)

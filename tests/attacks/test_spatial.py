@@ -90,24 +90,29 @@ def test_resize_is_torchs_there_and_back() -> None:
     mixed = dc.Resize((0.5, 2.0))(x, scale=[0.5, 1.5])
     torch.testing.assert_close(mixed[0], down[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(mixed[1], up[1], atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match=r"scale expected to lie in \[0.001, 1\], got 2"):
-        dc.Resize((0.5, 1.0))(x, scale=2.0)
+    for own, most in (((0.5, 1.0), 1), (0.5, 1), ((0.7, 1.5), 1.5), (dc.Steps({0: 0.5, 9: 1.2}), 1.2)):
+        with pytest.raises(ValueError, match=rf"scale expected to lie in \[0.001, {most}\], got 2"):
+            dc.Resize(own)(x, scale=2.0)  # type: ignore[arg-type]
 
 
 def test_perspective_moves_corners_to_where_they_were_drawn() -> None:
-    x = torch.ones(1, 3, 41, 61)
+    """A picture that is its own map of positions: red is x, green is y, blue is inside."""
+    x = torch.stack(
+        [torch.linspace(0.1, 0.9, 61).expand(41, 61), torch.linspace(0.1, 0.9, 41)[:, None].expand(41, 61), torch.ones(41, 61)]
+    )[None]
     layer = dc.Perspective(1.0)
-    assert torch.equal(layer(x, {"distortion": torch.zeros(1), "corners": torch.rand(1, 4, 2)}).round(decimals=4), x)
-    corners = torch.tensor([[[0.5, 0.4], [0.2, 0.6], [0.0, 0.0], [0.3, 0.1]]])
-    y = layer(x, {"distortion": torch.ones(1), "corners": corners})[0, 0]
+    still = layer(x, {"distortion": torch.zeros(1), "corners": torch.rand(1, 4, 2)})
+    torch.testing.assert_close(still, x, atol=1e-4, rtol=0)
+    corners = torch.tensor([[[0.5, 0.4], [0.2, 0.6], [0.1, 0.2], [0.3, 0.1]]])
+    y = layer(x, {"distortion": torch.ones(1), "corners": corners})[0]
     for (cx, cy), (sx, sy) in zip(corners[0].tolist(), [(0, 0), (1, 0), (1, 1), (0, 1)]):
-        px = (sx + (1 - 2 * sx) * cx / 2) * 60
-        py = (sy + (1 - 2 * sy) * cy / 2) * 40
-        inside_x, inside_y = px + (2 if sx == 0 else -2), py + (2 if sy == 0 else -2)
-        assert y[round(inside_y), round(inside_x)] > 0.9
-        outside_x, outside_y = px + (-3 if sx == 0 else 3), py + (-3 if sy == 0 else 3)
+        px, py = (sx + (1 - 2 * sx) * cx / 2) * 60, (sy + (1 - 2 * sy) * cy / 2) * 40
+        inside = y[:, round(py) + (2 if sy == 0 else -2), round(px) + (2 if sx == 0 else -2)]
+        assert inside[2] > 0.9
+        assert inside[:2].tolist() == pytest.approx([0.1 + 0.8 * sx, 0.1 + 0.8 * sy], abs=0.1)  # the picture's own corner
+        outside_x, outside_y = round(px) + (-3 if sx == 0 else 3), round(py) + (-3 if sy == 0 else 3)
         if 0 <= outside_x <= 60 and 0 <= outside_y <= 40:
-            assert y[round(outside_y), round(outside_x)] < 0.1
+            assert y[2, outside_y, outside_x] < 0.1
 
 
 def test_median_is_scipys() -> None:
