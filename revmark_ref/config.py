@@ -263,7 +263,7 @@ def _make(kind: Any, data: Mapping[str, Any]) -> Any:
 
 PRESETS: dict[str, Config] = {
     "paper": Config(),
-    # Trains on two CPU cores in a night. Bits start as patterns that the decoder already reads (mapping "spread"), so training has no plateau.
+    # Trains on two CPU cores in an hour. Bits start as patterns that the decoder already reads (mapping "spread"), so training has no plateau.
     "small": Config(
         Model(
             bits=32, height=64, width=64, mapping="spread", widths=(16, 32, 64), decoder_widths=(16, 32, 64, 128), hidden=128, convs=1,
