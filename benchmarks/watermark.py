@@ -71,54 +71,66 @@ def unmarked(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str,
 
 def _through_attacks(net: Any, paths: list[Path], args: argparse.Namespace, part: str) -> dict[str, Any]:
     done = Rows(args.work / f"{part}.jsonl", "clip", "attack")
-    source, marked = args.work / "source.mp4", args.work / "marked.mp4"
-    chosen = [(i, name) for i in range(args.count) for name in ["none", *ATTACKS]]
-    ready = -1
-    for i, name in chosen:
-        path = paths[i % len(paths)]
-        called = f"{path.name} {i // len(paths)}"
-        if (called, name) in done:
+    names = ["none", *ATTACKS]
+    clips = [(i, paths[i % len(paths)], f"{paths[i % len(paths)].name} {i // len(paths)}") for i in range(args.count)]
+    for i, path, called in clips:
+        missing = [name for name in names if (called, name) not in done]
+        if not missing:
             continue
-        message = framing.to_hex(
-            torch.randint(2, (framing.message_bits(net.model.bits),), generator=generator(1, f"file {path.name}", i)).numpy()
-        )
-        if ready != i:
-            dc.write_video(source, clip(path, i), fps=FPS, crf=8, preset="ultrafast")
-            if part == "attacks":
-                apply.embed(net, source, marked, message=message, psnr=args.psnr, crf=20)
-            else:
-                dc.write_video(marked, clip(path, i), fps=FPS, crf=20, preset="veryfast")
-            ready = i
-        attack = ATTACKS.get(name)
-        out = marked if attack is None else args.work / f"attacked{attack.suffix}"
-        if attack is not None:
-            file_attacks.apply(attack, marked, out)
-        found = apply.extract(net, out)
-        row = {
-            "clip": called, "attack": name, "family": attack.family if attack else "none", "verdict": found.verdict, "score": round(found.score, 1),
-            "exact": part == "attacks" and found.message == message, "confidence": round(found.confidence, 3), "bytes": out.stat().st_size,
-        }  # fmt: skip
-        done.add(row)
-        if (part == "attacks") != row["exact"]:
-            print(row, flush=True)
-    rows = [done[f"{paths[i % len(paths)].name} {i // len(paths)}", name] for i, name in chosen]
-    claimed = [r for r in rows if r["verdict"] in ("message", "text")]
+        marked = args.work / "marked.mp4"
+        message = _written(net, path, i, marked, args, part == "attacks")
+        for name in missing:
+            row = {"clip": called} | _attacked(net, marked, name, message)
+            done.add(row)
+            if (part == "attacks") != row["exact"]:
+                print(row, flush=True)
+    told = _summary([done[called, name] for _, _, called in clips for name in names], part) | {"psnr": args.psnr}
+    print({k: v for k, v in told.items() if not isinstance(v, (dict, list))}, flush=True)
+    return told
+
+
+def _written(net: Any, path: Path, i: int, out: Path, args: argparse.Namespace, mark: bool) -> str | None:
+    """A clip as a file at CRF 20, with a mark or without; returns its message."""
+    if not mark:
+        dc.write_video(out, clip(path, i), fps=FPS, crf=20, preset="veryfast")
+        return None
+    bits = torch.randint(2, (framing.message_bits(net.model.bits),), generator=generator(1, f"file {path.name}", i))
+    message, source = framing.to_hex(bits.numpy()), args.work / "source.mp4"
+    dc.write_video(source, clip(path, i), fps=FPS, crf=8, preset="ultrafast")
+    apply.embed(net, source, out, message=message, psnr=args.psnr, crf=20)
+    return message
+
+
+def _attacked(net: Any, marked: Path, name: str, message: str | None) -> dict[str, Any]:
+    """What is read of a file after an attack."""
+    attack = ATTACKS.get(name)
+    out = marked
+    if attack is not None:
+        out = marked.with_name(f"attacked{attack.suffix}")
+        file_attacks.apply(attack, marked, out)
+    found = apply.extract(net, out)
+    return {
+        "attack": name, "family": attack.family if attack else "none", "verdict": found.verdict, "score": round(found.score, 1),
+        "exact": message is not None and found.message == message, "confidence": round(found.confidence, 3), "bytes": out.stat().st_size,
+    }  # fmt: skip
+
+
+def _summary(rows: list[dict[str, Any]], part: str) -> dict[str, Any]:
     by = {}
     for name in ["none", *ATTACKS]:
         own = [r for r in rows if r["attack"] == name]
         by[name] = {
             "family": own[0]["family"], "files": len(own), "exact": sum(r["exact"] for r in own),
             "unreadable": sum(r["verdict"] == "unreadable" for r in own),
-                "median_confidence": round(statistics.median(r["confidence"] for r in own), 3),
+            "median_confidence": round(statistics.median(r["confidence"] for r in own), 3),
         }  # fmt: skip
-    out_: dict[str, Any] = {
-        "files": len(rows), "exact": sum(r["exact"] for r in rows), "wrong_messages": sum(not r["exact"] for r in claimed),
-        "unreadable": sum(r["verdict"] == "unreadable" for r in rows), "largest_score": max(r["score"] for r in rows),
-        "smallest_score": min(r["score"] for r in rows), "psnr": args.psnr, "attacks": by,
+    return {
+        "files": len(rows), "exact": sum(r["exact"] for r in rows),
+        "wrong_messages": sum(not r["exact"] for r in rows if r["verdict"] in ("message", "text")),
+        "unreadable": sum(r["verdict"] == "unreadable" for r in rows),
+        "largest_score": max(r["score"] for r in rows), "smallest_score": min(r["score"] for r in rows), "attacks": by,
         "not_exact": [r for r in rows if not r["exact"]] if part == "attacks" else [r for r in rows if r["verdict"] != "none"],
     }  # fmt: skip
-    print({k: v for k, v in out_.items() if not isinstance(v, (dict, list))}, flush=True)
-    return out_
 
 
 def speed(net: Any, paths: list[Path], args: argparse.Namespace) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def _detect(args: argparse.Namespace, command: str) -> None:
             json.dumps(
                 {
                     "frames": len(found),
-                    "marked": sum(p > 0.5 for p in found),
+                    "marked_frames": sum(p > 0.5 for p in found),
                     "spans": marked,
                     "probability": [round(p, 4) for p in found],
                     "damage": str(damage) if damage else None,

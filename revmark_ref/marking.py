@@ -23,10 +23,10 @@ from diffcodec.video import VideoError
 from . import framing
 from .filemark import FLATTEST, PERIOD, Mark, Painter
 from .model import REVMark
-from .waves import BASE, POWER, hidden
+from .waves import BAREST, hidden
 
 Progress = Callable[[int], None]
-TOGETHER = 2  # segments that go through the network at once: for a single one torch has no fast 3-D convolution on a CPU
+SEGMENTS = 2  # segments that go through the network at once: for a single one torch has no fast 3-D convolution on a CPU
 # luma and chroma of RGB, ITU-R BT.601 and BT.709: (Kr, Kb)
 _WEIGHTS = {601: (0.299, 0.114), 709: (0.2126, 0.0722)}
 
@@ -250,7 +250,7 @@ class SegmentPen:
 
     def __init__(self, net: REVMark, rows: np.ndarray, psnr: float) -> None:
         self.net, self.rows, self.mse = net, rows, 10 ** (-psnr / 10)
-        self.together, self.least = TOGETHER * net.model.frames, 2 * net.model.frames
+        self.together, self.least = SEGMENTS * net.model.frames, 2 * net.model.frames
         self.done = 0
 
     def segments(self) -> int:
@@ -262,13 +262,13 @@ class SegmentPen:
         self.widen = _Widen(self.planes, (model.height, model.width))
 
     def __call__(self, frames: list[Any], seconds: list[float]) -> Iterator[Any]:
-        """Mark up to ``TOGETHER`` segments; for the model, the last one is padded with the last frame."""
+        """Mark up to ``SEGMENTS`` segments; for the model, the last one is padded with the last frame."""
         model, t = self.net.model, self.net.model.frames
         picture = Small(model.height, model.width)
         clip = torch.stack([picture(f) for f in frames])  # [n, 3, h, w]
-        clip = torch.cat([clip, clip[-1:].expand(TOGETHER * t - len(clip), -1, -1, -1)]).unflatten(0, (TOGETHER, t))
-        payloads = torch.from_numpy(framing.payloads(self.rows, TOGETHER, self.done)).float()
-        residuals = self.net.residual(clip, payloads, 6.2)  # [TOGETHER, T, 3, h, w]
+        clip = torch.cat([clip, clip[-1:].expand(SEGMENTS * t - len(clip), -1, -1, -1)]).unflatten(0, (SEGMENTS, t))
+        payloads = torch.from_numpy(framing.payloads(self.rows, SEGMENTS, self.done)).float()
+        residuals = self.net.residual(clip, payloads, 6.2)  # [SEGMENTS, T, 3, h, w]
         for i, residual in enumerate(residuals):
             now = frames[i * t : (i + 1) * t]
             if now:
@@ -313,7 +313,7 @@ class WavePen:
             waves = self.painter(at)
             fine = F.interpolate((mask * waves)[None, None], (self.planes.h, self.planes.w), mode="bilinear")[0, 0]
             gain = self.level / max(1e-6, float(fine.norm()) / math.sqrt(fine.numel()))
-            gain = min(gain, FLATTEST / (BASE**POWER * float(waves.norm()) / math.sqrt(waves.numel())))
+            gain = min(gain, FLATTEST / (BAREST * float(waves.norm()) / math.sqrt(waves.numel())))
             yield self.planes.add(frame, [fine.mul_(gain * self.planes.gains[0]).round_().to(torch.int16), None, None])
 
 

@@ -26,7 +26,7 @@ AGREED = 0.7
 MARKED = 20.0  # score of a geometry from which a mark is reported
 CHANCE = 96 * 2.0**-32  # probability that one of the payloads tried in 28 s of an unmarked video passes the 32-bit check
 CHANCE_MARKED = 1e-5  # upper bound: half of the scores of unmarked files are above 7.0, with an exponential tail of mean .96 from there on
-TOGETHER = (12, 4)  # windows summed before the power of a spectrum is taken: more are better except with cuts and flicker
+SUMMED = (12, 4)  # windows summed before the power of a spectrum is taken: more are better except with cuts and flicker
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def groups(source: Iterator[tuple[Tensor, float]]) -> Iterator[Tensor]:
 
 
 def read(
-    path: str | os.PathLike[str], key: str = "", progress: Progress | None = None, damage: Damage | None = None, groups_: int | None = None
+    path: str | os.PathLike[str], key: str = "", progress: Progress | None = None, damage: Damage | None = None, limit: int | None = None
 ) -> Read:
     """Search a file for the mark of a key, 28 s at a time, until a message is read.
 
@@ -129,7 +129,7 @@ def read(
         key: of the mark.
         progress: called with the number of frames seen.
         damage: counts what is wrong with the file.
-        groups_: maximum number of groups of 28 s that are searched, None for all.
+        limit: maximum number of groups of 28 s that are searched, None for all.
 
     Raises:
         VideoError: unreadable file.
@@ -137,7 +137,7 @@ def read(
     mark = Mark.of(key)
     best: Read | None = None
     seen = 0
-    for windows in itertools.islice(groups(frames(path, Damage() if damage is None else damage, progress)), groups_):
+    for windows in itertools.islice(groups(frames(path, Damage() if damage is None else damage, progress)), limit):
         seen += len(windows)
         found = read_group(windows, mark, key, seen)
         if found.bits is not None or found.text is not None:
@@ -153,7 +153,7 @@ def read_group(windows: Tensor, mark: Mark, key: str, seen: int) -> Read:
     score, marked = 0.0, False
     where: tuple[Place, Aligned] | None = None
     covariance = sync.covariance(windows)
-    for together in TOGETHER:
+    for together in SUMMED:
         for place in sync.search(sync.Spectrum(windows, together), cell):
             score = max(score, place.score)
             if place.score < WORTH:

@@ -25,9 +25,9 @@ from .filemark import CELLS, PERIOD, TILE, VECTORS, Mark
 from .waves import SIZE, deviation
 
 ROWS = 192  # pixels of the short side at which frames are analysed: 1.5 per cell
-BASE = 3.0  # levels added to the deviation when whitening
+WHITENING = 3.0  # levels added to the deviation when whitening
 GROUP = 64  # windows that are searched together: 28 s
-SCALES = math.log(1.75)  # range of the log scale of an axis, either way
+SCALE_RANGE = math.log(1.75)  # range of the log scale of an axis, either way
 ASPECTS = math.log(1.5)
 TILT = 6.5  # degrees either way
 # orientations: quarter turns, mirrored or not; each maps wave vectors of the marked frame to those of the frame that is read
@@ -92,7 +92,7 @@ class _Window:
 def whitened(y: Tensor) -> Tensor:
     """A frame minus its local mean, divided by its local standard deviation. Shape: ``[H, W]`` in levels -> same."""
     mean, width = deviation(y[None, None], _odd(SIZE * min(y.shape) / CELLS))
-    return ((y - mean) / (width + BASE))[0, 0].clamp(-3, 3)
+    return ((y - mean) / (width + WHITENING))[0, 0].clamp(-3, 3)
 
 
 def _odd(x: float) -> int:
@@ -215,7 +215,7 @@ def search(spectrum: Spectrum, cell: float, best: int = 6) -> list[Place]:
     """
     k = VECTORS / TILE
     tilts = np.deg2rad(np.arange(-TILT, TILT + 0.1, 1.0))
-    steps = np.arange(-SCALES, SCALES + 1e-9, COARSE)
+    steps = np.arange(-SCALE_RANGE, SCALE_RANGE + 1e-9, COARSE)
     tall, wide = (a.ravel() for a in np.meshgrid(steps, steps, indexing="ij"))
     keep = np.abs(tall - wide) < ASPECTS
     scale = np.exp(-np.stack([tall[keep], wide[keep]], 1)) / cell  # [S, 2]
@@ -340,7 +340,7 @@ def align(x: np.ndarray, mark: Mark, best: int = 3, tried: int = 24) -> list[Ali
         best: maximum number of alignments returned.
         tried: number of candidates from the pilots that are refined.
     """
-    n = FINE
+    n = OFFSETS
     power = _RINGS @ np.abs(x) ** 2  # all waves were embedded equally strong: weight by amplitude over noise power
     unit = x / power * np.sqrt(np.mean(power))
     unit /= np.sqrt(np.mean(np.abs(unit) ** 2))
@@ -362,7 +362,7 @@ def align(x: np.ndarray, mark: Mark, best: int = 3, tried: int = 24) -> list[Ali
     return sorted(out, key=lambda a: -a.likelihood)[:best]
 
 
-FINE = 96  # offsets tried along each axis of a tile
+OFFSETS = 96  # offsets tried along each axis of a tile
 
 
 def _polish(unit: np.ndarray, mark: Mark, pose: Pose, offset: np.ndarray, phase: float) -> Aligned:

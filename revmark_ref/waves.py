@@ -32,6 +32,7 @@ SIZE = 9  # side of the window over which texture is averaged
 FINE = 3  # and of the window of the standard deviations that it averages
 BASE, POWER = 1.5, 1.3  # the mask is (texture + BASE)^POWER; both, and SHARE, were chosen by LPIPS and survival on training clips
 SHARE = 0.7  # exponent of a clip's mask in its strength: 0 gives all clips the same PSNR, 1 the same visibility
+BAREST = BASE**POWER  # the mask where there is no texture
 TYPICAL = 20.0  # mask of a clip of average texture (geometric mean over training clips)
 
 
@@ -128,12 +129,12 @@ class Waves(nn.Module):
         super().__init__()
         self.tile = p = model.tile
         self.register_buffer("pairs", drawn(wave_vectors(model.bits, p), wave_phases(model.bits, p), p), persistent=False)  # [2, L, p p]
-        at = 2 * math.pi * (torch.arange(model.frames) + 0.5) / PERIOD
+        at = 2 * math.pi * (torch.arange(model.frames) + 0.5) / PERIOD_FRAMES
         self.register_buffer("course", torch.stack([at.cos(), at.sin()]), persistent=False)  # [2, T]
 
 
-PERIOD = 8  # frames
-TOGETHER = 0.75  # shrinkage of the temporal correlations: larger is better except for swapped frames in a highly predictable picture
+PERIOD_FRAMES = 8
+SHRINKAGE = 0.75  # shrinkage of the temporal correlations: larger is better except for swapped frames in a highly predictable picture
 
 
 def on(tiles: Tensor, waves: Tensor) -> Tensor:
@@ -249,7 +250,7 @@ class WaveDecoder(Waves):
         loud = heard.square().mean(3).flatten(1)  # [N, 2 K]
         other = silence.detach().flatten(1, 2)
         other = other / other.square().mean(2, keepdim=True).sqrt().clamp(min=1e-6)
-        together = TOGETHER * (other @ other.mT).mean(0) / max(1, other.shape[2])
+        together = SHRINKAGE * (other @ other.mT).mean(0) / max(1, other.shape[2])
         together = together + (1 - together.diagonal()).diag()
         width = loud.clamp(min=1e-12).sqrt()  # 0 where nothing changes, as in a clip that repeats one frame
         return torch.linalg.inv(width[:, :, None] * together * width[:, None] + self.log_floor.exp().repeat(2).diag())

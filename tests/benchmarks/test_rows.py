@@ -1,5 +1,6 @@
 """What long benchmarks keep, and what is done to their files."""
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from helpers import footage
 import diffcodec as dc
 
 rows = pytest.importorskip("benchmarks.rows")
-from benchmarks import file_attacks, protocol  # noqa: E402
+from benchmarks import file_attacks, protocol, watermark  # noqa: E402
+from revmark_ref import weights  # noqa: E402
 
 
 def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
@@ -75,3 +77,28 @@ def test_protocol_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert told["attacks"]["flip"] == {"bit_accuracy": 0.5, "worst_clip": 0.5, "exact": 0, "capacity": 0, "log10_p": 0}
     assert told["psnr"] > 60 or torch.isinf(torch.tensor(told["psnr"]))
     assert protocol.measured("parity", Parity(), [clip], tmp_path) == told  # from what was kept
+
+
+def test_marks_in_files_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "clip.mp4"
+    dc.write_video(path, footage(75, 160, 224), fps=25, crf=8)
+    monkeypatch.setattr(watermark, "clip", lambda path, i: iter(dc.read_video(path)[:, None]))
+    monkeypatch.setattr(watermark, "ATTACKS", {n: file_attacks.ATTACKS[n] for n in ("mirrored", "trimmed")})
+    args = argparse.Namespace(work=tmp_path, count=1, psnr=38.0)
+    net = weights.load("base")[0]
+    told = watermark.attacks(net, [path], args)
+    assert {k: told[k] for k in ("files", "exact", "wrong_messages", "unreadable")} == {
+        "files": 3,
+        "exact": 3,
+        "wrong_messages": 0,
+        "unreadable": 0,
+    }
+    assert told["attacks"]["mirrored"]["files"] == 1
+    assert watermark.attacks(None, [path], args) == told  # from what was kept
+    told = watermark.unmarked(net, [path], args)
+    assert {k: told[k] for k in ("files", "exact", "wrong_messages", "not_exact")} == {
+        "files": 3,
+        "exact": 0,
+        "wrong_messages": 0,
+        "not_exact": [],
+    }
