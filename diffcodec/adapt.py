@@ -109,7 +109,7 @@ class Adapted(Buildable, nn.Module):
     def encode(self, video: Tensor, draw: Mapping[str, Any] | None = None, **options: Any) -> Coded:
         """As :meth:`diffcodec.Codec.encode`, in the caller's layout and range; a TypeError for layers that are not codecs."""
         if not isinstance(self.layer, Codec):
-            raise TypeError(f"{type(self.layer).__name__} is no codec: it has no encode")
+            raise TypeError(f"{type(self.layer).__name__} is not a codec: it has no encode")
         return self._call(self.layer.encode, video, draw, options)  # type: ignore[no-any-return]
 
     def _call(self, call: Any, video: Tensor, draw: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Any:

@@ -286,7 +286,7 @@ class Operation(Generic[P, R]):
     def allocate(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Outputs for these inputs, their values not computed."""
         if self._allocate is None:
-            raise NotImplementedError(f"{self.name} says not what it returns: register @{self.name}.outputs beside its reference")
+            raise NotImplementedError(f"{self.name} does not declare what it returns: register @{self.name}.outputs beside its reference")
         return self._allocate(*args, **kwargs)  # type: ignore[no-any-return]
 
     def schema(self, further: int = 0) -> str:

@@ -53,7 +53,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: st
         print(f"{parser.prog} {args.command}: {error}{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\n{parser.prog} {args.command}".rstrip() + ": stopped; nothing half-written was kept", file=sys.stderr)
+        print(f"\n{parser.prog} {args.command}".rstrip() + ": stopped; no partial output was kept", file=sys.stderr)
         return 130
     finally:
         for number, handler in before.items():
@@ -163,7 +163,7 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
             raise ValueError(f"--real {args.real}: {option} has an argument of its own, --{option}")
     for option in ("crf", "preset", "fps") if still else ("quality",):
         if getattr(args, option) is not None:
-            raise ValueError(f"--{option} means nothing to {name}")
+            raise ValueError(f"--{option} does not apply to {name}")
     strengths = args.quality or [25.0, 50.0, 75.0, 90.0] if still else args.crf or [17.0, 22.0, 27.0, 32.0]
     fps = None if still else 25.0 if args.fps is None else args.fps
     simulators = simulators or (["jpeg"] if still else ["x264", "revmark"])

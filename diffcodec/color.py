@@ -75,6 +75,7 @@ def _mix(x: Tensor, matrix: Constant) -> Tensor:
 
 def luma(rgb: Tensor, matrix: str = "bt601") -> Tensor:
     """Full-range luma of RGB, on the scale of the input. Shape: ``[..., 3, H, W] -> [..., H, W]``."""
+    require("matrix", matrix, list(MATRICES))
     kr, kb = MATRICES[matrix]
     r, g, b = rgb.unbind(-3)
     return kr * r + (1 - kr - kb) * g + kb * b

@@ -113,7 +113,7 @@ def build(spec: Layer | Adapted | str | os.PathLike[str] | Mapping[str, Any], **
         return spec
     made = built(spec, defaults)
     if not isinstance(made, (Layer, Adapted)):
-        raise ValueError(f"{_shown(spec)} is a {type(made).__name__}, no layer")
+        raise ValueError(f"{_shown(spec)} is a {type(made).__name__}, not a layer")
     return made
 
 
@@ -151,7 +151,7 @@ def built(spec: Any, defaults: Mapping[str, Any]) -> Any:
     """:func:`build` for anything that can be described, layers or not."""
     try:
         return _built(spec, defaults)
-    except (TypeError, AttributeError) as error:  # a value of another kind than its place takes
+    except (TypeError, AttributeError) as error:  # a value of the wrong type
         raise ValueError(f"{_shown(spec)}: {error}") from error
 
 
@@ -210,7 +210,7 @@ def find(name: str, among: Mapping[str, Callable[..., Any]] | None = None) -> Ca
     near = ELSEWHERE.get(name.lower()) or next(iter(difflib.get_close_matches(name.lower(), lower, 1)), None)
     near = lower.get(near.lower()) if near else None
     hint = f"; did you mean {near!r}?" if near else ";"
-    raise ValueError(f"unknown codec {name!r}{hint} expected one of {', '.join(map(repr, table))}, or package.module:Class")
+    raise ValueError(f"unknown layer {name!r}{hint} expected one of {', '.join(map(repr, table))}, or package.module:Class")
 
 
 def _imported(path: str) -> Any:
@@ -330,7 +330,7 @@ def _strict(kind: Callable[..., Any], where: str, value: Mapping[str, Any], othe
     """A choice or schedule; ``others`` are the further keys that it may have."""
     named = kind.__name__.lower()
     if extra := [k for k in value if k not in (named, *others)]:
-        raise ValueError(f"{where}: {extra[0]!r} means nothing beside {named!r}")
+        raise ValueError(f"{where}: {extra[0]!r} cannot be combined with {named!r}")
     try:
         return kind(**arguments)
     except (TypeError, ValueError) as error:
@@ -353,7 +353,7 @@ def describe_arguments(made: Buildable) -> dict[str, Any]:
     if isinstance(made, Layer):
         now = {k: v.value for k, v in made.strengths().items()}
     if isinstance(made, nn.Module):
-        # a child may also have the name of a number that it was made from
+        # a child module may have the name of a numeric argument
         now |= {k: v for k, v in made.named_children() if k in arguments and not isinstance(arguments[k], Real)}
     name = _name(type(made))
     usual = {key: p.default for key, p in signature.parameters.items()}

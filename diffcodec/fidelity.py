@@ -148,6 +148,8 @@ def measure(codec: VideoFunction, clip: Tensor, generator: torch.Generator, stre
     Raises:
         ValueError: another shape or range of the clip, a strength out of range, or a codec that changes the shape.
     """
+    if batch < 1:
+        raise ValueError(f"batch expected a whole number of at least 1, got {batch!r}")
     (clip,) = checked([clip], strength)
     added = probes(clip.shape[0], clip.shape[2], clip.shape[3], generator, strength).to(clip)
     marked = quantised(clip + added)  # [10, T, 3, H, W]
@@ -340,6 +342,8 @@ def steering(
     Raises:
         ValueError: no clips, clips of another shape or range, a strength out of range, or a codec without a gradient.
     """
+    if steps < 1:
+        raise ValueError(f"steps expected a whole number of at least 1, got {steps!r}")
     gains: dict[str, list[float]] = {"static": [], "changing": []}
     for i, x in enumerate(checked(clips, strength)):
         t, _, h, w = x.shape

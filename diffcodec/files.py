@@ -61,7 +61,7 @@ def files_below(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
 
 
 def video_files(folder: Path_ | Sequence[Path_]) -> list[Path]:
-    """The video files below a folder, sorted, without hidden ones (:func:`files_below`); a file stands for itself.
+    """The video files below a folder, sorted, without hidden ones (:func:`files_below`); a file is returned as it is.
 
     Raises:
         VideoError: missing path, or nothing found.
@@ -92,7 +92,7 @@ def sha256(path: Path) -> str:
 
 
 def without_folders(word: str) -> str:
-    """A word of a command line that will be published: the last name of a path that begins at the root, the home or a folder above."""
+    """A command-line word for publication: paths from the root, the home or a parent folder are cut to their last component."""
     return Path(word).name if word.startswith(("/", "~", "..")) else word
 
 

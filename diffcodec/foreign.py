@@ -143,7 +143,7 @@ def videoseal(spec: Mapping[str, Any]) -> dict[str, tuple[Description, float]]:
     if stray := [key for key in spec if key.startswith("aug") and key not in ("augs", "augs_params")]:
         raise ValueError(f"{stray[0]!r} is no key of VideoSeal's configuration: expected augs, augs_params, num_augs, masks")
     if stray := [name for name in parameters if name not in augs and name not in VIDEOSEAL]:
-        raise ValueError(f"augs_params: {stray[0]!r} is none of augs: {', '.join(augs)}")
+        raise ValueError(f"augs_params: {stray[0]!r} is not in augs: {', '.join(augs)}")
     out = {}
     for name, share in augs.items():
         if not share:

@@ -151,7 +151,7 @@ def backward_of(op: Operation[..., Any], of: Sequence[str]) -> Callable[[F], F]:
             )
             if not known:
                 raise TypeError(
-                    f"{run.__module__}.{run.__name__} has a parameter {n!r} that {op.name} knows nothing of; it can ask for grad..., kept,"
+                    f"{run.__module__}.{run.__name__} has a parameter {n!r} that {op.name} does not have; it can ask for grad..., kept,"
                     f" needs_<input>, <input>_shape and {', '.join(op.parameters)}"
                 )
         if not grads or set(of) - set(places):

@@ -112,7 +112,7 @@ def tables(board: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]
 
 
 def _or_last(error: float | None) -> float:
-    """A figure to sort by; an entry without one (a simulator that gives NaN) is the last."""
+    """Sort key: entries without a figure (of a simulator that gives NaN) come last."""
     return math.inf if error is None else error
 
 

@@ -24,6 +24,7 @@ class Choice:
         weights: relative weight of each value, >= 0 and not all 0; None for equal weights.
 
     Raises:
+        TypeError: values that are not numbers.
         ValueError: no values, or weights of another number, negative or all 0.
 
     Example:
@@ -72,6 +73,7 @@ class Ramp:
         start, stop: training steps between which the value moves, start <= stop.
 
     Raises:
+        TypeError: ends that are not numbers or lists of numbers.
         ValueError: start > stop, or ``first`` and ``last`` of different kinds or lengths.
 
     Example:
@@ -112,7 +114,7 @@ class Steps:
             required.
 
     Raises:
-        ValueError: there is no value for step 0, or a step is negative.
+        ValueError: there is no value for step 0, or a step is negative or not a whole number.
 
     Example:
         >>> import torch, diffcodec as dc
@@ -136,7 +138,7 @@ class Steps:
 
 
 def _values_of(value: object) -> list[Any]:
-    """What a schedule goes through, or the value itself."""
+    """The values of a schedule; of anything else, the value itself."""
     if isinstance(value, Ramp):
         return [value.first, value.last]
     return list(value.values.values()) if isinstance(value, Steps) else [value]

@@ -47,7 +47,7 @@ def test_adapted_codecs_encode() -> None:
     coded, plain = adapted.encode(x.transpose(1, 2) * 2 - 1), dc.DiffJPEG(50).encode(x)
     torch.testing.assert_close(coded.video, plain.video.transpose(1, 2) * 2 - 1, atol=1e-3, rtol=0)
     torch.testing.assert_close(coded.bits, plain.bits, rtol=1e-3, atol=1)
-    with pytest.raises(TypeError, match="Flip is no codec"):
+    with pytest.raises(TypeError, match="Flip is not a codec"):
         dc.adapt(dc.Flip(), layout="BCTHW").encode(x.transpose(1, 2))
 
 

@@ -146,7 +146,7 @@ def test_an_operation_without_an_implementation_runs_its_reference() -> None:
         assert op.backends() == ["reference"]
         assert op.implementation("triton") is None
         assert torch.equal(op.on("triton", torch.ones(2, device=DEVICE)), 2 * torch.ones(2, device=DEVICE))
-        with pytest.raises(NotImplementedError, match="doubled says not what it returns"):
+        with pytest.raises(NotImplementedError, match="doubled does not declare what it returns"):
             op.allocate(torch.ones(2))
     finally:
         del backend.OPERATIONS["doubled"]
@@ -175,7 +175,7 @@ def test_a_gradient_asks_for_what_there_is() -> None:
 
     gradient.__module__ = "diffcodec.ops.frames.triton"
     assert take_frames.implementation("triton") is not None
-    with pytest.raises(TypeError, match="'frames' that take_frames knows nothing of; it can ask for .*video, index"):
+    with pytest.raises(TypeError, match="'frames' that take_frames does not have; it can ask for .*video, index"):
         implement.backward_of(take_frames, of=["video"])(gradient)
 
 

@@ -86,12 +86,12 @@ def test_fidelity_of_pictures(photographs: list[Path], clip_file: Path, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--real", "libjpeg", "--crf", "20"], "--crf means nothing to libjpeg"),
+        (["--real", "libjpeg", "--crf", "20"], "--crf does not apply to libjpeg"),
         (["--real", "libjpeg", "--preset", "slow"], "--preset"),
         (["--real", "libjpeg", "--quality", "0"], "0"),
         (["--real", "libjpeg", "--quality", "50.5"], "50.5"),
         (["--real", "libjpeg:quality=3"], "--quality"),
-        (["--quality", "50"], "--quality means nothing to libx264"),
+        (["--quality", "50"], "--quality does not apply to libx264"),
         (["--real", "libjpeg", "--frames", "2"], "this is a picture"),
         (["--real", "libjpeg"], "128, 128"),
         ([], "this is a picture"),

@@ -242,7 +242,7 @@ class RandomDistortion(Several):
             weights = weights(step)
         shares = [1.0] * len(self.layers) if weights is None else [float(w) for w in weights]
         if len(shares) != len(self.layers):
-            raise ValueError(f"weights expected {len(self.layers)} numbers, one a layer, got {len(shares)}")
+            raise ValueError(f"weights expected {len(self.layers)} numbers, one per layer, got {len(shares)}")
         if not all(0 <= w < float("inf") for w in shares) or sum(shares) == 0:
             raise ValueError(f"weights expected to be >= 0 and not all 0, got {shares}")
         return torch.tensor(shares)
@@ -301,10 +301,10 @@ class RandomDistortion(Several):
             self.members()[i].check_draw(draw["parts"][i], (len(rows), *shape[1:]))
 
     def _drawn(self, draw: Mapping[str, Any]) -> list[tuple[int, list[int]]]:
-        """Members of a draw and the samples of each.
+        """Indices of the members drawn, each with those of its samples.
 
         Raises:
-            ValueError: the draw of another mixture.
+            ValueError: a draw of another mixture.
         """
         check_names("RandomDistortion", draw, dict.fromkeys(("choice", "parts")))
         choice, parts = draw["choice"], draw["parts"]

@@ -94,7 +94,8 @@ class Resize(Layer):
     """Resize: scale the frame, then restore its size, bilinear with antialiasing (as in Pillow and torchvision).
 
     Args:
-        scale: first factor on height and width, 0.001..4. A factor given at a call may be as large as the layer's own can become, and at least 1.
+        scale: first factor on height and width, 0.001..4. A call may raise it to the largest value that the layer's own can take, or to 1 if that
+            is larger.
 
     Example:
         >>> import torch, diffcodec as dc

@@ -30,9 +30,9 @@ module                 contents                                        clause   
 ``ops/common``         tables; SAD, SATD, SA8D                         tables 8-15 to 8-17         common/pixel.c
 =====================  ==============================================  ==========================  ========================
 
-Terms: QP, quantisation parameter of a macroblock; lambda (``lam``), distortion that is traded for one bit; mv, a motion vector in quarter pixels,
-(y, x); list 0 and list 1, references in the past and in the future (``past``, ``future``); ``ref_idx``, index of a reference in a list; ``slot``,
-index of its quarter-pel planes; ``mb_type``, type of an intra macroblock (0: 16x16, 1: 8x8, 2: 4x4).
+Terms: QP, quantisation parameter of a macroblock; lambda (``lam``), Lagrange multiplier of decisions, in distortion per bit; mv, a motion vector
+in quarter pixels, (y, x); list 0 and list 1, references in the past and in the future (``past``, ``future``); ``ref_idx``, index of a reference in a
+list; ``slot``, index of its quarter-pel planes; ``mb_type``, type of an intra macroblock (0: 16x16, 1: 8x8, 2: 4x4).
 """
 
 from .codec import DiffH264

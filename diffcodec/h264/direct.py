@@ -75,7 +75,7 @@ def skip_vectors(vectors: Tensor, first: Tensor) -> Tensor:
 
 
 def still_blocks(motion: Tensor, first: tuple[int, int]) -> Tensor:
-    """Blocks that do not move against the first reference of their frame: colZeroFlag of what is direct from it (8.4.1.2.2).
+    """Blocks that do not move against the first reference of their frame: colZeroFlag for direct prediction from them (8.4.1.2.2).
 
     The corner of each macroblock stands for its 8x8 block (direct_8x8_inference_flag), which here is that block.
 

@@ -87,7 +87,7 @@ def read(frames: Sequence[Any], packets: Sequence[Any], clip: Tensor) -> Guide:
 
 
 def _place(exported: Any, vectors: Any, used: Any) -> None:
-    """Write exported vectors, one a partition, into 8x8 blocks. ``dst`` is the partition's centre."""
+    """Write exported vectors, one per partition, into 8x8 blocks. ``dst`` is the partition's centre."""
     list_index = (exported["source"] > 0).astype(int)
     w, h = exported["w"].astype(int), exported["h"].astype(int)
     top, left = exported["dst_y"].astype(int) - h // 2, exported["dst_x"].astype(int) - w // 2

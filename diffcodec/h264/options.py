@@ -203,7 +203,7 @@ def _changed(preset: Preset, name: str, value: str, strict: bool) -> Preset:
     if key not in OPTIONS:
         if not strict:
             return preset
-        raise ValueError(f"the model has no option {name}={value!r}; it supports {', '.join(OPTIONS)}")
+        raise ValueError(f"the model has no option {name}={value!r}; it knows {', '.join(OPTIONS)}")
     try:
         return replace(preset, **OPTIONS[key](preset, value))
     except ValueError as error:

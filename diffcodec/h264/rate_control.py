@@ -17,7 +17,7 @@ from .lookahead import LookaheadCosts
 from .plan import CodingPlan, SourceFrames
 from .presets import Preset
 
-AQ_STRENGTH, AQ_NEUTRAL = 1.0397, 14.427  # adaptive quantisation: QP per octave of energy, log2 of the energy without offset
+AQ_STRENGTH, AQ_NEUTRAL = 1.0397, 14.427  # adaptive quantisation: QP per octave of energy, log2 of the energy of offset 0
 MBTREE_STRENGTH = 5.0  # times (1 - qcomp)
 CPLX_BASE = 80, 120  # complexity per macroblock at which the QP equals the CRF: without B frames, with them (ratecontrol.c)
 
@@ -208,7 +208,7 @@ def macroblock_qp(
         crf: of each clip ``[B]``.
         fps: frame rate.
         source, plan, costs: the frames and what the lookahead knows of them.
-        preset: what is switched on.
+        preset: settings.
         offset: added to every QP.
 
     Returns:

@@ -143,7 +143,7 @@ class X264H264(DiffH264):
             return
         if guides is not None or isinstance(self.gop, Gop):
             raise ValueError(
-                f"{self.who} got {name}= and {'a guide' if guides is not None else repr(self.gop)}: that says already what is coded"
+                f"{self.who} got {name}= and {'a guide' if guides is not None else repr(self.gop)}: which already determines what is coded"
             )
         if name == "after" and self.gop != "start" and not before:
             raise ValueError(

@@ -33,6 +33,10 @@ def warp(reference: Tensor, flow: Tensor, backend: str = "auto") -> Tensor:
         >>> torch.equal(dc.motion.warp(frame, flow), frame)
         True
     """
+    if reference.dim() != 4 or not reference.is_floating_point() or not flow.is_floating_point():
+        raise ValueError(
+            f"warp expected a floating point reference [N, C, H, W] and flow, got {reference.dtype} {tuple(reference.shape)} and {flow.dtype}"
+        )
     n, _c, h, w = reference.shape
     if flow.shape != (n, 2, h, w):
         raise ValueError(f"warp expected flow [{n}, 2, {h}, {w}] for reference {tuple(reference.shape)}, got {tuple(flow.shape)}")

@@ -389,7 +389,7 @@ def _limit(name: str, value: object, relative: bool) -> float | str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of PyAV, of ffmpeg's libraries and, where it tells, of x264, for records of measurements."""
+    """Versions of PyAV, of ffmpeg's libraries and, if its stream gives it, of x264, for records of measurements."""
     import av
 
     out = {"av": av.__version__}

@@ -33,7 +33,7 @@ def test_mixture_errors() -> None:
         dc.RandomDistortion([])
     with pytest.raises(TypeError, match="Linear"):
         dc.RandomDistortion([torch.nn.Linear(1, 1)])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="2 numbers, one a layer, got 1"):
+    with pytest.raises(ValueError, match="2 numbers, one per layer, got 1"):
         dc.RandomDistortion([dc.Identity(), dc.Flip()], weights=[1])
     with pytest.raises(ValueError, match="not all 0"):
         dc.RandomDistortion([dc.Identity()], weights=[0])

@@ -190,5 +190,5 @@ def test_frames_around_a_window_are_checked() -> None:
     assert layer(video.double(), before=video.double()).dtype == torch.float64
     with pytest.raises(TypeError, match="takes no before"):
         dc.DiffH264(model="revmark")(video, before=video)
-    with pytest.raises(ValueError, match="says already what is coded"):
+    with pytest.raises(ValueError, match="already determines what is coded"):
         dc.DiffH264(28, gop=dc.h264.Gop("IPP"))(video, before=video)

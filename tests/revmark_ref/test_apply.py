@@ -192,7 +192,7 @@ def test_ctrl_c_leaves_nothing(source: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "nothing half-written was kept" in said
+    assert "no partial output was kept" in said
     assert not list(out.parent.iterdir())
 
 

@@ -465,7 +465,7 @@ def _decoded_gradient(g, y0, x0, H, W, C, COLOR: tl.constexpr, WHOLE: tl.constex
 
 @triton.jit
 def _folded(g, y0, x0, H, W, EVEN: tl.constexpr, COLUMNS: tl.constexpr, R: tl.constexpr):
-    """Adjoint of repeating the last row and column: what lies beyond is added to it, or of columns kept beside it, in the first beyond."""
+    """Adjoint of repeating the last row and column: gradients beyond are added to it, or those of columns (without COLUMNS) to the next one."""
     if EVEN:
         return g
     else:
@@ -810,7 +810,7 @@ def _unboxed(chroma, y, x, mask, H, W, WIDE, plane, V: tl.constexpr, EVEN: tl.co
 
 
 def _tiles(blocks: int, most: int = 128) -> tuple[int, int]:
-    """Programs for so many blocks, and blocks of each."""
+    """Number of programs for a number of blocks, and blocks per program."""
     r = min(most, 128 if blocks >= 128 else 64 if blocks >= 64 else 32)
     return -(-blocks // r), r
 

@@ -17,7 +17,7 @@ from ...checks import half_up
 from ..common.distortion import sad, satd
 from ..interpolate.reference import fetch_luma
 
-# Bits of a component of a vector difference as x264 counts them: equal to the predictor, else so many more and two an octave
+# Bits of a component of a vector difference as x264 counts them: if it is 0; else a constant, and two more per octave
 MVD_EQUAL, MVD_OTHER, MVD_OCTAVE = 0.72, 1.72, 2.0
 PARTITION_BITS = 1.0, 3.0, 3.0, 6.0  # that name the macroblock's type: 16x16, 16x8, 8x16, 8x8
 PARTITIONS = [[0, 1, 2, 3]], [[0, 1], [2, 3]], [[0, 2], [1, 3]], [[0], [1], [2], [3]]  # 8x8 blocks of each part

@@ -117,7 +117,7 @@ def library() -> Library | str:
     """The library, or why there is none."""
     wanted = os.environ.get(VARIABLE, "")
     if wanted == "off":
-        return f"the environment variable {VARIABLE} says off"
+        return f"the environment variable {VARIABLE} is off"
     path = next((p for p in _places() if p.exists()), None)
     if path is None and LIBRARY_VARIABLE in os.environ:
         return f"the file that {LIBRARY_VARIABLE} names is not there: {os.environ[LIBRARY_VARIABLE]}"
