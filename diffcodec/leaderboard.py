@@ -5,7 +5,6 @@ A file holds several boards. The entries of a board were measured with the same 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shlex
@@ -37,7 +36,9 @@ def add(result: dict[str, Any], board: dict[str, Any], name: str | None = None, 
     try:
         settings, rows, clips = result["settings"], result["rows"], result["clips"]
         knob = settings["knob"]
-        key, alike = _key(settings, clips)
+        strengths = sorted(settings[knob])
+        conditions = {k: settings.get(k) for k in _ALIKE} | {"strengths": strengths, "clips": clips}
+        same = _comparable(conditions)
         simulators = list(dict.fromkeys(row["simulator"] for row in rows))
         entries = {s: _entry([r for r in rows if r["simulator"] == s], knob) for s in simulators}
     except KeyError as error:
@@ -48,7 +49,10 @@ def add(result: dict[str, Any], board: dict[str, Any], name: str | None = None, 
         raise ValueError(f"a name stands for one simulator, the result has {len(simulators)}: {', '.join(simulators)}")
     board.setdefault("format", FORMAT)
     _check_format(board)
-    place = board.setdefault("boards", {}).setdefault(key, alike | {"entries": {}})
+    boards = board.setdefault("boards", [])
+    place = next((b for b in boards if _comparable(b) == same), None)
+    if place is None:
+        boards.append(place := conditions | {"entries": {}})
     made = {
         "command": shlex.join(map(without_folders, shlex.split(str(result.get("command", ""))))),
         "versions": result.get("versions"),
@@ -64,11 +68,10 @@ def _check_format(board: dict[str, Any]) -> None:
         raise ValueError(f"the leaderboard has format {board.get('format')!r}; this version supports {FORMAT}")
 
 
-def _key(settings: dict[str, Any], clips: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    strengths = sorted(settings[settings["knob"]])
-    alike = {k: settings.get(k) for k in _ALIKE} | {"strengths": strengths}
-    windows = sorted([c["sha256"], c["start"], c["frames"], c["size"]] for c in clips)  # independent of file names
-    return hashlib.sha256(json.dumps([alike, windows], sort_keys=True).encode()).hexdigest()[:12], alike | {"clips": clips}
+def _comparable(conditions: dict[str, Any]) -> list[Any]:
+    """What the entries of a board have in common: settings, and the windows of the clips whatever the files are called."""
+    windows = sorted([c["sha256"], c["start"], c["frames"], c["size"]] for c in conditions["clips"])
+    return [*(conditions[k] for k in (*_ALIKE, "strengths")), windows]
 
 
 def _entry(rows: list[dict[str, Any]], knob: str) -> dict[str, Any]:
@@ -91,7 +94,7 @@ def _entry(rows: list[dict[str, Any]], knob: str) -> dict[str, Any]:
 def tables(board: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, head and rows of each board, smallest survival error first."""
     out = []
-    for place in board.get("boards", {}).values():
+    for place in board.get("boards", []):
         knob = "CRF" if place["knob"] == "crf" else place["knob"]
         strengths = [f"{s:g}" for s in place["strengths"]]
         details = ", ".join([f"{place['real']}", *([str(place["preset"])] if place["preset"] else []), *_fps(place)])
