@@ -21,8 +21,8 @@ from .sync import Aligned, Place, Windows
 
 TRIALS = 8  # alignments tried per geometry
 WORTH = 4.5  # score of a geometry below which reading is not tried
-LIKELY = 12.0  # score from which a text or a mark is considered, if the pilots agree by more than AGREED
-AGREED = 0.7
+LIKELY = 12.0  # score from which a text or a mark is considered, if its alignment is above both of the next two as well
+AGREED, STRAIGHT = 0.65, 0.25  # of `Aligned`: marks have .7 and .29 or more, other clips, gratings and lattices up to .58 and .18
 MARKED = 20.0  # score of a geometry from which a mark is reported
 CHANCE = 96 * 2.0**-32  # probability that one of the payloads tried in 28 s of an unmarked video passes the 32-bit check
 CHANCE_MARKED = 1e-5  # upper bound: half of the scores of unmarked files are above 7.0, with an exponential tail of mean .96 from there on
@@ -161,7 +161,7 @@ def read_group(windows: Tensor, mark: Mark, key: str, seen: int) -> Read:
             v = sync.responses(windows, place)
             trials = sorted((a for x in sync.combined(v, covariance) for a in sync.align(x, mark)), key=lambda a: -a.likelihood)
             for aligned in trials[:TRIALS]:
-                likely = place.score > LIKELY and aligned.pilots > AGREED
+                likely = place.score > LIKELY and aligned.pilots > AGREED and aligned.straight > STRAIGHT
                 bits = framing.message_of(mark.bits(aligned.z), key)
                 text = read_text(v, aligned, mark, key) if bits is None and likely else None
                 if bits is not None or text is not None:

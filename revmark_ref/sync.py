@@ -320,7 +320,9 @@ class Aligned:
         z: ``[J]``; the real part has the sign of the wave.
         pose: how the frame lies.
         offset: ``[2]`` in cells.
-        pilots: how well the pilots agree, at most 1.
+        pilots: how well the pilots agree: mean cosine of their phases, at most 1. Each counts alike: a few strong ones, such as the harmonics of a
+            moving grating, always agree after the fit of offset and phase.
+        straight: how close to the real axis the other waves lie: mean cosine of twice their phases; 0 without a mark, at most 1.
         likelihood: log-likelihood, up to a constant.
     """
 
@@ -328,6 +330,7 @@ class Aligned:
     pose: Pose
     offset: np.ndarray
     pilots: float
+    straight: float
     likelihood: float
 
 
@@ -377,10 +380,10 @@ def _polish(unit: np.ndarray, mark: Mark, pose: Pose, offset: np.ndarray, phase:
         step = np.linalg.solve(design.T @ (design * weight[:, None]), design.T @ (error * weight))
         offset, phase = offset + np.clip(step[:2], -0.3, 0.3), phase + float(np.clip(step[2], -0.5, 0.5))
     z = unit * np.exp(-1j * (design[:, :2] @ offset + phase))
-    agree = float(z[mark.pilots].real.sum() / np.abs(z[mark.pilots]).sum())
+    agree, straight = float(np.cos(np.angle(z[pilot])).mean()), float(np.cos(2 * np.angle(z[~pilot])).mean())
     # log-likelihood ratio of a wave of amplitude m in noise of deviation d: s = m re(z) / d^2 if its sign is known, else log cosh s
     level = np.abs(z.real).mean()
     noise = max(1e-3, float((z.imag**2).mean()))
     said = level * z.real / noise
     likelihood = said[pilot].sum() + (np.logaddexp(said, -said) - math.log(2))[~pilot].sum() - (z.imag**2).sum() / (2 * noise)
-    return Aligned(z, pose, offset, agree, float(likelihood - len(z) / 2 * math.log(noise)))
+    return Aligned(z, pose, offset, agree, straight, float(likelihood - len(z) / 2 * math.log(noise)))

@@ -32,7 +32,7 @@ def table() -> dict[str, list[bool]]:
     """Rows of the table in the docs."""
     text = (Path(__file__).parents[1] / "docs" / "conventions.rst").read_text()
     rows: list[list[str]] = []
-    for line in text.partition(".. list-table:: What holds where")[2].partition("\n\n\n")[0].splitlines():
+    for line in text.partition(".. list-table:: Supported transforms")[2].partition("\n\n\n")[0].splitlines():
         line = line.strip()
         if line.startswith("* -"):
             rows.append([line[4:]])

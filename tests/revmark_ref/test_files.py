@@ -168,6 +168,28 @@ def test_another_key_finds_nothing_and_nothing_is_nothing(net: REVMark, source: 
         assert (found.verdict, found.message, found.text, found.p_value, found.geometry) == ("none", None, None, 1.0, {})
 
 
+def _moving(name: str) -> Tensor:
+    """Pictures that hold waves of the mark's period without being one. Shape: ``[100, 3, 240, 320]``."""
+    y, x = torch.meshgrid(torch.arange(240.0), torch.arange(320.0), indexing="ij")
+    t = torch.arange(100)[:, None, None] / 25
+    turn = t / PERIOD
+    halftone = (torch.sin(0.8 * x) * torch.sin(0.8 * y) > 0).float() - 0.5
+    waves = {
+        "shade": y / 240 * (1 - t / 8),  # contours of 8-bit levels move
+        "dots": (((x + 24 * turn) % 24 < 6) & (y % 20 < 6)).float(),
+        "stripes": torch.floor((0.7 * x + 0.3 * y + 12 * turn) / 6) % 2,
+        "halftone": 0.5 + 0.5 * halftone * torch.cos(2 * torch.pi * turn),
+    }
+    return waves[name].clamp(0, 1).expand(100, 240, 320)[:, None].expand(-1, 3, -1, -1).contiguous()
+
+
+@pytest.mark.parametrize("name", ["shade", "dots", "stripes", "halftone"])
+def test_what_moves_at_the_marks_rate_is_no_mark(net: REVMark, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "moving.mp4"
+    dc.write_video(path, _moving(name), fps=25, crf=16, preset="veryfast")
+    assert apply.extract(net, path).verdict == "none"
+
+
 def test_marked_but_unreadable_is_said(
     monkeypatch: pytest.MonkeyPatch, net: REVMark, marked: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
