@@ -108,7 +108,7 @@ def embed(
                 if model.bits != BITS:
                     raise ValueError(f"files are marked with payloads of {BITS} bits, these weights have {model.bits}")
                 _fits(source, video.codec_context.height, video.codec_context.width, rate)
-                if not force and reading.read(source, key, damage=Damage(), limit=1).marked:
+                if not force and reading.read(source, key, damage=Damage(), limit=1, far=False).marked:
                     raise VideoError(f"{source} carries a mark of this key already; force=True (--force) adds another")
             pen = WavePen(Mark.of(key), rows, psnr, rate) if waves else SegmentPen(net, rows, psnr)
             coding = Coding(20.0 if crf is None else crf, preset, _most(reader, video) if crf is None else None)

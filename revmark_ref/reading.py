@@ -20,11 +20,11 @@ from .marking import Luma, Progress
 from .sync import Aligned, Place, Windows
 
 TRIALS = 8  # alignments tried per geometry
-WORTH = 4.5  # score of a geometry below which reading is not tried
+WORTH, WORTH_FAR = 4.5, 9.0  # score of a geometry below which reading is not tried; of those far off, to save time
 LIKELY = 12.0  # score from which a text or a mark is considered, if its alignment is above both of the next two as well
 AGREED, STRAIGHT = 0.65, 0.25  # of `Aligned`: marks have .7 and .29 or more, other clips, gratings and lattices up to .58 and .18
 MARKED = 20.0  # score of a geometry from which a mark is reported
-CHANCE = 96 * 2.0**-32  # probability that one of the payloads tried in 28 s of an unmarked video passes the 32-bit check
+CHANCE = 192 * 2.0**-32  # probability that one of the payloads tried in 28 s of an unmarked video passes the 32-bit check
 CHANCE_MARKED = 1e-5  # upper bound: half of the scores of unmarked files are above 7.0, with an exponential tail of mean .96 from there on
 SUMMED = (12, 4)  # windows summed before the power of a spectrum is taken: more are better except with cuts and flicker
 
@@ -120,7 +120,12 @@ def groups(source: Iterator[tuple[Tensor, float]]) -> Iterator[Tensor]:
 
 
 def read(
-    path: str | os.PathLike[str], key: str = "", progress: Progress | None = None, damage: Damage | None = None, limit: int | None = None
+    path: str | os.PathLike[str],
+    key: str = "",
+    progress: Progress | None = None,
+    damage: Damage | None = None,
+    limit: int | None = None,
+    far: bool = True,
 ) -> Read:
     """Search a file for the mark of a key, 28 s at a time, until a message is read.
 
@@ -130,6 +135,7 @@ def read(
         progress: called with the number of frames seen.
         damage: counts what is wrong with the file.
         limit: maximum number of groups of 28 s that are searched, None for all.
+        far: also search for strong changes of the geometry (``sync.FAR``), which takes about as long again if there is no mark.
 
     Raises:
         VideoError: unreadable file.
@@ -139,7 +145,7 @@ def read(
     seen = 0
     for windows in itertools.islice(groups(frames(path, Damage() if damage is None else damage, progress)), limit):
         seen += len(windows)
-        found = read_group(windows, mark, key, seen)
+        found = read_group(windows, mark, key, seen, far)
         if found.bits is not None or found.text is not None:
             return found
         if best is None or (found.marked, found.score) > (best.marked, best.score):
@@ -147,27 +153,27 @@ def read(
     return best or Read(None, None, False, 0.0, 0.0, 0, None, None, 1.0)
 
 
-def read_group(windows: Tensor, mark: Mark, key: str, seen: int) -> Read:
+def read_group(windows: Tensor, mark: Mark, key: str, seen: int, far: bool = True) -> Read:
     """Search one group of windows ``[C, H, W]``; ``seen`` is the number of windows so far."""
     cell = min(windows.shape[1:]) / CELLS
     score, marked = 0.0, False
     where: tuple[Place, Aligned] | None = None
     covariance = sync.covariance(windows)
-    for together in SUMMED:
-        for place in sync.search(sync.Spectrum(windows, together), cell):
-            score = max(score, place.score)
-            if place.score < WORTH:
-                continue
-            v = sync.responses(windows, place)
-            trials = sorted((a for x in sync.combined(v, covariance) for a in sync.align(x, mark)), key=lambda a: -a.likelihood)
-            for aligned in trials[:TRIALS]:
-                likely = place.score > LIKELY and aligned.pilots > AGREED and aligned.straight > STRAIGHT
-                bits = framing.message_of(mark.bits(aligned.z), key)
-                text = read_text(v, aligned, mark, key) if bits is None and likely else None
-                if bits is not None or text is not None:
-                    return Read(bits, text, True, confidence(v, aligned, mark), place.score, seen, place, aligned, cell)
-                if likely and place.score > MARKED and where is None:
-                    marked, where = True, (place, aligned)
+    spectra = [sync.Spectrum(windows, together) for together in SUMMED]
+    for place, beyond in ((p, b) for b in (False, True)[: 1 + far] for s in spectra for p in sync.search(s, cell, b)):
+        score = max(score, place.score)
+        if place.score < (WORTH_FAR if beyond else WORTH):
+            continue
+        v = sync.responses(windows, place)
+        trials = sorted((a for x in sync.combined(v, covariance) for a in sync.align(x, mark)), key=lambda a: -a.likelihood)
+        for aligned in trials[:TRIALS]:
+            likely = place.score > LIKELY and aligned.pilots > AGREED and aligned.straight > STRAIGHT
+            bits = framing.message_of(mark.bits(aligned.z), key)
+            text = read_text(v, aligned, mark, key) if bits is None and likely else None
+            if bits is not None or text is not None:
+                return Read(bits, text, True, confidence(v, aligned, mark), place.score, seen, place, aligned, cell)
+            if likely and place.score > MARKED and where is None:
+                marked, where = True, (place, aligned)
     place_, aligned_ = where or (None, None)
     return Read(None, None, marked, 0.0, score, seen, place_, aligned_, cell)
 

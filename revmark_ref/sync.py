@@ -27,9 +27,8 @@ from .waves import SIZE, deviation
 ROWS = 192  # pixels of the short side at which frames are analysed: 1.5 per cell
 WHITENING = 3.0  # levels added to the deviation when whitening
 GROUP = 64  # windows that are searched together: 28 s
-SCALE_RANGE = math.log(1.75)  # range of the log scale of an axis, either way
+NEAR, FAR = (6.5, math.log(1.75)), (11.5, math.log(2.1))  # ranges of the turn in degrees and of the log scale of an axis, either way
 ASPECTS = math.log(1.5)
-TILT = 6.5  # degrees either way
 # orientations: quarter turns, mirrored or not; each maps wave vectors of the marked frame to those of the frame that is read
 ORIENTATIONS = [np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), q) @ np.diag([1, m]) for m in (1, -1) for q in range(4)]
 _NUMBER = {tuple(v): i for i, v in enumerate(VECTORS.tolist())}
@@ -154,27 +153,29 @@ class Spectrum:
         coarse = torch.from_numpy(self.power)[None, None]
         self.coarse = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(coarse, (1, 1, 1, 1), mode="circular"), 3, 1)[0, 0].numpy()
 
-    def at(self, frequency: np.ndarray, coarse: bool = False) -> np.ndarray:
-        """Power at frequencies ``[..., 2]`` in cycles per pixel; 1, the value without a mark, beyond the Nyquist frequency."""
-        plane = self.coarse if coarse else self.power
-        inside = (np.abs(frequency) < 0.49).all(-1)
-        y, x = frequency[..., 0] * self.h, frequency[..., 1] * self.w
+    def at(self, y: np.ndarray, x: np.ndarray, coarse: bool = False) -> np.ndarray:
+        """Power at frequencies in cycles per pixel; 1, the value without a mark, beyond the Nyquist frequency. Shape: two ``[...]`` -> ``[...]``."""
+        inside = (np.abs(y) < 0.49) & (np.abs(x) < 0.49)
+        y, x = y * self.h, x * self.w
         if coarse:
-            out = plane[np.rint(y).astype(np.int64) % self.h, np.rint(x).astype(np.int64) % self.w]
+            out = self._take(self.coarse, np.rint(y), np.rint(x))
         else:
             y0, x0 = np.floor(y), np.floor(x)
             fy, fx = y - y0, x - x0
-            y0, x0 = y0.astype(np.int64) % self.h, x0.astype(np.int64) % self.w
-            y1, x1 = (y0 + 1) % self.h, (x0 + 1) % self.w
-            out = (plane[y0, x0] * (1 - fx) + plane[y0, x1] * fx) * (1 - fy) + (plane[y1, x0] * (1 - fx) + plane[y1, x1] * fx) * fy
+            above, below = ((1 - fx) * self._take(self.power, v, x0) + fx * self._take(self.power, v, x0 + 1) for v in (y0, y0 + 1))
+            out = (1 - fy) * above + fy * below
         return np.where(inside, np.minimum(out, CAP), 1.0)
+
+    def _take(self, plane: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return plane.take(y.astype(np.int32) % self.h * self.w + x.astype(np.int32) % self.w)  # type: ignore[no-any-return]
 
     def score(self, maps: np.ndarray, vectors: np.ndarray, coarse: bool = False) -> np.ndarray:
         """Mean power at the lattice points minus 1, in standard deviations of chance. Shape: ``[N, 2, 2]`` -> ``[N]``."""
         out = np.empty(len(maps))
-        for first in range(0, len(maps), 4096):
-            part = maps[first : first + 4096]
-            out[first : first + 4096] = self.at(np.einsum("nij,lj->nli", part, vectors), coarse).mean(1)
+        for first in range(0, len(maps), 1024):
+            part = maps[first : first + 1024]
+            y, x = (part.reshape(-1, 2) @ vectors.T).reshape(len(part), 2, -1).swapaxes(0, 1)  # [N, L] each
+            out[first : first + 1024] = self.at(y, x, coarse).mean(1)
         return (out - 1) * math.sqrt(len(vectors)) / self.spread
 
 
@@ -205,23 +206,26 @@ def _fast(n: int) -> int:
         n += 1
 
 
-def search(spectrum: Spectrum, cell: float, best: int = 6) -> list[Place]:
+def search(spectrum: Spectrum, cell: float, far: bool = False, best: int = 6) -> list[Place]:
     """Geometries with the most power at the lattice points, best first.
 
     Args:
         spectrum: of a group of windows.
         cell: size of a cell in pixels if the frame is uncropped.
+        far: those in the range ``FAR`` that are not in ``NEAR``, rather than those in ``NEAR``.
         best: maximum number of geometries returned.
     """
     k = VECTORS / TILE
-    tilts = np.deg2rad(np.arange(-TILT, TILT + 0.1, 1.0))
-    steps = np.arange(-SCALE_RANGE, SCALE_RANGE + 1e-9, COARSE)
+    most_turned, most_scaled = FAR if far else NEAR
+    steps = np.arange(-most_scaled, most_scaled + 1e-9, COARSE)
     tall, wide = (a.ravel() for a in np.meshgrid(steps, steps, indexing="ij"))
-    keep = np.abs(tall - wide) < ASPECTS
-    scale = np.exp(-np.stack([tall[keep], wide[keep]], 1)) / cell  # [S, 2]
+    similar = np.abs(tall - wide) < ASPECTS
+    searched = far & (np.maximum(np.abs(tall), np.abs(wide)) <= NEAR[1])
     found: list[tuple[float, np.ndarray]] = []
-    for tilt in tilts:
-        maps = _turn(tilt) @ (scale[:, :, None] * np.eye(2))
+    for degrees in np.arange(-most_turned, most_turned + 0.1, 1.0):
+        keep = similar & ~(searched & (abs(degrees) <= NEAR[0]))
+        scale = np.exp(-np.stack([tall[keep], wide[keep]], 1)) / cell  # [S, 2]
+        maps = _turn(math.radians(degrees)) @ (scale[:, :, None] * np.eye(2))
         scores = spectrum.score(maps, k, coarse=True)
         found += [(scores[i], maps[i]) for i in np.argsort(-scores)[:4]]
     found.sort(key=lambda f: -f[0])

@@ -132,6 +132,8 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
     "smaller": lambda v: _resize(v, 120, 168),
     "letterboxed": lambda v: F.pad(v, (0, 0, 20, 20)),
     "turned a little": lambda v: _turn(v, 3.0),
+    "turned": lambda v: _turn(v, 10.0),
+    "cropped to 55 %": lambda v: v[..., 36:124, 50:174],
     "trimmed": lambda v: v[17:],
     "cut in the middle": lambda v: torch.cat([v[:40], v[50:]]),
     "brighter": lambda v: (1.1 * v + 0.05).clamp(0, 1),
@@ -149,7 +151,7 @@ def test_the_message_is_read(net: REVMark, marked: Path, tmp_path: Path, name: s
     geometry = found.geometry
     assert geometry["mirrored"] == (name == "mirrored")
     assert geometry["backwards"] == (name == "backwards")
-    expected = {"quarter turn": {90, 270}, "upside down": {180}, "turned a little": {3, 357}}.get(name, {0})
+    expected = {"quarter turn": {90, 270}, "upside down": {180}, "turned a little": {3, 357}, "turned": {10, 350}}.get(name, {0})
     assert min(abs((geometry["turn"] - e + 180) % 360 - 180) for e in expected) < 0.6
 
 
