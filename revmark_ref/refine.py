@@ -21,7 +21,7 @@ FLAT, CROWDED = 1.0, 1.6  # limits of the local RMS, in the same units: up to BA
 BARE, FULL = 1.5, 5.5
 MARGIN = 0.25  # share of the mean response without a codec that each bit should keep
 STEEP = 8.0
-VISIBLE, PERCEPTUAL = 0.2, 0.1  # weights of the gradients of visibility and perceptual distance, relative to the message's
+VISIBLE, PERCEPTUAL = 0.1, 0.2  # weights of the gradients of visibility and perceptual distance, relative to the message's
 SCALES = (1, 2, 4)
 SEEN = 2.0  # levels of texture that are added to a picture's own when visibility is computed
 
