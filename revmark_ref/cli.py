@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     t.add_argument("--start", type=Path, help="weights file or run to initialise from")
     t.add_argument(
         "--distortion", nargs="+", metavar="NAME[@STEP]",
-        help="compression layer and the step it starts at: none, jpeg, compnet, revmark, x264, exact; several form a curriculum",
+        help="compression layer and the step it starts at: none, jpeg, compnet, revmark, x264, exact, or package.module:Class;"
+        " several form a curriculum",
     )  # fmt: skip
     t.add_argument("--steps", type=int)
     t.add_argument("--batch", type=int, help="clips per step and process")

@@ -17,6 +17,11 @@ MOTIONS = ("block", "spynet", "none")
 DISTORTIONS = ("none", "jpeg", "compnet", "revmark", "x264", "exact")
 
 
+def described(name: str) -> bool:
+    """Whether the name of a distortion is a description for :func:`diffcodec.build` (``name:option=value``, ``package.module:Class`` or a file)."""
+    return ":" in name or name.lower().endswith((".json", ".yaml", ".yml"))
+
+
 @dataclass(frozen=True)
 class Model:
     """Architecture of encoder and decoder. Defaults are the paper's (section 4.1; widths and sizes of layers from its public code).
@@ -106,8 +111,9 @@ class Training:
         adversarial_weight: lambda_2: 0 -> 5e-4 over steps 3000..10000.
         mask_weight: lambda_3: 0 -> 10 over steps 2000..4000.
         spatial_mask, temporal_mask: lambda_MS = 200, lambda_MT = 5 of eq. (19).
-        distortion: (step, name) pairs: the compression layer used from that step on (names in ``DISTORTIONS``); before the first
-            pair, and for the name "none", nothing is distorted. Paper: the simulator from step 3000 on.
+        distortion: (step, name) pairs: the compression layer used from that step on. Names are those in ``DISTORTIONS`` or descriptions for
+            :func:`diffcodec.build`: with a colon, such as ``package.module:Class``, or a file. Before the first pair, and for the name "none",
+            nothing is distorted. Paper: the simulator from step 3000 on.
         attacks_in_none: keep the other attacks of the mixture for "none" as well.
         codec_share: probability of compression in the mixture (.86); six attacks share the rest.
         attack_weights: relative weights of these attacks: average, drop, swap, crop, noise, blur (equal).
@@ -165,7 +171,8 @@ class Training:
         require("exact_gradient", self.exact_gradient, ["best", "identity"])
         stages = tuple((int(step), str(name)) for step, name in self.distortion)
         for step, name in stages:
-            require("distortion", name, DISTORTIONS)
+            if not described(name):
+                require("distortion", name, DISTORTIONS)
             if step < 0:
                 raise ValueError(f"distortion expected steps >= 0, got {step} for {name!r}")
         if [s for s, _ in stages] != sorted({s for s, _ in stages}):

@@ -11,7 +11,7 @@ from diffcodec.attacks.compose import REVMARK_ATTACKS, revmark_attack
 from diffcodec.checks import require
 from diffcodec.layer import Draw, Layer
 
-from .config import DISTORTIONS, Training
+from .config import DISTORTIONS, Training, described
 from .keys import generator
 
 ATTACKS: dict[str, Layer] = {name: revmark_attack(name) for name in REVMARK_ATTACKS}
@@ -23,9 +23,12 @@ def codec(name: str, training: Training) -> Layer:
     Args:
         name: "none" (:class:`~diffcodec.Identity`), "jpeg" (:class:`~diffcodec.DiffJPEG` frame by frame), "compnet" (an untrained
             :class:`~diffcodec.CompNet`, to be fitted with :func:`fit_compnet`), "revmark" (the paper's layer), "x264" (calibrated
-            :class:`~diffcodec.DiffH264`) or "exact" (libx264 itself, with the gradient that ``training`` names).
+            :class:`~diffcodec.DiffH264`) or "exact" (libx264 itself, with the gradient that ``training`` names); or a description for
+            :func:`diffcodec.build`: ``package.module:Class``, ``jpeg:quality=30-90``, a YAML file.
         training: ranges of CRF and quality, preset, gradient of "exact".
     """
+    if described(name):
+        return dc.build(name)  # type: ignore[no-any-return]
     require("distortion", name, DISTORTIONS)
     if name == "none":
         return dc.Identity()
@@ -58,7 +61,9 @@ class Distortion(nn.Module):
         super().__init__()
         self.training_ = training
         codecs = {name: codec(name, training) for name in dict.fromkeys(n for _, n in training.distortion)}
-        self.codecs = nn.ModuleDict(codecs)
+        self.codecs = nn.ModuleDict(
+            {name if name in DISTORTIONS else f"described {i}": layer for i, (name, layer) in enumerate(codecs.items())}
+        )
         mixtures = {}
         share = training.codec_share
         for name, layer in codecs.items():

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,7 +203,7 @@ def test_tas_block_aligns_and_brings_back() -> None:
     torch.testing.assert_close(inverse(flow), -flow)
 
 
-@pytest.mark.parametrize("name", DISTORTIONS)
+@pytest.mark.parametrize("name", [*DISTORTIONS, "jpeg:quality=30-90", "diffcodec:GaussianBlur:sigma=0.5"])
 def test_gradients_reach_encoder_and_decoder_through_every_distortion(name: str) -> None:
     training = Training(distortion=((0, name),), codec_share=1.0, codec_preset="ultrafast")
     layer = Distortion(training)
@@ -214,6 +215,18 @@ def test_gradients_reach_encoder_and_decoder_through_every_distortion(name: str)
     assert net.encoder.mapping.weight.grad.abs().sum() > 0
     assert net.decoder.filter.weight.grad.abs().sum() > 0
     assert torch.isfinite(net.encoder.mapping.weight.grad).all()
+
+
+def test_distortions_of_others_by_name(tmp_path: Path) -> None:
+    config = Config(training=Training(distortion=((0, "none"), (9, "diffcodec:GaussianBlur:sigma=0.5"))))
+    assert Config.from_json(config.to_json()) == config
+    for name, words in (
+        ("gaussianblur", "expected one of"),
+        ("no.such:Layer", "cannot be imported"),
+        (str(tmp_path / "no.yaml"), "no.yaml"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=words):
+            Distortion(Training(distortion=((0, name),)))
 
 
 def test_distortion_is_keyed_by_sample_and_follows_its_stages() -> None:
