@@ -340,8 +340,8 @@ def base_windows() -> Table:
         "flat": ("residual in flat places, levels", "", ""), "flicker": ("largest over mean change of the residual", "", ""),
     }  # fmt: skip
     body += [[*words, *(_cell(d["quality"][key]) for d in found)] for key, words in quality.items()]
-    steps = found[0]["descent"]
-    return ["", "DVMark (paper)", "REVMark (paper)", f"`base`, descent of {steps} steps", "the same at 42 dB", "`base`, no descent"], body
+    ways = [f"descent of {d['descent']} steps" if d["descent"] else "no descent" for d in found]
+    return ["", "DVMark (paper)", "REVMark (paper)", f"`base`, {ways[0]}", f"`base` at 42 dB, {ways[1]}", f"`base`, {ways[2]}"], body
 
 
 def protocol() -> Table:
