@@ -17,7 +17,7 @@ from .waves import SIZE, WaveEncoder, added, deviation, hidden, luma, smooth, te
 FIRST, LAST = 0.15, 0.03  # first and last step size, in units of the residual's RMS; decreases linearly
 MOMENTUM = 0.6
 HIGHEST = 2.5  # limit of a sample, in units of the RMS of the residual before the mask
-FLAT, CROWDED = 1.0, 1.6  # limits of the local RMS, in the same units: up to BARE levels of texture, and from FULL levels on
+FLAT, CROWDED = 0.8, 1.6  # limits of the local RMS, in the same units: up to BARE levels of texture, and from FULL levels on
 BARE, FULL = 1.5, 5.5
 MARGIN = 0.25  # share of the mean response without a codec that each bit should keep
 STEEP = 8.0
