@@ -17,12 +17,11 @@ from .waves import SIZE, WaveEncoder, added, deviation, hidden, luma, smooth, te
 FIRST, LAST = 0.15, 0.03  # first and last step size, in units of the residual's RMS; decreases linearly
 MOMENTUM = 0.6
 HIGHEST = 2.5  # limit of a sample, in units of the RMS of the residual before the mask
-FLAT, CROWDED = 0.8, 1.6  # limits of the local RMS, in the same units: up to BARE levels of texture, and from FULL levels on
+FLAT, CROWDED = 1.0, 1.6  # limits of the local RMS, in the same units: up to BARE levels of texture, and from FULL levels on
 BARE, FULL = 1.5, 5.5
 MARGIN = 0.25  # share of the mean response without a codec that each bit should keep
 STEEP = 8.0
-VISIBLE, PERCEPTUAL = 0.1, 0.2  # weights of the gradients of visibility and perceptual distance, relative to the message's
-VISIBLE_ALONE = 0.2  # of visibility where no perceptual distance is given
+VISIBLE, PERCEPTUAL = 0.2, 0.1  # weights of the gradients of visibility and perceptual distance, relative to the message's
 SCALES = (1, 2, 4)
 SEEN = 2.0  # levels of texture that are added to a picture's own when visibility is computed
 
@@ -101,8 +100,7 @@ def refine(
             draw = layer.sample(marked.shape, draws, device=marked.device)  # type: ignore[operator]
             kept = sign * net.extract(layer(marked, draw).clamp(0, 1)) / full
             loss = loss + weight * F.softplus(STEEP * (MARGIN - kept)).sum()
-        seen = _unit(_slope(visibility(residual, y).clamp(min=1e-12).log().sum(), below))
-        slope = _unit(_slope(loss, below)) + (VISIBLE_ALONE if perceptual is None else VISIBLE) * seen
+        slope = _unit(_slope(loss, below)) + VISIBLE * _unit(_slope(visibility(residual, y).clamp(min=1e-12).log().sum(), below))
         if perceptual is not None:
             slope = slope + PERCEPTUAL * _unit(_slope(perceptual(marked, video).clamp(min=1e-6).log().sum(), below))
         with torch.no_grad():
