@@ -109,12 +109,7 @@ native_obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]  # 
 
 
 class Availability(NamedTuple):
-    """Whether a backend runs on this machine.
-
-    Attributes:
-        runs: whether it does.
-        why: how it runs, or why it does not.
-    """
+    """Whether a backend runs on this machine, and how it runs, or why it does not."""
 
     runs: bool
     why: str
