@@ -24,7 +24,7 @@ class FileAttack:
         layer: function of a video ``[1, T, 3, H, W]`` that replaces the filters, where ffmpeg has none.
         codec, options: encoder and its options.
         rate: frames per second of the output, if the filters change it.
-        times: how often the attack is applied, 1 or 2.
+        times: how often the attack is applied.
         suffix: suffix of the file.
     """
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Union
+from typing import Any, TypeGuard, Union
 
 import numpy as np
 import torch
@@ -144,7 +144,7 @@ def _values_of(value: object) -> list[Any]:
     return list(value.values.values()) if isinstance(value, Steps) else [value]
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -188,7 +188,7 @@ class Strength:
             ValueError, TypeError: out of range, or of another kind.
         """
         if isinstance(value, list):
-            if not all(isinstance(v, Real) and not isinstance(v, bool) for v in value):
+            if not all(map(_is_number, value)):
                 raise TypeError(f"{self.name} expected a number for each sample, got {value!r}")
             value = torch.tensor([float(v) for v in value])
         return Strength(value, self.name, self.low, self.high, integer=self.integer)  # type: ignore[arg-type]
@@ -228,7 +228,7 @@ class Strength:
             self._check(value[0])
             self._check(value[1])
             return
-        if not isinstance(value, Real) or isinstance(value, bool):
+        if not _is_number(value):
             raise TypeError(f"{self.name} expected a number, a tensor [B], a range (low, high), a Choice or a schedule, got {value!r}")
         if not self.low <= float(value) <= self.high:  # NaN fails as well
             raise ValueError(f"{self.name} expected to lie in [{self.low:g}, {self.high:g}], got {value!r}")

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffcodec.color import MATRICES
 from diffcodec.media import Converter, Damage, Pictures, decode, lost_in_8_bits, orientation, turned, x264_options
 from diffcodec.video import VideoError
 
@@ -27,8 +28,6 @@ from .waves import BAREST, hidden
 
 Progress = Callable[[int], None]
 SEGMENTS = 2  # segments that go through the network at once: for a single one torch has no fast 3-D convolution on a CPU
-# luma and chroma of RGB, ITU-R BT.601 and BT.709: (Kr, Kb)
-_WEIGHTS = {601: (0.299, 0.114), 709: (0.2126, 0.0722)}
 
 
 @dataclass(frozen=True)
@@ -362,7 +361,7 @@ class _Planes:
         self.room = torch.empty(self.h * self.w, dtype=torch.int16)
         full = int(frame.color_range or 0) == 2
         self.gains = (1.0, 1.0) if full else (219 / 255, 224 / 255)
-        kr, kb = _WEIGHTS[709 if int(frame.colorspace or 2) == 1 else 601]
+        kr, kb = MATRICES["bt709" if int(frame.colorspace or 2) == 1 else "bt601"]
         self.matrix = torch.tensor(
             [
                 [kr, 1 - kr - kb, kb],

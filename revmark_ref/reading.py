@@ -159,10 +159,9 @@ def read_group(windows: Tensor, mark: Mark, key: str, seen: int, far: bool = Tru
     score, marked = 0.0, False
     where: tuple[Place, Aligned] | None = None
     covariance = sync.covariance(windows)
-    spectra = [sync.Spectrum(windows, together) for together in SUMMED]
-    for place, beyond in ((p, b) for b in (False, True)[: 1 + far] for s in spectra for p in sync.search(s, cell, b)):
+    for place, worth in _places(windows, cell, far):
         score = max(score, place.score)
-        if place.score < (WORTH_FAR if beyond else WORTH):
+        if place.score < worth:
             continue
         v = sync.responses(windows, place)
         trials = sorted((a for x in sync.combined(v, covariance) for a in sync.align(x, mark)), key=lambda a: -a.likelihood)
@@ -176,6 +175,17 @@ def read_group(windows: Tensor, mark: Mark, key: str, seen: int, far: bool = Tru
                 marked, where = True, (place, aligned)
     place_, aligned_ = where or (None, None)
     return Read(None, None, marked, 0.0, score, seen, place_, aligned_, cell)
+
+
+def _places(windows: Tensor, cell: float, far: bool) -> Iterator[tuple[Place, float]]:
+    """Geometries to try, and the score that each is worth it from. A spectrum is computed when those before it were of no use."""
+    spectra = []
+    for together in SUMMED:
+        spectra.append(sync.Spectrum(windows, together))
+        yield from ((place, WORTH) for place in sync.search(spectra[-1], cell))
+    if far:
+        for spectrum in spectra:
+            yield from ((place, WORTH_FAR) for place in sync.search(spectrum, cell, far=True))
 
 
 def confidence(v: np.ndarray, aligned: Aligned, mark: Mark) -> float:
