@@ -28,7 +28,8 @@ class Real(Codec):
     Args:
         gradient: "best" (the choice with the highest steering gain measured: the simulator of this codec at the same strength, or "identity" if
             there is none), None (the output has no gradient), "identity" (the gradient passes unchanged), or a simulator, whose gradient at the
-            same input is used. A ``DiffH264()`` is guided by libx264's decisions in the same encode.
+            same input is used. A ``DiffH264()`` is guided by libx264's decisions in the same encode. The bits that :meth:`encode` returns take
+            the simulator's gradient as well; without a simulator that estimates bits, a backward pass through them raises a RuntimeError.
 
     Raises:
         ValueError: another gradient.
@@ -82,10 +83,14 @@ class Real(Codec):
         raise NotImplementedError
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
-        return self.coded(video, draw).video
+        return self._code_batch(video, draw, False).video
 
     def coded(self, video: Tensor, draw: Mapping[str, Any]) -> Coded:
-        """Encode and decode each sample of the batch, in parallel threads: decoded video (gradient as chosen), bits, frame types, streams, guides."""
+        """Encode and decode each sample of the batch, in parallel threads: decoded video and bits (gradients as chosen), frame types, streams, guides."""
+        return self._code_batch(video, draw, True)
+
+    def _code_batch(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> Coded:
+        """:meth:`coded`; the gradient of the bits, which costs time, only if ``rate``."""
         clips = to_8bit(video).movedim(-3, -1).cpu().numpy()  # [B, (T,) H, W, C]
         if video.dim() == 4:
             clips = clips[:, None]
@@ -94,23 +99,49 @@ class Real(Codec):
         results = in_threads(lambda job: self.code(*job), jobs)
         decoded = torch.from_numpy(np.stack([r[0] for r in results])).movedim(-1, -3)  # [B, T, C, H, W]
         value = (decoded.to(video.device).to(video.dtype) / 255).view(video.shape)
+        bits = torch.tensor([r[1] for r in results], dtype=torch.float32, device=video.device)  # [B, T]
         guide = [r[4] for r in results if r[4] is not None]
         if self.gradient is not None and torch.is_grad_enabled() and video.requires_grad:
-            value = replace_value(self._stand_in(video, draw, guide), value)
-        bits = torch.tensor([r[1] for r in results], dtype=torch.float32, device=video.device)  # [B, T]
+            stand_in, of_bits = self._stand_in(video, draw, guide, rate)
+            value = replace_value(stand_in, value)
+            bits = replace_value(of_bits, bits) if of_bits is not None else bits
         return Coded(value, bits.sum(1), [r[2] for r in results], bits, [r[3] for r in results], guide)
 
-    def _stand_in(self, video: Tensor, draw: Mapping[str, Any], guide: Sequence[Guide]) -> Tensor:
+    def _stand_in(self, video: Tensor, draw: Mapping[str, Any], guide: Sequence[Guide], rate: bool) -> tuple[Tensor, Tensor | None]:
+        """What the gradients of the video and, if ``rate``, of the bits of its frames ``[B, T]`` are taken from."""
         if self.gradient == "identity":
-            return video
+            return video, self._no_rate(video) if rate else None
         assert isinstance(self.gradient, nn.Module)
-        if isinstance(self.gradient, Layer):
-            check_names(type(self).__name__, draw, dict.fromkeys(draw) | {"gradient": ()})
-        if isinstance(self.gradient, DiffH264) and self.gradient.model == "x264" and len(guide) == len(video):
-            return self.gradient(video, to_device(draw["gradient"], video.device), guide=guide)  # type: ignore[no-any-return]
-        if isinstance(self.gradient, Layer):
-            return self.gradient(video, to_device(draw["gradient"], video.device))  # type: ignore[no-any-return]
-        return self.gradient(video)  # type: ignore[no-any-return]
+        if not isinstance(self.gradient, Layer):
+            return self.gradient(video), self._no_rate(video) if rate else None
+        check_names(type(self).__name__, draw, dict.fromkeys(draw) | {"gradient": ()})
+        own = to_device(draw["gradient"], video.device)
+        guided = isinstance(self.gradient, DiffH264) and self.gradient.model == "x264" and len(guide) == len(video)
+        more = {"guide": guide} if guided else {}
+        if rate and isinstance(self.gradient, Codec):
+            coded = self.gradient.encode(video, own, **more)
+            return coded.video, coded.frame_bits if coded.frame_bits.requires_grad else self._no_rate(video)
+        return self.gradient(video, own, **more), self._no_rate(video) if rate else None
+
+    def _no_rate(self, video: Tensor) -> Tensor:
+        """Stand-in for bits that have no gradient ``[B, T]``: a loss that asks for it fails, instead of being trained without it in silence."""
+        shape = (video.shape[0], video.shape[1] if video.dim() == 5 else 1)
+        gradient = repr(self.gradient) if isinstance(self.gradient, str) else type(self.gradient).__name__
+        return _NoRate.apply(video, shape, f"{self.who}(gradient={gradient})")  # type: ignore[no-any-return]
+
+
+class _NoRate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, video, shape, who):  # type: ignore[no-untyped-def]
+        ctx.who = who
+        return video.new_zeros(shape, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        raise RuntimeError(
+            f"the bits of {ctx.who} have no gradient: give a simulator that estimates them, gradient=diffcodec.DiffH264(),"
+            " or take bits.detach() as a constant"
+        )
 
 
 def in_threads(work: Callable[[_In], _Out], jobs: Sequence[_In]) -> list[_Out]:

@@ -275,3 +275,39 @@ def test_compnet_learns_a_codec() -> None:
         net.fit(codec, iter(clips), steps=9)
     with pytest.raises(ValueError, match="got 0"):
         net.fit(codec, clips, steps=0)
+
+
+def test_bits_take_the_gradient_of_the_simulator() -> None:
+    x = natural(2).requires_grad_(True)
+    for codec, simulator in (
+        (dc.RealCodec(crf=30), lambda coded: dc.DiffH264(30).encode(x, guide=coded.guide)),
+        (dc.RealJPEG(50), lambda coded: dc.DiffJPEG(50).encode(x[:, 0])),
+        (dc.RealCodec("libx265", crf=30, gradient=dc.DiffH264(30)), lambda coded: dc.DiffH264(30).encode(x)),
+    ):
+        v = x[:, 0] if isinstance(codec, dc.RealJPEG) else x
+        coded = codec.encode(v)
+        with torch.no_grad():
+            real = codec.encode(v)
+        assert torch.equal(coded.bits, real.bits)
+        assert torch.equal(coded.frame_bits, real.frame_bits)
+        (found,) = torch.autograd.grad(coded.bits.sum(), x)
+        (wanted,) = torch.autograd.grad(simulator(coded).bits.sum(), x)
+        assert found.abs().max() > 0
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [dc.RealCodec(crf=30, gradient="identity"), dc.RealCodec("libx265", crf=30), dc.RealJPEG(gradient=dc.GaussianBlur())],
+    ids=["identity", "no simulator", "no codec"],
+)
+def test_bits_without_a_gradient_say_so(codec: dc.Layer) -> None:
+    """A loss with lambda x bits would otherwise train on the distortion alone."""
+    x = natural(1).requires_grad_(True)
+    coded = codec.encode(x)  # type: ignore[operator]
+    coded.video.sum().backward(retain_graph=True)
+    (coded.video.sum() + coded.bits.detach().sum()).backward()
+    with pytest.raises(RuntimeError, match=r"bits of .* have no gradient: give a simulator .*DiffH264"):
+        (coded.video.sum() + coded.bits.sum()).backward()
+    with torch.no_grad():
+        assert not codec.encode(x).bits.requires_grad  # type: ignore[operator]
