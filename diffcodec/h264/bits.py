@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 
 from ..blocks import any_of_blocks
-from ..rate import terms
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,11 @@ class Weights:
     frame: float = 50.0
 
 
-def features(levels: Sequence[Tensor], coded: Tensor, side_bits: Tensor, not_skipped: Tensor) -> Tensor:
+def features(sums: Tensor, coded: Tensor, side_bits: Tensor, not_skipped: Tensor) -> Tensor:
     """Rate features of frames: sums from which bits are counted.
 
     Args:
-        levels: each ``[N, ...]``.
+        sums: of octaves, nonzero levels and coded blocks ``[N, 3]`` (:func:`diffcodec.h264.rate_slopes.sums`).
         coded: 4x4 luma blocks that have levels ``[N, H/4, W/4]`` bool.
         side_bits: bits of vectors and modes of each macroblock ``[N, H/16, W/16]``.
         not_skipped: macroblocks that are not skipped even without residual, bool, same shape.
@@ -45,13 +43,9 @@ def features(levels: Sequence[Tensor], coded: Tensor, side_bits: Tensor, not_ski
     Returns:
         ``[N, 6]`` in the order of :class:`Weights`.
     """
-    octaves, nonzero = (sum(t) for t in zip(*(terms(v) for v in levels)))
-    blocks = coded.flatten(1).sum(1).to(side_bits)
-    residual = any_of_blocks(coded, 4)
-    busy = residual | not_skipped
-    return torch.stack(
-        [octaves, nonzero, blocks, (side_bits * busy).flatten(1).sum(1), busy.flatten(1).sum(1).to(side_bits), torch.ones_like(blocks)], 1
-    )
+    busy = any_of_blocks(coded, 4) | not_skipped
+    side = torch.stack([(side_bits * busy).flatten(1).sum(1), busy.flatten(1).sum(1).to(side_bits)], 1)
+    return torch.cat([sums, side, torch.ones_like(side[:, :1])], 1)
 
 
 def count(of_frames: Tensor, weights: Weights) -> Tensor:

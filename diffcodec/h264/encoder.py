@@ -11,7 +11,7 @@ from torch import Tensor
 from ..ops.color.reference import yuv420_to_rgb
 from ..ops.deblock.reference import boundary_strengths, deblock
 from ..ops.residual.reference import code_chroma, code_luma
-from . import bits
+from . import bits, rate_slopes
 from .dpb import DecodedPictureBuffer
 from .gop import Gop
 from .guide import Guide
@@ -111,7 +111,13 @@ def _code(group: FrameGroup, p: Prediction, qp: Tensor, qpc: Tensor, settings: S
     quant, rate = quantiser(settings.preset, settings.constants).numbers(), settings.rate
     luma, levels4, levels8, coded = code_luma(group.luma, p.luma, qp, p.intra, p.transform_8x8, p.intra16x16, quant, rate)
     chroma, levels_c = code_chroma(group.chroma, p.chroma, qpc, p.intra, quant, rate)
-    return luma, chroma, coded, bits.features([levels4, levels8, levels_c], coded, p.side_bits, p.not_skipped) if rate else None
+    if not rate:
+        return luma, chroma, coded, None
+    residual = rate_slopes.Residual(
+        group.luma - p.luma, group.chroma - p.chroma, qp.detach(), qpc.detach(), p.intra, p.transform_8x8, p.intra16x16,
+        (levels4.detach(), levels8.detach(), levels_c.detach()), coded,
+    )  # fmt: skip
+    return luma, chroma, coded, bits.features(rate_slopes.sums(residual), coded, p.side_bits, p.not_skipped)
 
 
 def _features_by_qp(group: FrameGroup, p: Prediction, settings: Settings) -> Tensor:

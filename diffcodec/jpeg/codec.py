@@ -146,8 +146,10 @@ class DiffJPEG(Codec):
     def simulate(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None]:
         bits = None
         if rate:
-            out, levels = self.levels(video, draw)
-            bits = torch.stack([level_bits(v) for v in levels]).sum(0).view(video.shape[0], -1)
+            out, levels, of_pictures = self._coded(video, draw, True)
+            if of_pictures is None:
+                of_pictures = torch.stack([level_bits(v) for v in levels]).sum(0)
+            bits = of_pictures.view(video.shape[0], -1)
         else:
             out = self._decoded(video, draw)
         return (replace_value(video, out.detach()) if self._passes_by else out), bits
@@ -157,7 +159,7 @@ class DiffJPEG(Codec):
         if not mode:
             if self.backend not in ("auto", "reference"):
                 raise RuntimeError(f"backend={self.backend!r} cannot run: there is no kernel for DiffJPEG({self.extra_repr()})")
-            return self.levels(video, draw, False)[0]
+            return self._coded(video, draw, False)[0]
         x, tables = self._flat(video, draw)
         out = code_jpeg.on(self.backend, x, tables, *SUBSAMPLINGS[self.subsampling], self.exact, mode, width)
         return out.view(video.shape).to(video.dtype)
@@ -170,14 +172,22 @@ class DiffJPEG(Codec):
     def _slope(self) -> Slope:
         return SLOPES.get(self.gradient, SLOPES["expected"]) if isinstance(self.gradient, str) else self.gradient
 
-    def levels(self, video: Tensor, draw: Mapping[str, Any], wanted: bool = True) -> tuple[Tensor, list[Tensor]]:
-        """Decoded video, and the quantised levels of Y', Cb and Cr with the frames of all samples first, ``[B*T, ..., 8, 8]`` each."""
+    def levels(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
+        """Decoded video, and the quantised levels of Y', Cb and Cr with the frames of all samples first, ``[B*T, ..., 8, 8]`` each.
+
+        Levels of the exact forward pass have no gradient.
+        """
+        return self._coded(video, draw, True)[:2]
+
+    def _coded(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """:meth:`levels`, and the bits ``[B*T]`` of the exact forward pass."""
         x, tables = self._flat(video, draw)
+        bits = None
         if self.rounding is None:
-            out, levels = code_exact(x, tables, self.subsampling, self._slope, wanted)
+            out, levels, bits = code_exact(x, tables, self.subsampling, self._slope, rate)
         else:
             out, levels = code_soft(x, tables, self.subsampling, self.rounding, draw)
-        return out.view(video.shape).to(video.dtype), levels
+        return out.view(video.shape).to(video.dtype), levels, bits
 
     def _flat(self, video: Tensor, draw: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Pictures ``[N, C, H, W]``, N = B or B*T, in working precision, and their tables ``[N, 2, 8, 8]``."""

@@ -21,6 +21,7 @@ from ...blocks import join, pad_to, pad_to_multiple, split
 from ...checks import first_order, traced
 from ...color import SUBSAMPLINGS
 from ...constants import Constant
+from ...rate import level_bits, level_bits_slope
 from ...slopes import Slope, moments
 from ...transform import dct_matrix
 
@@ -144,13 +145,13 @@ def _code(planes: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _code_backward(
-    grad: Tensor | None, from_levels: Tensor | None, y: Tensor, steps: Tensor, slope: Slope, wrt_steps: bool
+    grad: Tensor | None, of_bits: Tensor | None, y: Tensor, steps: Tensor, slope: Slope, wrt_steps: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of :func:`_code`: of the orthonormal transform, with a slope for the quantiser.
 
     Args:
         grad: of the decoded planes ``[N, H, W]``.
-        from_levels: gradient of the levels ``[N, H/8 * W/8, 8, 8]``.
+        of_bits: gradient of the bits of each plane ``[N]``.
         y, steps, slope: as in the forward pass.
         wrt_steps: whether the gradient of the steps is wanted.
 
@@ -162,16 +163,18 @@ def _code_backward(
     y = y.view(len(y), -1, 8, y.shape[2])  # [N, H/8, 8, W]
     g: Any = None if grad is None else _vertical(_DCT.like(y), _horizontal(_DCT_PAIR.like(y), grad)).view(y.shape)
     extra: Any = None
-    if from_levels is not None:
-        extra = join(from_levels.unflatten(1, (shape[1] // 8, shape[2] // 8))).view(y.shape) / step
+    if of_bits is not None:
+        extra = level_bits_slope(y).mul_(of_bits[:, None, None, None]) / step
     grad_steps = None
     if wrt_steps:
         mean, moment = moments(slope, y, step)
         terms = [] if g is None else [g * (mean - moment)]
-        terms += [] if extra is None else [extra * -moment]
+        terms += [] if extra is None else [extra * -y]
         grad_steps = sum(t.unflatten(3, (-1, 8)).sum((1, 3)) for t in terms)
+    if g is not None:
+        g = g * slope(y, step)
     g = extra if g is None else g if extra is None else g + extra
-    g = (g * slope(y, step)).view(shape)
+    g = g.view(shape)
     return _horizontal(_IDCT_PAIR.like(y), _vertical(_IDCT.like(y), g)), grad_steps
 
 
@@ -300,11 +303,11 @@ class _Exact(torch.autograd.Function):
     """The codec, band by band: what is between input and output stays in the cache, and only the coefficients are kept for the gradient."""
 
     @staticmethod
-    def forward(ctx, x, tables, subsampling, slope, want_levels):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, tables, subsampling, slope, rate):  # type: ignore[no-untyped-def]
         n, c, h, w = x.shape
         v, u = SUBSAMPLINGS[subsampling]
         hc, wc, wide = -(-h // v), -(-w // u), -(-w // (8 * u)) * 8 * u
-        bands = [(slice(0, n), slice(0, h))] if want_levels else _bands(n, h, w, 8 * v, x)
+        bands = [(slice(0, n), slice(0, h))] if rate else _bands(n, h, w, 8 * v, x)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         small = x.new_empty(n, 2, hc, wc) if c == 3 else None
         kept, levels = [], [x.new_empty(0)] * 2
@@ -333,18 +336,23 @@ class _Exact(torch.autograd.Function):
         ctx.slope, ctx.bands, ctx.subsampling, ctx.shape = slope, bands, subsampling, x.shape
         ctx.save_for_backward(tables, *kept)
         ctx.set_materialize_grads(False)
-        return out, *(split(v, 8).flatten(1, 2) if want_levels and v.numel() else x.new_empty(0) for v in levels)
+        if not rate:
+            return out, *(x.new_empty(0) for _ in range(3))
+        luma, chroma = (split(v, 8).flatten(1, 2) if v.numel() else v for v in levels)
+        ctx.mark_non_differentiable(luma, chroma)
+        bits = level_bits(luma)
+        return out, luma, chroma, bits if small is None else bits + level_bits(chroma.unflatten(0, (n, 2)))
 
     @staticmethod
     @first_order
-    def backward(ctx, grad, *grad_levels):  # type: ignore[no-untyped-def]
+    def backward(ctx, grad, _luma, _chroma, of_bits):  # type: ignore[no-untyped-def]
         tables, *kept = ctx.saved_tensors
         n, c, h, w = ctx.shape
         v, u = SUBSAMPLINGS[ctx.subsampling]
         wc, wide = -(-w // u), -(-w // (8 * u)) * 8 * u
         near, far = _weights(wc)
         wrt_steps = ctx.needs_input_grad[1]
-        from_levels = [None if g is None or not g.numel() else g for g in grad_levels]
+        of_bits = None if of_bits is None or not of_bits.numel() else of_bits.to(kept[0])
         out = kept[0].new_empty(ctx.shape)
         grad_tables: Any = torch.zeros_like(tables).expand(n, 2, 8, 8).clone() if wrt_steps else None
         to_ycc = _FROM_RGB.like(out)  # [3, 3]
@@ -370,7 +378,7 @@ class _Exact(torch.autograd.Function):
                     g_chroma = _unspread(even, odd, -2, near, far, first, last)
                 g_chroma = _zeros(g_chroma.flatten(0, 1), -(-hb // 8) * 8, wide // u)
             luma, g_steps = _code_backward(
-                None if g_luma is None else _zeros(g_luma, h8, w8), from_levels[0], next(parts), _steps(tables, i, 0), ctx.slope, wrt_steps
+                None if g_luma is None else _zeros(g_luma, h8, w8), of_bits, next(parts), _steps(tables, i, 0), ctx.slope, wrt_steps
             )
             if g_steps is not None:
                 grad_tables[i, 0] += g_steps
@@ -378,7 +386,8 @@ class _Exact(torch.autograd.Function):
             if c == 1:
                 out[i, 0, rows] = luma * 255
                 continue
-            g, g_steps = _code_backward(g_chroma, from_levels[1], next(parts), _steps(tables, i, 1), ctx.slope, wrt_steps)
+            of_both = None if of_bits is None else of_bits.repeat_interleave(2)  # Cb and Cr
+            g, g_steps = _code_backward(g_chroma, of_both, next(parts), _steps(tables, i, 1), ctx.slope, wrt_steps)
             if g_steps is not None:
                 grad_tables[i, 1] += g_steps.unflatten(0, (-1, 2)).sum(1)
             g = _fold(g, hb, wide // u)
@@ -401,7 +410,7 @@ def _shrunk(rows: slice, v: int) -> slice:
     return slice(rows.start // v, -(-rows.stop // v))
 
 
-def code_exact(x: Tensor, tables: Tensor, subsampling: str, slope: Slope, want_levels: bool = False) -> tuple[Tensor, list[Tensor]]:
+def code_exact(x: Tensor, tables: Tensor, subsampling: str, slope: Slope, rate: bool = False) -> tuple[Tensor, list[Tensor], Tensor | None]:
     """Code and decode pictures. Values outside [0, 1] are clamped; the gradient passes the clamp, as it passes the floors.
 
     Args:
@@ -409,12 +418,13 @@ def code_exact(x: Tensor, tables: Tensor, subsampling: str, slope: Slope, want_l
         tables: quantiser steps, whole numbers, ``[N or 1, 2, 8, 8]`` (luma, chroma).
         subsampling: "4:2:0", "4:2:2" or "4:4:4".
         slope: the quantiser's.
-        want_levels: whether the levels are needed; they cost memory.
+        rate: whether levels and bits are wanted; they cost memory.
 
     Returns:
-        Decoded pictures in [0, 1], and levels: of luma ``[N, blocks, 8, 8]``, and of Cb and Cr where there is colour (empty list if not wanted).
+        Decoded pictures in [0, 1]; levels of luma ``[N, blocks, 8, 8]``, and of Cb and Cr where there is colour (without a gradient; an empty list if
+        not wanted); estimated bits ``[N]`` (:mod:`diffcodec.rate`) with the gradient of their mean, or None.
     """
-    out, luma, chroma = _Exact.apply(x, tables, subsampling, slope, want_levels)
-    if not want_levels:
-        return out, []
-    return out, [luma] if x.shape[1] == 1 else [luma, chroma.unflatten(0, (-1, 2)).flatten(1, 2)]
+    out, luma, chroma, bits = _Exact.apply(x, tables, subsampling, slope, rate)
+    if not rate:
+        return out, [], None
+    return out, [luma] if x.shape[1] == 1 else [luma, chroma.unflatten(0, (-1, 2)).flatten(1, 2)], bits
