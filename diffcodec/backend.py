@@ -135,7 +135,7 @@ def backends() -> dict[str, Availability]:
     else:
         out["native"] = Availability(True, f"on CPUs: {found.isa}, {torch.get_num_threads()} threads ({found.path})")
     if torch.cuda.is_available():
-        why = obstacle("triton", torch.empty(0, device="cuda"))
+        why = obstacle("triton", torch.empty(0, device="cuda", dtype=torch.float32))
         out["triton"] = Availability(why is None, why or f"on {torch.cuda.get_device_name()}")
     else:
         out["triton"] = Availability(

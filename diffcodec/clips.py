@@ -153,7 +153,7 @@ _ATTEMPTS = 100  # files drawn for one item of Clips(strict=False) before it giv
 
 
 def _draw(generator: torch.Generator, n: int) -> int:
-    return int(torch.randint(n, (1,), generator=generator))
+    return int(torch.randint(n, (1,), generator=generator, device="cpu"))
 
 
 def _info_or_error(path: Path) -> VideoInfo | VideoError:

@@ -316,7 +316,7 @@ def _decoded(value: Any, where: str, key: str = "") -> Any:
         return _strict(Steps, where, value, (), values={int(k): _decoded(v, where) for k, v in value["steps"].items()})
     if "values" in value and len(value) == 1:
         try:
-            return torch.tensor(value["values"], dtype=torch.float32)
+            return torch.tensor(value["values"], dtype=torch.float32, device="cpu")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: values expected a list of numbers, got {value['values']!r}") from error
     if "object" in value and len(value) == 1:

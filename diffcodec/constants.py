@@ -20,7 +20,9 @@ class Constant:
     """
 
     def __init__(self, values: np.ndarray[Any, Any] | Sequence[Any] | float) -> None:
-        self.value = torch.as_tensor(np.asarray(values, dtype=np.float64)).contiguous()  # kernels read it by address
+        self.value = torch.as_tensor(
+            np.asarray(values, dtype=np.float64), dtype=torch.float64, device="cpu"
+        ).contiguous()  # kernels read it by address
         self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def like(self, x: Tensor) -> Tensor:
@@ -34,6 +36,11 @@ class Constant:
         return self._copies[key]
 
 
+def number(value: float, like: Tensor) -> Tensor:
+    """A number in the dtype and on the device of ``like``, ``[]``: for :func:`torch.where`, which gives plain numbers the default dtype."""
+    return like.new_full((), value)
+
+
 def listed(values: Sequence[Any], device: torch.device) -> Tensor:
-    """Python numbers as a tensor on a device, without the synchronisation of ``torch.tensor(values, device=...)``."""
-    return torch.tensor(values).to(device, non_blocking=True)
+    """Python numbers as a tensor on a device (floats: float32), without the synchronisation of ``torch.tensor(values, device=...)``."""
+    return torch.tensor(values, dtype=torch.float32 if isinstance(values[0], float) else None, device="cpu").to(device, non_blocking=True)

@@ -122,10 +122,10 @@ def probes(frames: int, height: int, width: int, generator: torch.Generator, str
 
 def _pattern(n: int, height: int, width: int, band: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Noise whose 8x8 DCT is white inside a band of u + v and zero outside. Shape: ``[n, H, W]``."""
-    u = torch.arange(8)
+    u = torch.arange(8, device="cpu")
     index = u[:, None] + u
     mask = (index >= band[0]) & (index <= band[1])
-    c = torch.randn(n, -(-height // 8), -(-width // 8), 8, 8, generator=generator) * mask
+    c = torch.randn(n, -(-height // 8), -(-width // 8), 8, 8, generator=generator, dtype=torch.float32, device="cpu") * mask
     return join(idct2(c))[:, :height, :width]
 
 
@@ -295,7 +295,7 @@ def rate_agreement(estimated: Sequence[float], real: Sequence[float]) -> tuple[f
     Raises:
         ValueError: empty lists, or lists of different length.
     """
-    a, b = (torch.tensor(list(v), dtype=torch.float64) for v in (estimated, real))
+    a, b = (torch.tensor(list(v), dtype=torch.float64, device="cpu") for v in (estimated, real))
     if a.shape != b.shape or not a.numel():
         raise ValueError(f"expected two lists of one length >= 1, got {len(a)} and {len(b)}")
     ranks = torch.stack([_ranks(a), _ranks(b)])

@@ -21,9 +21,9 @@ def terms(levels: Tensor) -> tuple[Tensor, Tensor]:
 def crossings(size: Tensor, over: Tensor, width: float) -> tuple[Tensor, Tensor, Tensor]:
     """Slopes of the two terms, and of the number of nonzero levels, by the magnitude of a coefficient, as means under a little Laplacian noise.
 
-    A level is a step function of its coefficient, and the terms are 0 with all their slopes at level 0: differentiating them by the level leaves out what
-    a coefficient costs that becomes a level. The mean under noise n has the slope d/dy E[f(level(y + n))]: the sum over the thresholds, which stand one
-    step apart, of the density of n at their distance times what f gains there.
+    A level is a step function of its coefficient, and the terms are 0 with all their slopes at level 0: differentiating them by the level leaves
+    out what a coefficient costs that becomes a level. The mean under noise n has the slope d/dy E[f(level(y + n))]: the sum over the thresholds,
+    which stand one step apart, of the density of n at their distance times what f gains there.
 
     Args:
         size: magnitudes in quantiser steps, any shape.

@@ -51,9 +51,9 @@ class Choice:
 
     def draw(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         """Shape: ``[batch]`` float32."""
-        shares = torch.tensor(self.weights or [1.0] * len(self.values), device=device)
+        shares = torch.tensor(self.weights or [1.0] * len(self.values), dtype=torch.float32, device=device)
         index = torch.multinomial(shares, batch, replacement=True, **_from(generator))
-        return torch.tensor([float(v) for v in self.values], device=device)[index]
+        return torch.tensor([float(v) for v in self.values], dtype=torch.float32, device=device)[index]
 
 
 Value = Union[float, tuple[float, float], Choice, Tensor, np.ndarray]
@@ -190,7 +190,7 @@ class Strength:
         if isinstance(value, list):
             if not all(map(_is_number, value)):
                 raise TypeError(f"{self.name} expected a number for each sample, got {value!r}")
-            value = torch.tensor([float(v) for v in value])
+            value = torch.tensor([float(v) for v in value], dtype=torch.float32, device="cpu")
         return Strength(value, self.name, self.low, self.high, integer=self.integer)  # type: ignore[arg-type]
 
     def rows(self, rows: list[int], batch: int) -> Strength:
@@ -311,7 +311,7 @@ class Strength:
             u = uniform((batch,), generator, where)
             out = torch.floor(low + u * (high - low + 1)).clamp(max=high) if self.integer else (low + u * (high - low)).clamp(low, high)
         else:
-            out = torch.full((batch,), float(value), device=where)  # type: ignore[arg-type]
+            out = torch.full((batch,), float(value), dtype=torch.float32, device=where)  # type: ignore[arg-type]
         return out if device is None else out.to(device)
 
     def __repr__(self) -> str:
@@ -332,7 +332,7 @@ def _from(generator: torch.Generator | None) -> dict[str, Any]:
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
     """Uniform numbers in [0, 1), made on the generator's device, then moved."""
-    out = torch.rand(shape, device=draw_device(generator, device), **_from(generator))
+    out = torch.rand(shape, device=draw_device(generator, device), **_from(generator), dtype=torch.float32)
     return out if device is None else out.to(device)
 
 
@@ -344,7 +344,7 @@ def whole(high: int, shape: tuple[int, ...], generator: torch.Generator | None =
 
 def normal(shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
     """Standard normal numbers, made on the generator's device, then moved."""
-    out = torch.randn(shape, device=draw_device(generator, device), **_from(generator))
+    out = torch.randn(shape, device=draw_device(generator, device), **_from(generator), dtype=torch.float32)
     return out if device is None else out.to(device)
 
 

@@ -69,7 +69,7 @@ class TrainingClips(Dataset[tuple[Tensor, int]]):
         g = generator(self.seed, "clip", k)
 
         def draw(n: int) -> int:
-            return int(torch.randint(n, (1,), generator=g))
+            return int(torch.randint(n, (1,), generator=g, device="cpu"))
 
         video = self.videos[draw(len(self.videos))]
         first = draw(len(video) - self.frames + 1)
@@ -152,13 +152,18 @@ def synthetic(count: int, frames: int, side: int, seed: int = 0, pictures: Seque
     for i in range(count):
         g = generator(seed, "synthetic", i)
         big = read_image(pictures[i % len(pictures)])[None] if pictures else _texture(2 * side, g)
-        angle, speed, zoom = torch.rand(3, generator=g).tolist()
-        start = 0.3 * (torch.rand(2, generator=g) - 0.5)
-        step = speed * 3 / side * torch.tensor([math.cos(2 * math.pi * angle), math.sin(2 * math.pi * angle)])
-        t = torch.arange(frames).float()
+        angle, speed, zoom = torch.rand(3, generator=g, dtype=torch.float32, device="cpu").tolist()
+        start = 0.3 * (torch.rand(2, generator=g, dtype=torch.float32, device="cpu") - 0.5)
+        step = (
+            speed
+            * 3
+            / side
+            * torch.tensor([math.cos(2 * math.pi * angle), math.sin(2 * math.pi * angle)], dtype=torch.float32, device="cpu")
+        )
+        t = torch.arange(frames, device="cpu").float()
         centre = start + t[:, None] * step  # [T, 2] (x, y), in halves of the picture
         scale = 0.5 * (1 + 0.01 * (zoom - 0.5) * t)
-        theta = torch.zeros(frames, 2, 3)
+        theta = torch.zeros(frames, 2, 3, dtype=torch.float32, device="cpu")
         theta[:, 0, 0] = theta[:, 1, 1] = scale
         theta[:, :, 2] = centre
         grid = F.affine_grid(theta, [frames, 3, side, side], align_corners=False)
@@ -169,14 +174,18 @@ def synthetic(count: int, frames: int, side: int, seed: int = 0, pictures: Seque
 
 def _texture(side: int, g: torch.Generator) -> Tensor:
     """A synthetic picture ``[1, 3, side, side]``: coloured noise with the spectrum of photographs, divided into regions."""
-    x = torch.zeros(1, 3, side, side)
+    x = torch.zeros(1, 3, side, side, dtype=torch.float32, device="cpu")
     cells = 2
     while cells <= side:
-        noise = torch.randn(1, 3, cells, cells, generator=g) * 0.6 + torch.randn(1, 1, cells, cells, generator=g)
+        noise = torch.randn(1, 3, cells, cells, generator=g, dtype=torch.float32, device="cpu") * 0.6 + torch.randn(
+            1, 1, cells, cells, generator=g, dtype=torch.float32, device="cpu"
+        )
         x += F.interpolate(noise, size=(side, side), mode="bicubic", align_corners=False) / cells**0.75
         cells *= 2
-    regions = F.interpolate(torch.randn(1, 1, 6, 6, generator=g), size=(side, side), mode="bicubic", align_corners=False)
-    x = x + 0.6 * regions.sign() * torch.randn(1, 3, 1, 1, generator=g)
+    regions = F.interpolate(
+        torch.randn(1, 1, 6, 6, generator=g, dtype=torch.float32, device="cpu"), size=(side, side), mode="bicubic", align_corners=False
+    )
+    x = x + 0.6 * regions.sign() * torch.randn(1, 3, 1, 1, generator=g, dtype=torch.float32, device="cpu")
     return (0.5 + 0.18 * x).clamp(0, 1)
 
 

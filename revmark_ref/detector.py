@@ -74,12 +74,12 @@ def pairs(net: REVMark, clips: Tensor, samples: list[int], plan: DetectorPlan, a
         names = [*ATTACKS, "x264", "none"]
         for i, k in enumerate(samples):
             g = generator(plan.seed, "detector", k)
-            compressed = bool(torch.rand((), generator=g) < 0.5)
-            kind = "x264" if compressed else names[int(torch.randint(len(names), (1,), generator=g))]
-            chosen = torch.randperm(clips.shape[1], generator=g)[: plan.looks]
+            compressed = bool(torch.rand((), generator=g, dtype=torch.float32, device="cpu") < 0.5)
+            kind = "x264" if compressed else names[int(torch.randint(len(names), (1,), generator=g, device="cpu"))]
+            chosen = torch.randperm(clips.shape[1], generator=g, device="cpu")[: plan.looks]
             out.append(attacked(kind, both[:, i], g, plan.crf)[:, chosen])
     frames = torch.stack(out, 1)  # [2, B, looks, 3, H, W]
-    labels = torch.zeros(frames.shape[:3])
+    labels = torch.zeros(frames.shape[:3], dtype=torch.float32, device="cpu")
     labels[1] = 1
     return frames.flatten(0, 2), labels.flatten()
 

@@ -60,7 +60,9 @@ def masks(bits: int) -> Array:
     """Whitening masks, ``[MASKS, L]`` of +1 and -1."""
     import torch
 
-    return np.stack([2 * torch.randint(2, (bits,), generator=generator(20231029, "mask", i)).numpy() - 1 for i in range(MASKS)])
+    return np.stack(
+        [2 * torch.randint(2, (bits,), generator=generator(20231029, "mask", i), device="cpu").numpy() - 1 for i in range(MASKS)]
+    )
 
 
 def from_hex(text: str, bits: int) -> Array:
@@ -145,7 +147,11 @@ def _chi2_tail(x: float, k: int) -> float:
     """P(chi-squared with k degrees of freedom > x): the regularised upper incomplete gamma function."""
     import torch
 
-    return float(torch.special.gammaincc(torch.tensor(k / 2, dtype=torch.float64), torch.tensor(x / 2, dtype=torch.float64)))
+    return float(
+        torch.special.gammaincc(
+            torch.tensor(k / 2, dtype=torch.float64, device="cpu"), torch.tensor(x / 2, dtype=torch.float64, device="cpu")
+        )
+    )
 
 
 def search(logits: Array, frames: int) -> Found:
@@ -192,7 +198,7 @@ def sync(bits: int) -> Array:
     """Sync word: the segment that begins each repetition of a text, ``[L]``, 0 or 1."""
     import torch
 
-    return torch.randint(2, (bits,), generator=generator(20231029, "sync", 0)).numpy()
+    return torch.randint(2, (bits,), generator=generator(20231029, "sync", 0), device="cpu").numpy()
 
 
 def segments_for(length: int, bits: int) -> int:

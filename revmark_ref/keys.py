@@ -17,4 +17,4 @@ def generator(seed: int, purpose: str, number: int) -> torch.Generator:
 
 def messages(seed: int, samples: list[int], bits: int) -> Tensor:
     """Messages of samples by their numbers. Shape: ``[B, L]``, 0 or 1, float32."""
-    return torch.stack([torch.randint(2, (bits,), generator=generator(seed, "message", k)).float() for k in samples])
+    return torch.stack([torch.randint(2, (bits,), generator=generator(seed, "message", k), device="cpu").float() for k in samples])

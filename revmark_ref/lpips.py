@@ -68,7 +68,7 @@ class LPIPS(nn.Module):
             raise ValueError(
                 f"LPIPS expected two videos [B, T, 3, H, W] of one shape, at least 31 x 31, got {tuple(a.shape)} and {tuple(b.shape)}"
             )
-        total = torch.zeros(a.shape[0] * a.shape[1], device=a.device)
+        total = torch.zeros(a.shape[0] * a.shape[1], device=a.device, dtype=torch.float32)
         for head, x, y in zip(self.heads, self.maps(a.flatten(0, 1)), self.maps(b.flatten(0, 1))):
             x, y = (v / (v.square().sum(1, keepdim=True).sqrt() + 1e-10) for v in (x, y))
             total += ((x - y).square() * head.to(x)).sum(1).mean((1, 2))

@@ -136,7 +136,7 @@ def water_fill(level: Tensor, energy: float) -> Tensor:
 def dct_basis(tile: int) -> Tensor:
     """DCT basis functions of a tile from the squared frequency ``LEAST`` on, which span the patterns. Shape: ``[F, p p]``."""
     d = torch.from_numpy(dct_matrix(tile)).float()
-    a, b = torch.meshgrid(torch.arange(tile), torch.arange(tile), indexing="ij")
+    a, b = torch.meshgrid(torch.arange(tile, device="cpu"), torch.arange(tile, device="cpu"), indexing="ij")
     chosen = (a * a + b * b >= LEAST * (tile / 16) ** 2) & (a + b > 0)
     return (d[a[chosen]][:, :, None] * d[b[chosen]][:, None, :]).flatten(1)
 
@@ -149,13 +149,13 @@ def _patterns(bits: int, frames: int, tile: int) -> Tensor:
     order = sorted((a * a + b * b, a, b) for a in range(tile) for b in range(tile) if a + b and a * a + b * b >= least)
     if bits > len(order):
         raise ValueError(f"mapping 'spread' with tiles of {tile} x {tile} holds {len(order)} bits, got {bits}")
-    t = torch.arange(frames)
-    turn = torch.where(t < (frames + 1) // 2, 1.0, -1.0)
-    back = torch.where((t < (frames + 2) // 4) | (t >= frames - (frames + 1) // 4), 1.0, -1.0)
+    t, still = torch.arange(frames, device="cpu"), torch.ones(frames, dtype=torch.float32, device="cpu")
+    turn = torch.where(t < (frames + 1) // 2, still, -still)
+    back = torch.where((t < (frames + 2) // 4) | (t >= frames - (frames + 1) // 4), still, -still)
     basis = torch.from_numpy(dct_matrix(tile)).float()
     out: list[Tensor] = []
     used: list[tuple[int, int]] = []
-    for time, lowest in zip((turn - turn.mean(), back - back.mean(), torch.ones(frames)), LOWEST):
+    for time, lowest in zip((turn - turn.mean(), back - back.mean(), still), LOWEST):
         least = lowest * (tile / 16) ** 2
         places = [(a, b) for d, a, b in order if d >= least] + [(a, b) for d, a, b in reversed(order) if d < least]
         places.sort(key=lambda place: place in used)  # frequencies that are not in use yet come first

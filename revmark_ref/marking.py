@@ -358,7 +358,7 @@ class _Planes:
         self.stored = [(h, w)] + 2 * [(h // 2, w // 2) if half else (h, w)]
         self.sizes = [s[::-1] if turn[0] % 2 else s for s in self.stored]
         self.h, self.w = self.sizes[0]
-        self.room = torch.empty(self.h * self.w, dtype=torch.int16)
+        self.room = torch.empty(self.h * self.w, dtype=torch.int16, device="cpu")
         full = int(frame.color_range or 0) == 2
         self.gains = (1.0, 1.0) if full else (219 / 255, 224 / 255)
         kr, kb = MATRICES["bt709" if int(frame.colorspace or 2) == 1 else "bt601"]
@@ -367,7 +367,9 @@ class _Planes:
                 [kr, 1 - kr - kb, kb],
                 [-kr / (2 - 2 * kb), -(1 - kr - kb) / (2 - 2 * kb), 0.5],
                 [0.5, -(1 - kr - kb) / (2 - 2 * kr), -kb / (2 - 2 * kr)],
-            ]
+            ],
+            dtype=torch.float32,
+            device="cpu",
         )
 
     def add(self, frame: Any, residuals: Sequence[Tensor | None]) -> Any:
@@ -375,7 +377,7 @@ class _Planes:
         import av
 
         flat = self.convert(frame, self.format, width=self.stored[0][1], height=self.stored[0][0]).reshape(-1)
-        out, read, at = torch.empty(len(flat), dtype=torch.uint8), 0, 0
+        out, read, at = torch.empty(len(flat), dtype=torch.uint8, device="cpu"), 0, 0
         for (h, w), (rows, columns), residual in zip(self.stored, self.sizes, residuals):
             plane = torch.from_numpy(np.ascontiguousarray(turned(flat[read : read + h * w].reshape(h, w), self.turn)))
             if residual is None:
@@ -421,5 +423,5 @@ class _Widen:
 
 def _widen(n: int, m: int) -> Tensor:
     """Bilinear interpolation of m samples to n as a matrix ``[n, m]``, edges repeated."""
-    at = ((torch.arange(n) + 0.5) * (m / n) - 0.5).clamp(0, m - 1)
-    return (1 - (at[:, None] - torch.arange(m)).abs()).clamp(min=0)
+    at = ((torch.arange(n, device="cpu") + 0.5) * (m / n) - 0.5).clamp(0, m - 1)
+    return (1 - (at[:, None] - torch.arange(m, device="cpu")).abs()).clamp(min=0)

@@ -88,7 +88,8 @@ def material(folder: str | Path, frames: int, size: tuple[int, int], bits: int, 
             for i in range(windows):
                 g = generator(seed, f"evaluate {path.name}", i)
                 at = [
-                    int(torch.randint(n, (1,), generator=g)) for n in (info.frames - frames + 1, big[0] - size[0] + 1, big[1] - size[1] + 1)
+                    int(torch.randint(n, (1,), generator=g, device="cpu"))
+                    for n in (info.frames - frames + 1, big[0] - size[0] + 1, big[1] - size[1] + 1)
                 ]
                 if i == 0:
                     at = [min(20, info.frames - frames), (big[0] - size[0]) // 2, (big[1] - size[1]) // 2]

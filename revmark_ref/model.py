@@ -282,7 +282,9 @@ class Folded(nn.Module):
         self.log_knee = nn.Parameter(torch.full((len(self.basis),), math.log(4.0)))  # in 8-bit steps
         self.log_texture = nn.Parameter(torch.tensor(0.0))
         self.patterns = nn.Parameter(torch.randn(patterns, bits, len(self.basis)))
-        signs = torch.tensor([(*s, 1.0) for s in itertools.product((1.0, -1.0), repeat=patterns - 1)])  # [C / 2, P]
+        signs = torch.tensor(
+            [(*s, 1.0) for s in itertools.product((1.0, -1.0), repeat=patterns - 1)], dtype=torch.float32, device="cpu"
+        )  # [C / 2, P]
         self.mix = nn.Parameter(torch.cat([signs, signs]))  # amplitudes: with all patterns present, and with mainly the constant one
         inputs = 2 * len(self.mix) + patterns + 6
         self.judge = nn.Sequential(nn.Linear(inputs, 32), nn.LeakyReLU(SLOPE), nn.Linear(32, 32), nn.LeakyReLU(SLOPE), nn.Linear(32, 1))
@@ -296,7 +298,7 @@ class Folded(nn.Module):
             self.patterns.copy_(F.normalize((found * sign).mean(2), dim=2) * STEADY)
             whole, steady = self.mix.chunk(2)
             whole.mul_(2 * mapping.share)
-            steady.mul_(torch.tensor([0.4] * (len(mapping.share) - 1) + [1.4]))
+            steady.mul_(torch.tensor([0.4] * (len(mapping.share) - 1) + [1.4], dtype=torch.float32, device="cpu"))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Logit of each frame; incomplete tiles at its edges are ignored. Shape: ``[N, 3, H, W]`` in [0, 1] ``-> [N]``."""

@@ -116,7 +116,7 @@ def covariance(windows: Tensor) -> Tensor:
     flat = windows.flatten(1)
     r = flat @ flat.conj().T / flat.shape[1]
     level = r.diagonal().real.mean().clamp(min=1e-12)
-    return r + LOADING * level * torch.eye(len(r))
+    return r + LOADING * level * torch.eye(len(r), dtype=torch.float32, device="cpu")
 
 
 LOADING = 0.1  # of the mean power: the covariance contains the mark, too, which must not be suppressed if its rate is slightly off
@@ -124,7 +124,7 @@ LOADING = 0.1  # of the mean power: the covariance contains the mark, too, which
 
 def beams(covariance: Tensor, rates: Tensor) -> Tensor:
     """Minimum-variance weights of windows that pass what rotates at a rate, in cycles per window. Shape: ``[R]`` -> ``[R, C]``."""
-    turns = torch.outer(rates, torch.arange(len(covariance), dtype=rates.dtype))
+    turns = torch.outer(rates, torch.arange(len(covariance), dtype=rates.dtype, device="cpu"))
     steering = torch.polar(torch.ones_like(turns), 2 * math.pi * turns).to(covariance.dtype)
     return torch.linalg.solve(covariance, steering.T).T.conj()  # type: ignore[no-any-return]
 
@@ -140,11 +140,13 @@ class Spectrum:
     def __init__(self, windows: Tensor, together: int) -> None:
         c, h, w = windows.shape
         self.h, self.w = _fast(2 * h), _fast(2 * w)
-        total = torch.zeros(self.h, self.w)
+        total = torch.zeros(self.h, self.w, dtype=torch.float32, device="cpu")
         n = min(together, c)
         for first in sorted({*range(0, c - n + 1, max(1, n // 2)), c - n}):
             part = windows[first : first + n]
-            for picture in torch.einsum("rc,chw->rhw", beams(covariance(part), torch.tensor([-0.5, 0.0, 0.5]) / n), part):
+            for picture in torch.einsum(
+                "rc,chw->rhw", beams(covariance(part), torch.tensor([-0.5, 0.0, 0.5], dtype=torch.float32, device="cpu") / n), part
+            ):
                 spectrum = torch.fft.fft2(picture, s=(self.h, self.w))
                 power = spectrum.real.square() + spectrum.imag.square()
                 total += power / _around(power).clamp(min=1e-12)
@@ -265,10 +267,10 @@ def responses(windows: Tensor, place: Place) -> np.ndarray:
     """Response of each window to each wave under a geometry. Shape: ``[C, H, W]`` -> complex ``[C, J]``."""
     h, w = windows.shape[1:]
     q = 2 * math.pi * torch.from_numpy(VECTORS / TILE @ place.map.T)  # [J, 2], radians per pixel
-    y = torch.arange(h, dtype=torch.float64) + 0.5 - h / 2
-    x = torch.arange(w, dtype=torch.float64) + 0.5 - w / 2
-    rows = torch.polar(torch.ones(()).double(), -y[:, None] * q[:, 0]).to(windows.dtype)  # [H, J]
-    columns = torch.polar(torch.ones(()).double(), -x[:, None] * q[:, 1]).to(windows.dtype)  # [W, J]
+    y = torch.arange(h, dtype=torch.float64, device="cpu") + 0.5 - h / 2
+    x = torch.arange(w, dtype=torch.float64, device="cpu") + 0.5 - w / 2
+    rows = torch.polar(torch.ones((), dtype=torch.float32, device="cpu").double(), -y[:, None] * q[:, 0]).to(windows.dtype)  # [H, J]
+    columns = torch.polar(torch.ones((), dtype=torch.float32, device="cpu").double(), -x[:, None] * q[:, 1]).to(windows.dtype)  # [W, J]
     return torch.stack([((window @ columns) * rows).sum(0) for window in windows]).numpy()  # type: ignore[no-any-return]
 
 
@@ -283,7 +285,7 @@ def combined(v: np.ndarray, r: Tensor) -> list[np.ndarray]:
         r: covariance of the windows, ``[C, C]``.
     """
     each_way = math.ceil(2 * FASTEST * len(v))  # rates differ by half a cycle over all windows
-    rates = torch.arange(-each_way, each_way + 1, dtype=torch.float64) / (2 * len(v))
+    rates = torch.arange(-each_way, each_way + 1, dtype=torch.float64, device="cpu") / (2 * len(v))
     turned = beams(r.to(torch.complex128), rates).resolve_conj().numpy() @ v  # [R, J]
     white = np.linalg.solve(np.linalg.cholesky(r.numpy()), v)
     plain = v / np.sqrt((np.abs(v) ** 2).mean(1, keepdims=True)).clip(1e-12)

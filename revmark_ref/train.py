@@ -179,7 +179,7 @@ class _Training(Run):
         late = self.plan.minutes is not None and time.monotonic() - self.began > 60 * self.plan.minutes
         due = late or (self.plan.until is not None and self.step + 1 >= self.plan.until)
         stacked["stop_vote"] = torch.tensor(
-            float(self.accelerator.num_processes * self.interrupted) + 1e-3 * due, device=stacked["loss"].device
+            float(self.accelerator.num_processes * self.interrupted) + 1e-3 * due, dtype=torch.float32, device=stacked["loss"].device
         )
         reduced = self.accelerator.reduce(stacked, "mean")
         return {k: float(v) for k, v in reduced.items()} | {"alpha": alpha, "lr": self.net_optimiser.param_groups[0]["lr"]}

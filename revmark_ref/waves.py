@@ -56,7 +56,7 @@ def silent_vectors(count: int, tile: int) -> tuple[tuple[int, int], ...]:
 
 def _directed(vectors: list[tuple[int, int]], name: str, tile: int) -> tuple[tuple[int, int], ...]:
     """Wave vectors with random signs, so that the mark as a whole does not drift."""
-    signs = (2 * torch.randint(2, (len(vectors),), generator=generator(20231029, name, tile)) - 1).tolist()
+    signs = (2 * torch.randint(2, (len(vectors),), generator=generator(20231029, name, tile), device="cpu") - 1).tolist()
     return tuple((s * a, s * b) for s, (a, b) in zip(signs, vectors))
 
 
@@ -73,7 +73,7 @@ def _lattice(tile: int, lowest: float) -> list[tuple[int, int]]:
 
 def wave_phases(count: int, tile: int) -> Tensor:
     """Phases of the waves, in radians, ``[count]``: random, so that the waves do not add up to a peak."""
-    return 2 * math.pi * torch.rand(count, generator=generator(20231029, "phase", tile))
+    return 2 * math.pi * torch.rand(count, generator=generator(20231029, "phase", tile), dtype=torch.float32, device="cpu")
 
 
 def smooth(x: Tensor, size: int) -> Tensor:
@@ -109,8 +109,8 @@ def luma(video: Tensor) -> Tensor:
 
 def drawn(vectors: Sequence[tuple[int, int]], phases: Tensor, tile: int) -> Tensor:
     """Cosine and sine of waves over a tile, each of norm 1. Shape: ``[N]`` -> ``[2, N, tile tile]``."""
-    k = torch.tensor(vectors, dtype=torch.float32).view(-1, 2)
-    y, x = torch.meshgrid(torch.arange(tile) + 0.5, torch.arange(tile) + 0.5, indexing="ij")
+    k = torch.tensor(vectors, dtype=torch.float32, device="cpu").view(-1, 2)
+    y, x = torch.meshgrid(torch.arange(tile, device="cpu") + 0.5, torch.arange(tile, device="cpu") + 0.5, indexing="ij")
     turn = 2 * math.pi / tile * (k[:, 0, None, None] * y + k[:, 1, None, None] * x) + phases[:, None, None]
     return torch.stack([turn.cos(), turn.sin()]).flatten(2) * (math.sqrt(2) / tile)
 
@@ -129,7 +129,7 @@ class Waves(nn.Module):
         super().__init__()
         self.tile = p = model.tile
         self.register_buffer("pairs", drawn(wave_vectors(model.bits, p), wave_phases(model.bits, p), p), persistent=False)  # [2, L, p p]
-        at = 2 * math.pi * (torch.arange(model.frames) + 0.5) / PERIOD_FRAMES
+        at = 2 * math.pi * (torch.arange(model.frames, device="cpu") + 0.5) / PERIOD_FRAMES
         self.register_buffer("course", torch.stack([at.cos(), at.sin()]), persistent=False)  # [2, T]
 
 
@@ -216,7 +216,9 @@ class WaveDecoder(Waves):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         others = silent_vectors(model.bits, model.tile)
-        self.register_buffer("silent", drawn(others, torch.zeros(len(others)), model.tile), persistent=False)
+        self.register_buffer(
+            "silent", drawn(others, torch.zeros(len(others), dtype=torch.float32, device="cpu"), model.tile), persistent=False
+        )
         self.register_buffer("times", torch.from_numpy(dct_matrix(model.frames)).float(), persistent=False)  # [K, T]
         self.log_base = nn.Parameter(torch.tensor(math.log(3.0)))
         self.log_floor = nn.Parameter(torch.full((model.frames,), math.log(0.3)))

@@ -245,7 +245,7 @@ class RandomDistortion(Several):
             raise ValueError(f"weights expected {len(self.layers)} numbers, one per layer, got {len(shares)}")
         if not all(0 <= w < float("inf") for w in shares) or sum(shares) == 0:
             raise ValueError(f"weights expected to be >= 0 and not all 0, got {shares}")
-        return torch.tensor(shares)
+        return torch.tensor(shares, dtype=torch.float32, device="cpu")
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         """Indices of the members drawn, and the draw of each for its samples: ``{"choice": [B], "parts": {index: draw}}``."""

@@ -114,7 +114,7 @@ class FrameDrop(_FrameChoice):
             kept = max(1, frames - round(_common(p, "p", self) * frames))
             return u.topk(kept, dim=1).indices.sort(1).values
         lost = (u < p) & (u < u.amax(1, keepdim=True))  # the largest draw always stays
-        i = torch.arange(frames)
+        i = torch.arange(frames, device="cpu")
         distance = (i[None, :] - i[:, None]).abs().float() + 0.1 * (i[None, :] > i[:, None])  # ties go to the past
         return (distance + lost[:, None, :] * 1e6).argmin(-1)  # [B, T]
 
@@ -140,8 +140,8 @@ class FrameSwap(_FrameChoice):
 
     def index(self, values: Draw, batch: int, frames: int, generator: torch.Generator | None) -> Tensor:
         wish = uniform((batch, frames), generator).cpu() < values["p"][:, None]
-        index = torch.arange(frames).repeat(batch, 1)
-        busy = torch.zeros(batch, dtype=torch.bool)  # the frame at t was just swapped with t - 1
+        index = torch.arange(frames, device="cpu").repeat(batch, 1)
+        busy = torch.zeros(batch, dtype=torch.bool, device="cpu")  # the frame at t was just swapped with t - 1
         for t in range(frames - 1):
             swap = wish[:, t] & ~busy
             index[swap, t], index[swap, t + 1] = t + 1, t
@@ -174,9 +174,9 @@ class FrameInsert(_FrameChoice):
         if not self.keep_length:
             gained = round(_common(p, "p", self) * frames)
             again = u.topk(gained, dim=1).indices
-            return torch.cat([torch.arange(frames).repeat(batch, 1), again], 1).sort(1).values
+            return torch.cat([torch.arange(frames, device="cpu").repeat(batch, 1), again], 1).sort(1).values
         start = torch.cumsum(1 + (u < p).long(), 1) - 1 - (u < p).long()  # where each frame first appears [B, T]
-        i = torch.arange(frames)
+        i = torch.arange(frames, device="cpu")
         return (start[:, None, :] <= i[None, :, None]).sum(-1) - 1  # last frame that has appeared by i
 
 
@@ -203,9 +203,9 @@ class FrameRate(_FrameChoice):
         ratio = values["ratio"].double()[:, None]
         if not self.keep_length:
             r = _common(ratio, "ratio", self)
-            new_time = torch.arange(max(1, round(r * frames)))[None].expand(batch, -1)
+            new_time = torch.arange(max(1, round(r * frames)), device="cpu")[None].expand(batch, -1)
             return (new_time / r + _TIE).floor().long().clamp(0, frames - 1)
-        frame = torch.arange(frames)[None]
+        frame = torch.arange(frames, device="cpu")[None]
         new_time = (frame * ratio + _TIE).floor()  # frame at the new rate that is on display at time of frame i
         return (new_time / ratio + 0.5 - _TIE).floor().long().clamp(0, frames - 1)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..blocks import any_of_blocks, repeat_blocks
 from ..checks import replace_value
+from ..constants import number
 from ..ops.intra.reference import samples_of
 from ..ops.residual.reference import choose_coding, choose_transform_8x8, code_chroma, code_luma
 from .direct import skip_vectors, spatial_direct
@@ -73,7 +74,7 @@ def decide_inter(
         may_skip = near & _all(motion.lists[0].first) & _all(repeat_blocks(motion.vectors[0][:, ::2, ::2], 2) == motion.vectors[0])
     elif direct is not None and given:  # a macroblock with the vectors of direct prediction is direct
         may_skip = _alike(direct, motion)
-        side_bits[0] = torch.where(may_skip, DIRECT_BITS, side_bits[0])
+        side_bits[0] = torch.where(may_skip, number(DIRECT_BITS, side_bits[0]), side_bits[0])
     elif direct is not None:
         with torch.no_grad():
             candidates.append(dpb.compensate(direct.lists, direct.vectors, direct.direction))
@@ -141,7 +142,7 @@ def _side_bits(motion: Motion, lam: Tensor) -> Tensor:
     bits, _ = motion_bits(motion.vectors, motion.uses_list, lam)
     if motion.direction is None:
         return bits + P_BITS
-    return bits + torch.where(motion.direction[:, ::2, ::2] == 2, BOTH_LISTS_BITS, ONE_LIST_BITS)
+    return bits + torch.where(motion.direction[:, ::2, ::2] == 2, number(BOTH_LISTS_BITS, bits), number(ONE_LIST_BITS, bits))
 
 
 def _alike(a: Motion, b: Motion) -> Tensor:

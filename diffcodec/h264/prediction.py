@@ -127,7 +127,7 @@ def predict_intra_frames(group: FrameGroup, preset: Preset, constants: Constants
         modes.predict(replace_value(luma, constructed)),
         predict_intra(replace_value(chroma, constructed_chroma), [chroma_mode], None),
         every, modes.mb_type == 1, modes.mb_type == 0,
-        torch.zeros(*luma.shape[:1], luma.shape[1] // 8, luma.shape[2] // 8, 6, device=luma.device),
+        torch.zeros(*luma.shape[:1], luma.shape[1] // 8, luma.shape[2] // 8, 6, device=luma.device, dtype=torch.float32),
         modes.bits, every, None,
     )  # fmt: skip
 

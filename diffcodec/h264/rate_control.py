@@ -96,8 +96,8 @@ def _covered(frame: Tensor, vectors: Tensor, size: torch.Size) -> tuple[Tensor, 
     """
     _, bh, bw = size
     device = vectors.device
-    y = (torch.arange(bh, device=device)[:, None] + vectors[..., 0] / 64)[:, None]
-    x = (torch.arange(bw, device=device) + vectors[..., 1] / 64)[:, None]
+    y = (torch.arange(bh, dtype=torch.float32, device=device)[:, None] + vectors[..., 0].float() / 64)[:, None]
+    x = (torch.arange(bw, dtype=torch.float32, device=device) + vectors[..., 1].float() / 64)[:, None]
     corner = _CORNERS.like(x)[..., None, None]
     ys, xs = y.floor() + corner[0], x.floor() + corner[1]  # [U, 4, bh, bw]
     share = (1 - (y - ys).abs()) * (1 - (x - xs).abs()) * ((ys >= 0) & (ys < bh) & (xs >= 0) & (xs < bw))

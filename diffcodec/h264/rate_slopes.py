@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..blocks import from_macroblock_blocks, macroblock_blocks
 from ..checks import first_order
+from ..constants import number
 from ..ops.common.tables import CORE, CORE_NORM, HADAMARD2, HADAMARD2_NORM, WALSH4, WALSH4_NORM
 from ..ops.residual.reference import steps
 from ..rate import crossings, terms
@@ -28,10 +29,10 @@ class Slopes:
         alone: share of what a 4x4 block costs that the first level in it is charged: x264 drops most levels that stand alone.
     """
 
-    intra: float = 0.75
+    intra: float = 0.9
     inter: float = 0.7
-    width: float = 0.106
-    alone: float = 0.5
+    width: float = 0.12
+    alone: float = 0.75
 
 
 SLOPES = Slopes()
@@ -141,7 +142,7 @@ def _slope(y: Tensor, level: Tensor, threshold: Tensor, grad: Tensor, block: flo
     """
     octave, nonzero, coded = (v.reshape(-1, 1, 1, 1) for v in grad.unbind(1))
     size, zero = y.abs(), level == 0
-    over = torch.minimum(size - threshold, torch.where(zero, -CUT, math.inf).to(y))
+    over = torch.minimum(size - threshold, torch.where(zero, number(-CUT, y), number(math.inf, y)))
     of_octaves, of_nonzero, first = crossings(size, over, slopes.width)
     out = octave * of_octaves + nonzero * of_nonzero
     if block:

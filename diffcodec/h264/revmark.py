@@ -102,7 +102,7 @@ class REVMarkH264(DiffH264):
         else:
             if not -t <= self.reference < t:
                 raise ValueError(f"reference {self.reference} is outside a clip of {t} frames")
-            index = torch.full((b,), self.reference % t)
+            index = torch.full((b,), self.reference % t, dtype=torch.int64, device="cpu")
         draw = {"reference": index if device is None else index.to(device)}
         if self.rounding is roundings.noise:
             draw["noise"] = uniform(self.draw_shapes(shape)["noise"], generator, device)

@@ -13,6 +13,7 @@ from .. import backend as backends
 from .. import opaque
 from ..checks import frame_rate, require, traced
 from ..coded import Coded
+from ..constants import number
 from ..layer import FIRST_ORDER_ONLY, Draw, Generators
 from ..strength import Strength, StrengthLike, uniform
 from . import bits
@@ -216,7 +217,7 @@ class X264H264(DiffH264):
         if not wanted.requires_grad:
             return crf.to(video)
         # the slope over an interval of CRFs: locally the size is a step function, as QPs are whole numbers
-        span = torch.where(crf > 51 - SLOPE_SPAN, -SLOPE_SPAN, SLOPE_SPAN)
+        span = torch.where(crf > 51 - SLOPE_SPAN, number(-SLOPE_SPAN, crf), number(SLOPE_SPAN, crf))
         slope = ((size(crf + span) - size(crf)) / span).clamp(max=LEAST_SLOPE)
         return (crf + (wanted - wanted.detach()) / slope).to(video)
 
@@ -243,7 +244,7 @@ def _between(tried: Sequence[tuple[Tensor, Tensor]], wanted: Tensor) -> Tensor:
     low, at = torch.where(too_large, crf, -1).max(0)  # coarsest of those that are too large
     high, by = torch.where(too_large, 52, crf).min(0)  # finest of the others
     size_low, size_high = size.gather(0, at[None])[0], size.gather(0, by[None])[0]
-    slope = torch.where((low >= 0) & (high <= 51), (size_high - size_low) / (high - low).clamp(min=1e-3), USUAL_SLOPE).clamp(
+    slope = torch.where((low >= 0) & (high <= 51), (size_high - size_low) / (high - low).clamp(min=1e-3), number(USUAL_SLOPE, crf)).clamp(
         max=LEAST_SLOPE
     )
     start, of_start = torch.where(low >= 0, low, high), torch.where(low >= 0, size_low, size_high)

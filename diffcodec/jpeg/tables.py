@@ -60,7 +60,7 @@ def scale_table(table: Tensor, quality: Tensor) -> Tensor:
 def _whole() -> Constant:
     """Tables of all whole qualities ``[100, 2, 8, 8]``."""
     with torch.inference_mode(False), torch.no_grad():
-        quality = torch.arange(1.0, 101.0, dtype=torch.float64)
+        quality = torch.arange(1.0, 101.0, dtype=torch.float64, device="cpu")
         return Constant(torch.stack([scale_table(t.value, quality) for t in (LUMA, CHROMA)], 1).numpy())
 
 
@@ -71,5 +71,5 @@ def quality_tables(quality: Tensor, like: Tensor) -> Tensor:
     ):
         values = [float(q) for q in quality.tolist()]
         if all(q.is_integer() and 1 <= q <= 100 for q in values):  # looked up: computing them takes thirty small operations
-            return _whole().like(like).index_select(0, torch.tensor([int(q) - 1 for q in values]))
+            return _whole().like(like).index_select(0, torch.tensor([int(q) - 1 for q in values], dtype=torch.int64, device="cpu"))
     return torch.stack([scale_table(t.like(like), quality) for t in (LUMA, CHROMA)], 1)

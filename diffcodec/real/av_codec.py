@@ -394,7 +394,7 @@ def versions() -> dict[str, str]:
 
     out = {"av": av.__version__}
     out |= {name: ".".join(map(str, v)) for name, v in av.library_versions.items() if name in ("libavcodec", "libswscale")}
-    stream = RealCodec("libx264", fps=25).encode(torch.zeros(1, 1, 3, 16, 16)).streams[0]
+    stream = RealCodec("libx264", fps=25).encode(torch.zeros(1, 1, 3, 16, 16, dtype=torch.float32, device="cpu")).streams[0]
     if m := re.search(rb"x264 - core (\d+)", stream):
         out["libx264"] = f"core {m[1].decode()}"
     return out

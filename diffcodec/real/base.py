@@ -86,7 +86,7 @@ class Real(Codec):
         return self._code_batch(video, draw, False).video
 
     def coded(self, video: Tensor, draw: Mapping[str, Any]) -> Coded:
-        """Encode and decode each sample of the batch, in parallel threads: decoded video and bits (gradients as chosen), frame types, streams, guides."""
+        """Encode and decode each sample of the batch, in parallel threads: video and bits (gradients as chosen), frame types, streams, guides."""
         return self._code_batch(video, draw, True)
 
     def _code_batch(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> Coded:

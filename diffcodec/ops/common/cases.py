@@ -98,15 +98,15 @@ class Scene:
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform random numbers in [0, 1)."""
-        return torch.rand(shape, generator=self._generator).to(self.device)
+        return torch.rand(shape, generator=self._generator, dtype=torch.float32, device="cpu").to(self.device)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal random numbers."""
-        return torch.randn(shape, generator=self._generator).to(self.device)
+        return torch.randn(shape, generator=self._generator, dtype=torch.float32, device="cpu").to(self.device)
 
     def whole(self, low: int, high: int, *shape: int) -> Tensor:
         """Random whole numbers low..high - 1."""
-        return torch.randint(low, high, shape, generator=self._generator).to(self.device)
+        return torch.randint(low, high, shape, generator=self._generator, device="cpu").to(self.device)
 
     def mask(self, chance: float, *shape: int) -> Tensor:
         """A mask that is True with probability ``chance``."""
@@ -114,9 +114,9 @@ class Scene:
 
     def picture(self, n: int, channels: int, h: int, w: int) -> Tensor:
         """Smooth fields that move from frame to frame ``[n, channels, h, w]``, in [0, 1]."""
-        big = torch.zeros(1, channels, h + 2 * n, w + 2 * n)
+        big = torch.zeros(1, channels, h + 2 * n, w + 2 * n, dtype=torch.float32, device="cpu")
         for k in (3, 8, 24):
-            noise = torch.rand(1, channels, k, k, generator=self._generator)
+            noise = torch.rand(1, channels, k, k, generator=self._generator, dtype=torch.float32, device="cpu")
             big += F.interpolate(noise, size=big.shape[-2:], mode="bicubic", align_corners=False) / 3
         return torch.stack([big[0, :, i : i + h, 2 * i : 2 * i + w] for i in range(n)]).clamp(0, 1).to(self.device)
 

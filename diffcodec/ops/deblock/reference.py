@@ -14,7 +14,7 @@ from torch import Tensor
 from ...backend import operation
 from ...blocks import repeat_blocks
 from ...checks import first_order
-from ...constants import Constant
+from ...constants import Constant, number
 from ..common.tables import ALPHA, BETA, TC0
 
 
@@ -80,7 +80,7 @@ def boundary_strengths(intra: Tensor, coded: Tensor, motion: Tensor, transform_8
         bs = (far & far_crossed).to(torch.float32)
         bs = torch.where(coded | before(coded), 2.0, bs)
         either = mb | before(mb)
-        bs = torch.where(either, torch.where(index % 4 == 0, 4.0, 3.0), bs)
+        bs = torch.where(either, torch.where(index % 4 == 0, number(4, bs), number(3, bs)), bs)
         bs = torch.where(eight & (index % 2 == 1), 0.0, bs)
         out.append(torch.where(index == 0, 0.0, bs))
     return out[0], out[1]

@@ -36,7 +36,7 @@ def motion(scene: Scene) -> tuple[Tensor, Tensor]:
 @case(interpolate_planes)
 def planes(scene: Scene) -> tuple[Any, ...]:
     luma = references(scene)
-    return allocate_phases(torch.cat([luma, luma])).zero_(), torch.tensor([3, 1], device=scene.device), luma
+    return allocate_phases(torch.cat([luma, luma])).zero_(), torch.tensor([3, 1], dtype=torch.int64, device=scene.device), luma
 
 
 @case(interpolate_planes)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...backend import operation
 from ...blocks import flat_blocks, from_flat_blocks, repeat_blocks
 from ...checks import half_up
-from ...constants import Constant
+from ...constants import Constant, number
 from ..common.distortion import distortion
 from ..residual import cabac, rate
 from ..residual.cabac import EIGHT, LUMA
@@ -206,7 +206,7 @@ def predict_small_modes(plane: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     v, available = neighbour_samples(plane, k)
     if k == 8:
-        kind = (available * torch.tensor([1, 2, 4], device=v.device)).sum(1)  # [B]
+        kind = (available * torch.tensor([1, 2, 4], dtype=torch.int64, device=v.device)).sum(1)  # [B]
         filters = SMOOTH.like(v)
         border = (kind != 7).nonzero()[:, 0]  # few blocks: the others have all their neighbours and share a filter
         special = (filters[kind[border]] @ v[:, border, :, None])[..., 0]
@@ -338,7 +338,11 @@ def choose_modes(
             m = 16 // k
             of_blocks = repeat_blocks(lam, m).flatten(1)
             best, mode = cheapest_mode.reference(source, constructed, of_blocks, BITS_SMALL.like(lam), expected, k, use_satd, transform_8x8)
-            bits = torch.full_like(best, BITS_UNKNOWN) if expected is None else torch.where(mode == expected, BITS_PREDICTED, BITS_OTHER)
+            bits = (
+                torch.full_like(best, BITS_UNKNOWN)
+                if expected is None
+                else torch.where(mode == expected, number(BITS_PREDICTED, best), number(BITS_OTHER, best))
+            )
             forbidden = FORBIDDEN if k == 8 and not transform_8x8 else 0.0
             costs.append(best.view(n, bh, m, bw, m).sum((2, 4)) + extra * lam + forbidden)
             modes.append(mode)
@@ -381,7 +385,7 @@ def choose_mb_type(
     every = torch.ones_like(qp, dtype=torch.bool)
     of_source, ways, costs = rate.texture(source), [], []
     for i in range(3):
-        predicted = predict_intra.reference(constructed, modes, torch.full(qp.shape, i, device=qp.device))
+        predicted = predict_intra.reference(constructed, modes, torch.full(qp.shape, i, dtype=torch.int64, device=qp.device))
         of_type = (every & (i == 1), every & (i == 0))
         decoded, four, eight, flags = code_luma.reference(source, predicted, qp, every, *of_type, quant, True)
         levels = (eight if i == 1 else four).abs().unflatten(-1, (-1, 64 if i == 1 else 16)).flatten(1, 2)
@@ -447,14 +451,18 @@ def refine_modes(
             cost = (own - blocks).square().sum(-1) + psy * rate.TEXTURE_WEIGHT * lam_k * (
                 of_source - rate.block_texture(blocks, k)
             ).abs().sum(0)
-            mode_bits = BITS_UNKNOWN if predicted is None else torch.where(predicted.view(cost.shape) == mode, BITS_PREDICTED, BITS_OTHER)
+            mode_bits = (
+                BITS_UNKNOWN
+                if predicted is None
+                else torch.where(predicted.view(cost.shape) == mode, number(BITS_PREDICTED, cost), number(BITS_OTHER, cost))
+            )
             costs.append(cost + rate.RATE_WEIGHT * lam_k.square() * mode_bits)
         before = modes[i].view(n, h // 16, m, w // 16, m).transpose(2, 3).reshape(n, -1, m * m)
         of_before = torch.stack(levels, 3).gather(3, before[..., None, None].expand(*before.shape, 1, k * k))[..., 0, :]
         counts = cabac.count(of_before, kind, (mb_type == i).flatten(1).to(lam))
         bits = cabac.bits_of(cabac.adapt(*counts, cabac.slice_states(kind.first, qp, every)))
         costs = [c + rate.RATE_WEIGHT * lam_k.square() * of_blocks(cabac.level_bits(v, kind, bits)) for c, v in zip(costs, levels)]
-        out.append((torch.stack(costs, -1).flatten(1, 2) + FORBIDDEN * ~allowed).argmin(-1))
+        out.append((torch.stack(costs, -1).flatten(1, 2) + FORBIDDEN * (~allowed).to(cost)).argmin(-1))
     return out[0], out[1]
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...blocks import join, pad_to, pad_to_multiple, split
+from ...blocks import pad_to, pad_to_multiple, split
 from ...checks import first_order, traced
 from ...color import SUBSAMPLINGS
 from ...constants import Constant

@@ -52,7 +52,11 @@ for _k in (8, 16):
 def _partitions(scene: Scene, subpel: int, use_satd: bool, partitions: bool) -> tuple[Any, ...]:
     n, luma = scene.n, scene.luma(2 * scene.n)
     shape = (n, scene.h // 16, scene.w // 16)
-    coarse, slot, lam = 4 * scene.whole(-2, 3, *shape, 2), scene.whole(0, n, *shape), torch.full(shape, 0.5, device=scene.device)
+    coarse, slot, lam = (
+        4 * scene.whole(-2, 3, *shape, 2),
+        scene.whole(0, n, *shape),
+        torch.full(shape, 0.5, dtype=torch.float32, device=scene.device),
+    )
     return luma[:n], quarter_pel(luma[n:]), slot, coarse, lam, subpel, use_satd, partitions
 
 
@@ -63,7 +67,10 @@ case(search_partitions, "ultrafast", **TIES)(lambda scene: _partitions(scene, 1,
 
 def _estimate(scene: Scene, subpel: int, use_satd: bool, fractions: int = 16) -> tuple[Any, ...]:
     half, phases = half_resolution.reference(scene.luma(3), fractions)
-    current, reference = torch.tensor([1, 2, 1], device=scene.device), torch.tensor([0, 0, 2], device=scene.device)
+    current, reference = (
+        torch.tensor([1, 2, 1], dtype=torch.int64, device=scene.device),
+        torch.tensor([0, 0, 2], dtype=torch.int64, device=scene.device),
+    )
     return half[current], half[reference], phases, reference[:, None, None], 8, subpel, use_satd
 
 
@@ -74,7 +81,7 @@ case(estimate_motion, "half_pels", close=1e-2, **TIES)(lambda scene: _estimate(s
 
 def _estimate_b(scene: Scene, use_satd: bool) -> tuple[Any, ...]:
     half, phases = half_resolution.reference(scene.luma(3), 16)
-    frames = torch.tensor([[1, 0, 2], [2, 1, 0]], device=scene.device)
+    frames = torch.tensor([[1, 0, 2], [2, 1, 0]], dtype=torch.int64, device=scene.device)
     shape = (2, half.shape[1] // 8, half.shape[2] // 8)
     vectors = [scene.whole(-20, 21, *shape, 2) for _ in range(2)]
     return half, phases, frames, *vectors, *(300 * scene.uniform(*shape) for _ in range(2)), use_satd

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...backend import operation
 from ...blocks import flat_blocks, from_flat_blocks, repeat_blocks, repeat_edges, sum_macroblocks
 from ...checks import half_up
+from ...constants import number
 from ..common.distortion import sad, satd
 from ..interpolate.reference import fetch_luma
 
@@ -31,7 +32,7 @@ SPLIT_BITS = 6.0  # of a B macroblock whose blocks have directions of their own
 def mvd_bits(vectors: Tensor, predictor: Tensor) -> Tensor:
     """Bits of vector differences. Shape: ``[..., 2] -> [...]``."""
     d = (vectors - predictor).abs().float()
-    return torch.where(d == 0, MVD_EQUAL, MVD_OTHER + MVD_OCTAVE * torch.log2(d + 1)).sum(-1)
+    return torch.where(d == 0, number(MVD_EQUAL, d), MVD_OTHER + MVD_OCTAVE * torch.log2(d + 1)).sum(-1)
 
 
 @operation
@@ -96,7 +97,7 @@ def inter_costs(phases: Tensor, slot: Tensor, target: Tensor, vectors: Tensor, k
     return sum_macroblocks(cost) if k == 16 else cost
 
 
-_RING = torch.tensor([(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)])
+_RING = torch.tensor([(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)], dtype=torch.int64, device="cpu")
 
 
 @operation

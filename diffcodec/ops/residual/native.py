@@ -14,7 +14,9 @@ from ..common.native import call
 from ..common.tables import STEPS
 from . import cabac, rate, reference, trellis
 
-PLACES = torch.tensor([row + [0] * (64 - len(row)) for kind in cabac.KINDS for row in (kind.significant, kind.last)])
+PLACES = torch.tensor(
+    [row + [0] * (64 - len(row)) for kind in cabac.KINDS for row in (kind.significant, kind.last)], dtype=torch.int64, device="cpu"
+)
 # as cabac.h reads them: what is kept of a state, bits of probabilities, first states of levels and of flags
 _FIRST = [kind.first.value for kind in cabac.KINDS] + [flags.value for flags in cabac.FLAGS]
 TABLES = Constant(torch.cat([x.flatten() for x in (cabac.KEPT.value, cabac.ENTROPY.value, *_FIRST)]).numpy())
@@ -39,6 +41,7 @@ def numbers(quant: tuple[float, ...]) -> Tensor:
                 trellis.FURTHER_LAMBDA,
             ],
             dtype=torch.float32,
+            device="cpu",
         )
 
 

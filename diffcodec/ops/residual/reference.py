@@ -16,7 +16,7 @@ from torch import Tensor
 from ...backend import operation
 from ...blocks import any_of_blocks, flat_blocks, from_macroblock_blocks, macroblock_blocks, sum_macroblocks
 from ...checks import first_order, half_up, replace_value
-from ...constants import Constant
+from ...constants import Constant, number
 from ..common.distortion import sa8d, sad, satd
 from ..common.tables import CHROMA_QP, CORE, CORE_NORM, DECIMATE, FLAT, HADAMARD2, HADAMARD2_NORM, STEPS, WALSH4, WALSH4_NORM
 from . import rate
@@ -136,7 +136,7 @@ def quantise(
     y = replace_value(whole / (norm.like(whole) * step), whole.detach() * (1 / (lengths * step.detach().double())).to(whole))
     magnitude = y.detach().abs()
     if quant.trellis is None:
-        threshold = torch.where(intra, 1 - quant.intra, 1 - quant.inter)[..., None, None].to(y)
+        threshold = torch.where(intra, number(1 - quant.intra, y), number(1 - quant.inter, y))[..., None, None]
         levels = (magnitude + (1 - threshold)).floor_()
     else:
         first = slice_states(kind.first, qp, intra)
@@ -413,7 +413,7 @@ def best_coding(
             levels = (eights if eight else four).abs().unflatten(-1, (-1, 64 if eight else 16)).flatten(1, 2)
             ways.append(rate.Coded(levels, flags, 1 if eight else 2))
             some = any_of_blocks(flags, 4) | has_chroma
-            bits = side + chroma_bits + CODED_BITS * some
+            bits = side + chroma_bits + CODED_BITS * some.to(side)
             costs.append(rate.distortion(source, decoded, lam, psy, of_source) + chroma_cost + rate.RATE_WEIGHT * lam.square() * bits)
     states = rate.States(ways, torch.full_like(qp, int(transform_8x8)).long(), qp, no)
     costs = [c + rate.RATE_WEIGHT * lam.square() * states.bits(w) for c, w in zip(costs, ways)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...constants import number
 from .cabac import Kind, adapt, after, bits_of, count, magnitude_contexts, of_places, pick
 
 
@@ -47,7 +48,7 @@ def trellis_quant(y: Tensor, intra: Tensor, weights: Trellis, kind: Kind, used: 
     Returns:
         Magnitudes of the levels, and the threshold in steps that each coefficient met, both ``[N, MB, blocks, n]``.
     """
-    lam = torch.where(intra, LAMBDA[0] * weights.intra, LAMBDA[1] * weights.inter)[..., None, None].to(y)
+    lam = torch.where(intra, number(LAMBDA[0] * weights.intra, y), number(LAMBDA[1] * weights.inter, y))[..., None, None]
     if kind.n < 64:
         lam = weights.small * lam
     # Masks are floats: arithmetic on them is many times as fast as selection by bools
