@@ -14,7 +14,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from numbers import Real
@@ -80,8 +80,8 @@ def build(spec: Layer | Adapted | str | os.PathLike[str] | Mapping[str, Any], **
         spec: one of
 
             - ``"name:option=value,option=value"``; a value is a number, a range ``18-34``, a choice ``28|34|40``, a Python literal, or a word;
-            - a mapping of ``name`` and arguments, as ``layer.config()`` returns it. Ranges are ``[18, 34]``, choices
-              ``{"choice": [28, 34], "weights": [2, 1]}``, schedules ``{"ramp": [0, 0.1], "start": 0, "stop": 1000}`` and
+            - a mapping of ``name`` and arguments, as ``layer.config()`` returns it. A list of two numbers is a range, ``[18, 34]``, a longer one
+              an error; choices are ``{"choice": [28, 34], "weights": [2, 1]}``, schedules ``{"ramp": [0, 0.1], "start": 0, "stop": 1000}`` and
               ``{"steps": {"0": 0.0, "3000": 0.1}}``, one value per sample ``{"values": [20, 30]}``; nested layers (``layers`` of a
               "RandomDistortion" or "Compose", ``gradient`` of a real codec) are descriptions too;
             - VideoSeal's ``augs`` and ``augs_params``, or OmniSealBench's list of attacks, unchanged (:mod:`diffcodec.foreign`);
@@ -163,7 +163,7 @@ def _built(spec: Any, defaults: Mapping[str, Any]) -> Any:
             raise ValueError(f"{os.fspath(spec)}: {error}") from error
     if isinstance(spec, str):
         name, options = parse(spec)
-        return _make(name, {**defaults, **options}, repr(spec))
+        return _make(name, options, defaults, repr(spec))
     if not isinstance(spec, Mapping):
         raise ValueError(f"expected a name, a mapping or a file, got {_shown(spec)}; several layers are a RandomDistortion or a Compose")
     if foreign.is_omniseal(spec):
@@ -177,19 +177,27 @@ def _built(spec: Any, defaults: Mapping[str, Any]) -> Any:
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise ValueError(f"expected a mapping with 'name', got one with {', '.join(map(repr, spec)) or 'nothing'}")
-    return _make(name, {**defaults, **{str(k): _decoded(v, f"{name}.{k}", k) for k, v in options.items()}}, repr(name))
+    return _make(name, {str(k): _decoded(v, f"{name}.{k}", k) for k, v in options.items()}, defaults, repr(name))
 
 
-def _make(name: str, options: Mapping[str, Any], where: str) -> Any:
-    maker = find(name)
+def _make(name: str, described: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> Any:
+    maker, options = find(name), {**defaults, **described}
     if isinstance(inside := options.get("layers"), list):
         options = {**options, "layers": [one if isinstance(one, nn.Module) else built(one, {}) for one in inside]}
     if isinstance(inside := options.get("layer"), str):
         options = {**options, "layer": built(inside, {})}
     try:
-        return maker(**options)
+        made = maker(**options)
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{where}: {error}") from error
+    if isinstance(made, Layer):
+        for key in made.strengths():
+            if isinstance(values := described.get(key), list):
+                raise ValueError(
+                    f"{where}: {key}={values!r}: a range is a list of two numbers; values to choose from are {{'choice': {values!r}}}, one value per"
+                    f" sample {{'values': {values!r}}}"
+                )
+    return made
 
 
 def find(name: str, among: Mapping[str, Callable[..., Any]] | None = None) -> Callable[..., Any]:
@@ -265,9 +273,16 @@ def _value(text: str) -> Any:
     if "|" in text and all(re.fullmatch(_NUMBER, v.strip()) for v in text.split("|")):
         return Choice([_number(v.strip()) for v in text.split("|")])
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+    return _range_or_list(value) if isinstance(value, list) else value
+
+
+def _range_or_list(value: Sequence[Any]) -> Any:
+    """Two numbers as a range: in a description, which knows no batch and, in JSON, no tuples, a list of two is none of values by sample."""
+    pair = len(value) == 2 and all(isinstance(v, Real) and not isinstance(v, bool) for v in value)
+    return tuple(value) if pair else list(value)
 
 
 def _number(text: str) -> float:
@@ -296,7 +311,12 @@ def _decoded(value: Any, where: str, key: str = "") -> Any:
     if isinstance(value, str):
         return _value(value) if _RANGE.fullmatch(value) or "|" in value else value
     if isinstance(value, (list, tuple)):
-        return [v if key == "layers" and isinstance(v, (str, Mapping)) else _decoded(v, f"{where}[{i}]") for i, v in enumerate(value)]
+        value = _range_or_list(value)
+        return (
+            value
+            if isinstance(value, tuple)
+            else [v if key == "layers" and isinstance(v, (str, Mapping)) else _decoded(v, f"{where}[{i}]") for i, v in enumerate(value)]
+        )
     if not isinstance(value, Mapping):
         return value
     if "choice" in value:

@@ -156,12 +156,15 @@ def _mix(a: float, b: float, t: float) -> float:
     return a + (b - a) * t
 
 
+_FORMS = "a list is one value per sample; a range is a tuple (low, high), values to choose from are diffcodec.Choice([...])"
+
+
 class Strength:
     """One strength of a layer, checked when the layer is made and drawn when it is called.
 
     Args:
-        value: a number, a tensor or array ``[B]``, a (low, high) range drawn uniformly per sample, a :class:`Choice` (also given as a list of three
-            or more values), or a callable step -> one of these.
+        value: a number, one number per sample (a list, a tensor or an array ``[B]``), a range drawn uniformly per sample (a tuple (low, high)), a
+            :class:`Choice`, or a callable step -> one of these.
         name: name of the argument, for error messages.
         low, high: allowed range, ends included.
         integer: whether only whole numbers are allowed; ranges then draw whole numbers, and a :class:`Ramp` is rounded.
@@ -176,21 +179,19 @@ class Strength:
         self._some: tuple[list[int], int] | None = None  # a subset of the batch: sample indices, batch size
         if isinstance(value, (Ramp, Steps)):
             for one in _values_of(value):
+                if isinstance(value, Ramp) and isinstance(one, list):
+                    raise TypeError(f"{name} expected the ends of a Ramp to be numbers or ranges (low, high), got {one!r}; {_FORMS}")
                 (self._check if isinstance(value, Ramp) else self._checked)(one)
         elif not callable(value):
             value = self._checked(value)
         self.value = value
 
     def given(self, value: object) -> Strength:
-        """The same strength with a value given at a call: a number, a (low, high) range, a tensor or list of one value per sample.
+        """The same strength with a value given at a call, in the same forms.
 
         Raises:
             ValueError, TypeError: out of range, or of another kind.
         """
-        if isinstance(value, list):
-            if not all(map(_is_number, value)):
-                raise TypeError(f"{self.name} expected a number for each sample, got {value!r}")
-            value = torch.tensor([float(v) for v in value], dtype=torch.float32, device="cpu")
         return Strength(value, self.name, self.low, self.high, integer=self.integer)  # type: ignore[arg-type]
 
     def rows(self, rows: list[int], batch: int) -> Strength:
@@ -204,8 +205,10 @@ class Strength:
     def _checked(self, value: object) -> Value:
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(value.copy()) if value.ndim else value.item()
-        if isinstance(value, list) and len(value) > 2:
-            value = Choice(value)
+        if isinstance(value, list):
+            if not value or not all(map(_is_number, value)):
+                raise TypeError(f"{self.name} expected a number for each sample, got {value!r}; {_FORMS}")
+            value = torch.tensor([float(v) for v in value], dtype=torch.float32, device="cpu")
         self._check(value)
         return value  # type: ignore[return-value]
 
@@ -219,7 +222,7 @@ class Strength:
             for v in value.values:
                 self._check(v)
             return
-        if isinstance(value, (tuple, list)):
+        if isinstance(value, tuple):
             if len(value) != 2 or not all(isinstance(v, Real) for v in value) or not float(value[0]) <= float(value[1]):
                 raise ValueError(
                     f"{self.name} expected a range (low, high) with low <= high, got {value!r};"
@@ -261,8 +264,8 @@ class Strength:
     def _most(self, value: object) -> float:
         if isinstance(value, Choice):
             return float(max(value.values))
-        if isinstance(value, (tuple, list)):
-            return float(value[1]) if len(value) == 2 else float(max(value))
+        if isinstance(value, tuple):
+            return float(value[1])
         return float(value) if isinstance(value, Real) else self.high
 
     def at(self, step: int | None) -> Value:
@@ -281,7 +284,7 @@ class Strength:
         value = self.value if value is None else value
         whole = self._some[1] if self._some else batch
         if isinstance(value, Tensor) and value.dim() == 1 and value.shape[0] != whole:
-            raise ValueError(f"{self.name} holds {value.shape[0]} values, the batch has {whole} samples")
+            raise ValueError(f"{self.name} holds {value.shape[0]} values, the batch has {whole} samples: {_FORMS}")
 
     def draw(
         self, batch: int, generator: torch.Generator | None = None, device: torch.device | None = None, step: int | None = None
@@ -306,7 +309,7 @@ class Strength:
             out = out[rows] if rows is not None and value.dim() == 1 else out.expand(batch)
         elif isinstance(value, Choice):
             out = value.draw(batch, generator, where)
-        elif isinstance(value, (tuple, list)):
+        elif isinstance(value, tuple):
             low, high = (float(v) for v in value)
             u = uniform((batch,), generator, where)
             out = torch.floor(low + u * (high - low + 1)).clamp(max=high) if self.integer else (low + u * (high - low)).clamp(low, high)

@@ -275,3 +275,18 @@ def test_omnisealbenchs_list() -> None:
     assert [one["name"] for one in mixed] == ["DiffH264", "RandomCrop", "Brightness"]
     assert math.isclose(float(layers["brightness brightness_factor=0.5"](x).mean() / x.mean()), 0.5, rel_tol=1e-5)
     assert isinstance(dc.build(spec), dc.RandomDistortion)
+
+
+def test_lists_in_descriptions() -> None:
+    """A description knows no batch: two numbers are a range, more are an error that names both cures."""
+    for spec in ({"name": "DiffJPEG", "quality": [30, 90]}, "DiffJPEG:quality=30-90", "DiffJPEG:quality=[30, 90]"):
+        assert dc.build(spec).quality.value == (30, 90)
+    for spec in ({"name": "DiffJPEG", "quality": [30, 50, 95]}, "DiffJPEG:quality=[30, 50, 95]"):
+        with pytest.raises(ValueError, match=r"quality=\[30, 50, 95\]: a range is a list of two numbers.*'choice'.*'values'"):
+            dc.build(spec)
+    steps = dc.build({"name": "DiffJPEG", "quality": {"steps": {"0": [30, 90], "9": {"choice": [30, 90]}}}})
+    assert dc.build(steps.config()).config() == steps.config()
+    each = dc.build({"name": "DiffJPEG", "quality": {"values": [30, 90]}})
+    assert each.sample((2, 3, 8, 8))["quality"].tolist() == [30, 90]
+    assert dc.DiffJPEG([30, 90]).config() == each.config()
+    assert dc.build("DiffJPEG", quality=[30, 90]).sample((2, 3, 8, 8))["quality"].tolist() == [30, 90]

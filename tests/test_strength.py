@@ -59,11 +59,30 @@ def test_integer_ranges_reach_both_ends_evenly() -> None:
 
 
 def test_strength_types() -> None:
-    for bad in ("5", None, [1, 2, 30], [2], True):
+    for bad in ("5", None, [1, 2, 30], [], ["2"], [True], (1, 2, 3), (1,), True):
         with pytest.raises((TypeError, ValueError)):
             Strength(bad, "q", 0, 10)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(2, 2\)"):
         Strength(torch.zeros(2, 2), "q", 0, 10)
+
+
+def test_a_list_is_one_value_per_sample_everywhere() -> None:
+    """In a constructor, at a call and in a schedule; a range is a tuple, values to choose from are a Choice."""
+    x = natural(2, 2, 16, 16)
+    each = dc.DiffJPEG([30, 90])
+    assert each.sample(x.shape)["quality"].tolist() == [30, 90]
+    assert torch.equal(each(x), dc.DiffJPEG()(x, quality=[30, 90]))
+    assert torch.equal(each(x), dc.DiffJPEG(torch.tensor([30.0, 90]))(x))
+    steps = dc.Steps({0: [30, 90], 5: (30, 90)})
+    assert dc.DiffJPEG(steps).sample(x.shape, step=0)["quality"].tolist() == [30, 90]
+    mixture = dc.RandomDistortion([dc.DiffJPEG([30, 90]), dc.Identity()], weights=[1, 0], per="sample")
+    assert torch.equal(mixture(x), each(x))
+    cure = r"a list is one value per sample; a range is a tuple \(low, high\), values to choose from are diffcodec\.Choice"
+    for bad in (lambda: dc.DiffJPEG([30, 50, 95])(x), lambda: dc.DiffJPEG()(x, quality=[30]), lambda: dc.DiffJPEG(["30", "90"])):  # type: ignore[list-item]
+        with pytest.raises((TypeError, ValueError), match=cure):
+            bad()
+    with pytest.raises(TypeError, match=cure):
+        dc.DiffJPEG(dc.Ramp([30, 40], [50, 60], 0, 9))
 
 
 def test_a_sample_draws_the_same_in_any_batch() -> None:

@@ -309,11 +309,11 @@ def test_choices() -> None:
     drawn = dc.DiffH264(crf=dc.Choice([28, 34, 40], weights=[1, 0, 1])).sample((600, 2, 3, 8, 8), torch.Generator().manual_seed(0))["crf"]
     assert set(drawn.tolist()) == {28, 40}
     assert 200 < (drawn == 28).sum() < 400
-    assert set(dc.RealCodec(crf=[28, 34, 40]).sample((60, 2, 3, 8, 8))["crf"].tolist()) == {28, 34, 40}
+    assert set(dc.RealCodec(crf=dc.Choice([28, 34, 40])).sample((60, 2, 3, 8, 8))["crf"].tolist()) == {28, 34, 40}
     with pytest.raises(ValueError, match="52"):
         dc.DiffH264(crf=dc.Choice([28, 52]))
     with pytest.raises(ValueError, match=r"Choice\(\[40, 28\]\)"):
-        dc.DiffH264(crf=[40, 28])
+        dc.DiffH264(crf=(40, 28))
     with pytest.raises(ValueError, match="at least one"):
         dc.Choice([])
     with pytest.raises(ValueError, match="2 weights"):
