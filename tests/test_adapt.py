@@ -162,3 +162,38 @@ def test_masks_go_as_without_autocast_and_sequences_keep_their_kind() -> None:
         assert type(whole) is type(layer(given, draw)) is kind
         assert whole[1] == "cover"
         assert torch.equal(again, moved)
+
+
+def test_unrelated_images_in_the_layout_of_a_video() -> None:
+    """VideoSeal's augmenter(imgs, masks, is_video=False): each image is coded alone, with a draw of its own."""
+    images = natural(3, 1, 32, 48)[:, 0]  # [N, 3, H, W], three scenes
+    codec = dc.adapt(dc.DiffH264(30, "veryfast"), layout="TCHW")
+    alone = torch.cat([dc.DiffH264(30, "veryfast")(x[None, None])[:, 0] for x in images])
+    assert torch.equal(codec(images, is_video=False), alone)
+    assert not torch.equal(codec(images), alone)  # predicted from one another
+    assert codec.encode(images, is_video=False).bits.shape == (3,)
+    turned = dc.adapt(dc.Rotate((-30, 30)), layout="TCHW")
+    draw = turned.sample(images.shape, is_video=False)
+    assert draw["degrees"].shape == (3,)
+    assert [d["name"] for d in turned.describe(draw)] == ["Rotate"] * 3
+    assert len(turned.describe(turned.sample(images.shape))) == 1
+    out, mask = turned(images, draw, mask=torch.ones(3, 1, 32, 48), is_video=False)
+    assert out.shape == images.shape
+    assert mask.shape == (3, 1, 32, 48)
+    assert torch.equal(dc.adapt(dc.FrameDrop(0.9), layout="TCHW")(images, is_video=False), images)  # a clip of one frame
+    mixture = dc.adapt(dc.RandomDistortion([dc.DiffJPEG(50), dc.Rotate((-30, 30))], per="sample"), layout="TCHW")
+    assert mixture(images, is_video=False).shape == images.shape
+
+
+def test_lists_as_in_hidden_and_mbrs() -> None:
+    noised, cover = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    hidden = dc.adapt(dc.DiffJPEG(50), layout="BCHW")
+    both = hidden([noised, cover])
+    assert isinstance(both, list)
+    assert both[1] is cover
+    mbrs = dc.adapt(dc.DiffJPEG(50), layout="BCHW", returns="video")
+    assert torch.equal(mbrs([noised, cover]), both[0])
+    assert torch.equal(mbrs(noised), both[0])
+    assert dc.build(mbrs.config()).returns == "video"
+    with pytest.raises(ValueError, match="unknown returns 'tensor'"):
+        dc.adapt(dc.DiffJPEG(50), returns="tensor")
