@@ -84,7 +84,7 @@ def layers(r: random.Random, b: int) -> dict[str, Callable[[], dc.Layer]]:
         "Rotate": lambda: dc.Rotate(value(r, -360, 360, b)),
         "Flip": lambda: dc.Flip(value(r, 0, 1, b), r.choice(["horizontal", "vertical"])),
         "GaussianNoise": lambda: dc.GaussianNoise(value(r, 0, 1, b)),
-        "GaussianBlur": lambda: dc.GaussianBlur(value(r, 0.01, 9, b), r.choice([1, 3, 5, 7])),
+        "GaussianBlur": lambda: dc.GaussianBlur(value(r, 0.01, 9, b), r.choice([1, 3, 5, 7]), r.choice(["space", "time and space"])),
         "Brightness": lambda: dc.Brightness(value(r, 0, 3, b)),
         "Contrast": lambda: dc.Contrast(value(r, 0, 3, b)),
         "Saturation": lambda: dc.Saturation(value(r, 0, 3, b)),
@@ -189,7 +189,7 @@ def try_layers(seed: int, count: int, until: float, score: Score, mixtures: bool
 def try_encodes(seed: int, count: int, until: float, score: Score) -> None:
     sizes = [(48, 64), (64, 64), (33, 47), (64, 128), (96, 96), (128, 128), (128, 64), (144, 176), (80, 200), (17, 130)]
     g = torch.Generator().manual_seed(seed)
-    clips = {s: dc.GaussianBlur(1.5, 5)(torch.rand(1, 5, 3, *s, generator=g)) for s in sizes}
+    clips = {s: dc.GaussianBlur(1.5, 5, over="time and space")(torch.rand(1, 5, 3, *s, generator=g)) for s in sizes}
     makers = {
         "libx264 medium": lambda: dc.RealCodec(crf=25, gradient=None),
         "libx264 veryfast": lambda: dc.RealCodec(crf=30, preset="veryfast", gradient=None),

@@ -53,7 +53,7 @@ def whole_files(folder: Path) -> dict[str, list[bytes]]:
     from diffcodec.attacks import GaussianBlur
 
     g = torch.Generator().manual_seed(0)
-    clip = GaussianBlur(2.0, 5)(torch.rand(1, 24, 3, 72, 96, generator=g))[0]
+    clip = GaussianBlur(2.0, 5, over="time and space")(torch.rand(1, 24, 3, 72, 96, generator=g))[0]
     clip = ((clip - clip.mean()) * 3 + 0.5).clamp(0, 1)
     out = {}
     for name, (codec, pix, options) in KINDS.items():

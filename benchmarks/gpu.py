@@ -192,7 +192,7 @@ def jobs(device: torch.device, rehearse: bool, compiled: bool) -> dict[str, Job]
         "FrameDrop(0.5)": lambda b: dc.FrameDrop(0.5, backend=b),
         "FrameSwap(0.5)": lambda b: dc.FrameSwap(0.5, backend=b),
         "GaussianNoise(0.04)": lambda b: dc.GaussianNoise(0.04, backend=b),
-        "GaussianBlur(2.0)": lambda b: dc.GaussianBlur(2.0, kernel=3, backend=b),
+        "GaussianBlur(2.0)": lambda b: dc.GaussianBlur(2.0, kernel=3, over="time and space", backend=b),
     }
     for name, make in one_pass.items():
         out[name] = job(make, video, compiled, forward=3 if "Noise" in name else 2, both=5 if "Noise" in name else 4)

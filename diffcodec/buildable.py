@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import inspect
+from collections.abc import Mapping
 from typing import Any
+
+
+def _check_names(cls: type, given: Mapping[str, Any]) -> None:
+    """A TypeError for an argument that the class does not have: names the one that was meant, and those that there are."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+    for name, value in given.items():
+        if name not in names:
+            lower = name.lower()
+            near = [n for n in names if n.lower() == lower or (len(lower) == 1 and n.startswith(lower))] or difflib.get_close_matches(
+                lower, names, 1
+            )
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise TypeError(f"{cls.__name__} has no argument {name}={value!r}{hint}; it takes {', '.join(names) or 'none'}")
 
 
 class Buildable:
@@ -21,6 +40,7 @@ class Buildable:
         @functools.wraps(init)
         def keeping(self: Any, *args: Any, **given: Any) -> None:
             if "arguments" not in self.__dict__:  # the outermost call is the user's
+                _check_names(type(self), given)
                 self.__dict__["arguments"] = (args, given)
             init(self, *args, **given)
 

@@ -58,6 +58,10 @@ class validate:
 
 def check_tensor(x: object, who: str) -> Tensor:
     """Check for a floating point tensor without empty dimensions; the error names the value received."""
+    if isinstance(x, (list, tuple)):
+        raise TypeError(
+            f"{who} expected a torch.Tensor, got {type(x).__name__}; for [noised, cover] wrap the layer with diffcodec.adapt(layer)"
+        )
     if not isinstance(x, Tensor):
         raise TypeError(f"{who} expected a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
@@ -216,7 +220,10 @@ def transforms(x: Tensor) -> list[str]:
     return out
 
 
-SECOND_ORDER = "gradients of second order are not supported by this codec: its backward pass is not differentiable"
+SECOND_ORDER = (
+    "gradients of second order are not supported by this layer: its backward pass is not differentiable; DiffJPEG(rounding='cubic') has"
+    " them, and attacks with backend='reference'"
+)
 
 
 class _NotTwice(torch.autograd.Function):

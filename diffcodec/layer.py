@@ -20,6 +20,7 @@ from .coded import Coded
 from .strength import Strength
 
 Draw = dict[str, Any]
+_ADAPT = "for masks and cover images wrap the layer: diffcodec.adapt(layer)(video, mask=mask), diffcodec.adapt(layer)([noised, cover])"
 FIRST_ORDER_ONLY = ("jvp", "vmap", "grad of grad")
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -88,7 +89,7 @@ class Layer(Buildable, nn.Module):
         mine = self.strength_names()
         for name, value in strengths.items():
             if name not in mine:
-                known = f"its strengths are {', '.join(mine)}" if mine else "it has no strengths"
+                known = _ADAPT if name in ("mask", "masks") else f"its strengths are {', '.join(mine)}" if mine else "it has no strengths"
                 shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
                 raise TypeError(f"{self.who} got an unexpected {name}={shown}; {known}")
 
@@ -244,7 +245,7 @@ class Layer(Buildable, nn.Module):
         self,
         video: Tensor,
         draw: Mapping[str, Any] | None = None,
-        *,
+        *others: object,
         step: int | None = None,
         generator: Generators = None,
         **strengths: Any,
@@ -268,22 +269,29 @@ class Layer(Buildable, nn.Module):
                 prints the value.
             RuntimeError: the backend that was named cannot run, or the layer does not support a transform of torch.func.
         """
+        if others:
+            raise TypeError(f"{self.who} takes (video, draw), got {len(others)} more; {_ADAPT}")
         draw = self.complete(video, draw, step, generator, strengths)
         with torch.autocast(device_type=video.device.type, enabled=False):
             return self.run(video, draw)
 
     def run(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         """Apply the layer to a checked input and draw; used by its own call and by layers that contain it."""
-        inside = transforms(video) or next((t for v in draw.values() if isinstance(v, Tensor) and (t := transforms(v))), [])
+        self._check_transforms(video, *draw.values())
+        if self.operator is not None and (traced(video) or any(transforms(x) for x in (video, *draw.values()) if isinstance(x, Tensor))):
+            return type(self).operator(self, video, draw)  # type: ignore[misc]
+        return self.work(video, draw)
+
+    def _check_transforms(self, *values: object) -> None:
+        """Raise an error if a transform of torch.func wraps one of the values that the layer does not support."""
+        inside = next((t for v in values if isinstance(v, Tensor) and (t := transforms(v))), [])
         missing = [t for t in inside if t in self.lacks]
         if not missing and inside.count("grad") > 1 and "grad of grad" in self.lacks:
             missing = ["grad of grad"]
         if missing:
-            cure = "; layers take batches: put the mapped dimension into B" if missing[0] == "vmap" else ""
-            raise RuntimeError(f"{self.who} supports gradients of first order only (torch.func.grad, vjp, jacrev), not {missing[0]}{cure}")
-        if self.operator is not None and (inside or traced(video)):
-            return type(self).operator(self, video, draw)  # type: ignore[misc]
-        return self.work(video, draw)
+            if missing[0] == "vmap":
+                raise RuntimeError(f"{self.who} does not support vmap: layers take batches, put the mapped dimension into B")
+            raise RuntimeError(f"{self.who} supports gradients of first order only (torch.func.grad, vjp, jacrev), not {missing[0]}")
 
     def work(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         """:meth:`run` outside tracing and transforms."""
@@ -309,13 +317,12 @@ class Layer(Buildable, nn.Module):
         """Check the input, then check the draw or make one; ``strengths`` are those named in the call."""
         self.check(video)
         if draw is None:
+            self._check_transforms(video)  # before random numbers are drawn, which vmap refuses with an error of its own
             return self.sample(video.shape, generator, step=step, device=video.device, **strengths)
         who = self.who
         if not isinstance(draw, Mapping):
             what = f"a tensor of shape {tuple(draw.shape)}" if isinstance(draw, Tensor) else type(draw).__name__
-            raise TypeError(
-                f"{who} takes (video, draw) with a draw from sample(video.shape), got {what}: masks and cover images are not arguments of it"
-            )
+            raise TypeError(f"{who} takes (video, draw) with a draw from sample(video.shape), got {what}; {_ADAPT}")
         if strengths:
             raise TypeError(f"{who} got both a draw and {', '.join(strengths)}: give strengths to sample(), or call without a draw")
         self.check_draw(draw, video.shape)

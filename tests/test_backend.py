@@ -91,8 +91,8 @@ ATTACKS = {
     "rate": lambda b: dc.FrameRate((0.3, 0.9), backend=b),
     "average": lambda b: dc.FrameAverage((1, 5), backend=b),
     "noise": lambda b: dc.GaussianNoise((0.02, 0.1), backend=b),
-    "blur": lambda b: dc.GaussianBlur((0.5, 3.0), backend=b),
-    "wide blur": lambda b: dc.GaussianBlur((0.5, 3.0), kernel=5, backend=b),
+    "blur": lambda b: dc.GaussianBlur((0.5, 3.0), over="time and space", backend=b),
+    "wide blur": lambda b: dc.GaussianBlur((0.5, 3.0), kernel=5, over="time and space", backend=b),
 }
 
 

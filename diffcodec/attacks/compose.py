@@ -219,7 +219,8 @@ class RandomDistortion(Several):
         layers = _listed("RandomDistortion", layers)
         for layer in layers:
             if not isinstance(layer, Layer):
-                raise TypeError(f"RandomDistortion expected diffcodec layers, got {type(layer).__name__}")
+                cure = "; a plain module becomes one as diffcodec.Compose([module])" if isinstance(layer, nn.Module) else ""
+                raise TypeError(f"RandomDistortion expected diffcodec layers, got {type(layer).__name__}{cure}")
         require("per", per, ["batch", "sample"])
         self.layers = nn.ModuleList(layers)
         self.images = all(layer.images for layer in layers)
@@ -342,7 +343,7 @@ REVMARK_ATTACKS: dict[str, tuple[Callable[[Any], Layer], float]] = {
     "swap": (FrameSwap, 0.5),
     "crop": (RandomCrop, 0.4),
     "noise": (GaussianNoise, 0.04),
-    "blur": (lambda sigma: GaussianBlur(sigma, kernel=3), 2.0),
+    "blur": (lambda sigma: GaussianBlur(sigma, kernel=3, over="time and space"), 2.0),
 }
 """The six attacks of the REVMark paper (section 3.3) by name, with their strengths."""
 

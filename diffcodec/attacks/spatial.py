@@ -335,12 +335,12 @@ def _odd_side(kernel: int) -> int:
 
 
 class GaussianBlur(Layer):
-    """Gaussian blur over time, height and width with a cubic window; edges are repeated. On images, over height and width.
+    """Gaussian blur of each frame, or over time as well, with a square or cubic window; edges are repeated.
 
     Args:
         sigma: standard deviation in frames and pixels, 0.001..1000.
-        kernel: side of the window, odd; the REVMark paper uses 3.
-        over: "time and space", or "space": each frame alone.
+        kernel: side of the window, odd.
+        over: "space": each frame alone; or "time and space", a window over neighbouring frames too, as the REVMark paper's 3 x 3 x 3 blur.
         backend: "auto", "reference" or "triton" (:mod:`diffcodec.backend`; "triton" only for windows up to 5).
 
     Example:
@@ -353,12 +353,12 @@ class GaussianBlur(Layer):
     images = True
     raw = True
 
-    def __init__(self, sigma: StrengthLike = 2.0, kernel: int = 3, over: str = "time and space", backend: str = "auto") -> None:
+    def __init__(self, sigma: StrengthLike = 2.0, kernel: int = 3, over: str = "space", backend: str = "auto") -> None:
         super().__init__()
         self.backend = validate_backend(backend)
         self.sigma = Strength(sigma, "sigma", 1e-3, 1e3)
         self.kernel = _odd_side(kernel)
-        require("over", over, ["time and space", "space"])
+        require("over", over, ["space", "time and space"])
         self.over = over
 
     def weights(self, sigma: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def test_blur_is_a_normalised_gaussian_in_three_dimensions() -> None:
     x[:, 2, :, 3, 3] = 1
     w = torch.exp(-torch.tensor([1.0, 0, 1]) / (2 * 2.0**2))
     w = w / w.sum()
-    y = dc.GaussianBlur(2.0, 3)(x)
+    y = dc.GaussianBlur(2.0, 3, over="time and space")(x)
     torch.testing.assert_close(y[0, 1:4, 0, 2:5, 2:5], w[:, None, None] * w[:, None] * w)
     flat = torch.full((1, 3, 3, 5, 5), 0.7)
     torch.testing.assert_close(dc.GaussianBlur(5.0, 7)(flat), flat)
