@@ -117,7 +117,7 @@ def probes(frames: int, height: int, width: int, generator: torch.Generator, str
     """
     out = [_pattern(n, height, width, band, generator).expand(frames, height, width) for band in BANDS for n in (1, frames)]
     signal = torch.stack(out)  # [10, T, H, W]
-    return _scaled(signal, strength)[:, :, None].expand(-1, -1, 3, -1, -1)
+    return scaled(signal, strength)[:, :, None].expand(-1, -1, 3, -1, -1)
 
 
 def _pattern(n: int, height: int, width: int, band: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -129,7 +129,7 @@ def _pattern(n: int, height: int, width: int, band: tuple[int, int], generator: 
     return join(idct2(c))[:, :height, :width]
 
 
-def _scaled(signal: Tensor, strength: float) -> Tensor:
+def scaled(signal: Tensor, strength: float) -> Tensor:
     """Scale each frame ``[..., H, W]`` to an RMS of ``strength`` dB below 1."""
     rms = signal.square().mean((-2, -1), keepdim=True).sqrt()
     return signal * (10 ** (-strength / 20) / rms.clamp(min=1e-12))
@@ -180,13 +180,18 @@ class repeatable:
             return self.codec(video, _repeated(self.draw, len(video)))  # type: ignore[no-any-return]
         return self.codec(video)
 
+    def coded(self, video: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Decoded video and bits ``[B]``, None if the codec has none. Shape: ``[B, T, 3, H, W]`` -> same; all samples get the same draw."""
+        if isinstance(self.codec, Codec):
+            out = self.codec.encode(video, _repeated(self.draw, len(video)))
+            return out.video, out.bits
+        return self(video), None
+
     @torch.no_grad()
     def plain(self, clip: Tensor) -> tuple[Tensor, float | None]:
         """The clip itself: decoded ``[T, 3, H, W]`` and bits."""
-        if isinstance(self.codec, Codec):
-            coded = self.codec.encode(clip[None], self.draw)
-            return coded.video[0].detach(), float(coded.bits[0])
-        return self(clip[None])[0].detach(), None
+        video, bits = self.coded(clip[None])
+        return video[0].detach(), None if bits is None else float(bits[0])
 
 
 def _repeated(draw: Any, n: int) -> Any:
