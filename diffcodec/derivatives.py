@@ -40,7 +40,7 @@ from torch import Tensor
 
 from .attacks import GaussianBlur
 from .blocks import join
-from .fidelity import BANDS, PROBES, STRENGTH, VideoFunction, checked, probes, quantised, repeatable, scaled
+from .probing import BANDS, PROBES, STRENGTH, VideoFunction, checked, probes, quantised, repeatable, scaled
 from .transform import idct2
 
 DIRECTIONS = ("sharpen", "blur", "noise")
