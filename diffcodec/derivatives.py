@@ -256,4 +256,4 @@ def _cosine(a: Tensor, b: Tensor) -> float | None:
 
 
 def _over(a: float | None, b: float | None) -> float | None:
-    return None if a is None or not b else a / b
+    return None if a is None or not b else a / b + 0.0  # no -0

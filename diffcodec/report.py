@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import config, fidelity
+from . import config, derivatives, fidelity
+from .derivatives import Derivatives
 from .fidelity import Fidelity, Measured, Steering
 from .files import SUFFIXES, files_below, sha256
 from .h264 import PRESETS
@@ -45,6 +46,7 @@ class Row:
     strength: float
     figures: Fidelity
     steering: Steering | None
+    derivatives: Derivatives | None
     example_simulated: Tensor  # [T, 3, H, W], first clip
     example_real: Tensor
 
@@ -80,7 +82,14 @@ class Report:
                     for c in self.clips
                 ],
                 "rows": [
-                    {"simulator": r.simulator, self.knob: r.strength, "figures": r.figures, "steering": r.steering} for r in self.rows
+                    {
+                        "simulator": r.simulator,
+                        self.knob: r.strength,
+                        "figures": r.figures,
+                        "steering": r.steering,
+                        "derivatives": r.derivatives,
+                    }
+                    for r in self.rows
                 ],
                 "rate_agreement": {
                     k: None if v is None else {"rank_correlation": v[0], "median_relative_error": v[1]} for k, v in self.rate.items()
@@ -175,6 +184,7 @@ def run(
     preset: str | None = None,
     fps: float | None = 25,
     steering_at: Iterable[float] = (),
+    derivatives_at: Iterable[float] = (),
     seed: int = 0,
     strength: float = fidelity.STRENGTH,
     progress: Callable[[str], None] | None = None,
@@ -190,12 +200,13 @@ def run(
         strengths: of the real codec: CRFs, or qualities of libjpeg.
         preset, fps: of a real video codec.
         steering_at: strengths at which the steering gain is measured as well (the slow part).
+        derivatives_at: strengths at which the gradient's figures (:mod:`diffcodec.derivatives`) are measured as well.
         seed: of probes and draws.
         strength: of the probes, dB PSNR.
         progress: called with a description before each piece of work; :func:`pieces` counts them.
     """
     tell = progress or (lambda _: None)
-    steered = set(steering_at)
+    steered, derived = set(steering_at), set(derivatives_at)
     videos = [c.video for c in clips]
     knob = knob_of(real)
     fixed = {} if knob == "quality" else {"preset": preset, "fps": fps}
@@ -230,13 +241,21 @@ def run(
                     tell(f"steering through {spec}, {at}: {clip.name}")
                     gains.append(fidelity.steering([clip.video], layer, codec, seed=seed + i, strength=strength))
                 steer = Steering(static=sum(g.static for g in gains) / len(gains), changing=sum(g.changing for g in gains) / len(gains))
-            rows.append(Row(spec, value, figures, steer, simulated[0].video, truth[0].video))
+            slopes = None
+            if value in derived:
+                found = []
+                for i, clip in enumerate(clips):
+                    tell(f"derivatives of {spec}, {at}: {clip.name}")
+                    found.append(derivatives.measure(layer, codec, clip.video, torch.Generator().manual_seed(seed + i)))
+                slopes = derivatives.summary(found)
+            rows.append(Row(spec, value, figures, steer, slopes, simulated[0].video, truth[0].video))
     rate: dict[str, tuple[float, float] | None] = {}
     for spec in simulators:
         mine = [r.figures for r in rows if r.simulator == spec]
         pairs = [(a, b) for f in mine if f.bits_simulated and f.bits_real for a, b in zip(f.bits_simulated, f.bits_real)]
         rate[spec] = fidelity.rate_agreement(*zip(*pairs)) if pairs else None
     settings: dict[str, Any] = {"real": real, "knob": knob, knob: list(strengths), f"steering_{knob}": sorted(steered)}
+    settings |= {f"derivatives_{knob}": sorted(derived)}
     settings |= fixed | ({"preset": used} if fixed else {}) | {"seed": seed, "probe_psnr": strength, "real_codec": described}
     return Report(list(clips), rows, rate, settings)
 
@@ -267,11 +286,11 @@ def knob_name(knob: str) -> str:
     return "CRF" if knob == "crf" else knob
 
 
-def pieces(clips: int, simulators: Sequence[str], real: str, strengths: int, steered: int) -> int:
-    """How often :func:`run` calls ``progress``."""
+def pieces(clips: int, simulators: Sequence[str], real: str, strengths: int, extra: int) -> int:
+    """How often :func:`run` calls ``progress``; ``extra`` counts the strengths of steering and those of derivatives."""
     knob = knob_of(real)
     passes = sum(strengths if adopted(s, real, {knob: 0}) else 1 for s in simulators)
-    return clips * (strengths + passes + len(simulators) * steered)
+    return clips * (strengths + passes + len(simulators) * extra)
 
 
 BANDS = ("block mean", "low", "lower middle", "upper middle", "high")  # of :data:`diffcodec.fidelity.BANDS`, in words

@@ -49,6 +49,15 @@ def test_fidelity_writes_table_json_and_picture(clip_file: Path, tmp_path: Path,
     assert none["distortion_gap"] is None
     assert data["rows"][0]["steering"] is not None
     assert data["rows"][2]["steering"] is None
+    assert 0 < data["rows"][0]["figures"]["chroma_survival_error"] < 1
+    assert data["rows"][1]["figures"]["luma_skill"] == 0
+    assert "chroma" in shown
+    derived = data["rows"][0]["derivatives"]
+    assert set(derived["bits"]) == {"sharpen", "blur", "noise"}
+    assert derived["bits"]["sharpen"]["real"] > 0
+    assert data["rows"][1]["derivatives"]["bits"]["blur"]["gradient"] is None  # no bits
+    assert data["rows"][2]["derivatives"] is None
+    assert data["settings"]["derivatives_crf"] == [20]
     picture = Image.open(tmp_path / "o" / "fidelity.png")
     assert min(picture.size) > 800
     assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 500
@@ -88,6 +97,7 @@ def test_fidelity_of_pictures(photographs: list[Path], clip_file: Path, tmp_path
     [
         (["--real", "libjpeg", "--crf", "20"], "--crf does not apply to libjpeg"),
         (["--real", "libjpeg", "--preset", "slow"], "--preset"),
+        (["--real", "libjpeg", "--derivatives", "26"], "--derivatives 26 is not among --quality 25 50 75 90"),
         (["--real", "libjpeg", "--quality", "0"], "0"),
         (["--real", "libjpeg", "--quality", "50.5"], "50.5"),
         (["--real", "libjpeg:quality=3"], "--quality"),
