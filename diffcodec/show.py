@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
+from . import leaderboard as boards
 from .derivatives import DIRECTIONS, Cosine
 from .report import Report, knob_name, number
 
@@ -92,3 +95,23 @@ def _derivatives(result: Report) -> Table:
             name = (row.simulator, f"{row.strength:g}") if i == 0 else ("", "")
             table.add_row(*name, by, *(number(v, 2) for v in values))
     return table
+
+
+def leaderboard(board: dict[str, Any]) -> None:
+    """Print all boards of a leaderboard file: nothing is cut, also where the terminal is narrow."""
+    for place, (title, head, rows) in zip(board["boards"], boards.tables(board)):
+        table = _table(title)
+        for i, name in enumerate(head):
+            table.add_column(name.replace(", ", ",\n"), justify="left" if i == 0 else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console = Console()
+        needed = Measurement.get(console, console.options.update(width=1000), table).maximum
+        console = Console(width=max(console.width, needed, len(title)), highlight=False, soft_wrap=True)
+        console.print(table)
+        for name, entry in place["entries"].items():
+            if entry["note"]:
+                console.print(f"{name}: {entry['note']}", markup=False)
+        console.print("clips:")
+        for clip in place["clips"]:
+            console.print(f"  {clip['name']}: {clip.get('source') or 'source not given, sha256 ' + clip['sha256']}", markup=False)
