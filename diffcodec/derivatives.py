@@ -211,17 +211,23 @@ def _pairs(s: repeatable, r: repeatable, clip: Tensor, kind: str, generator: tor
     out = s(x[None])[0]
     product = (out * p[:, None]).sum()
     gradient = torch.autograd.grad(product, x)[0] if product.requires_grad else torch.full_like(clip, math.nan)
+    signs = torch.randint(0, 2, (pairs, len(BANDS), 1, -(-h // CELL), -(-w // CELL)), generator=generator).to(clip) * 2 - 1
     rows = []
-    for _ in range(pairs):
-        signs = torch.randint(0, 2, (len(BANDS), -(-h // CELL), -(-w // CELL)), generator=generator).to(clip) * 2 - 1
-        signs = signs.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)[:, None, :h, :w]
-        d = (cells * signs).sum(0)[:, None]  # [T, 1, H, W]
-        ends = torch.stack([quantised(clip + d), quantised(clip - d)])
-        half = (ends[0] - ends[1]) / 2
+    for some in signs.split(max(1, 2**22 // clip.numel())):  # a batch of float32 clips stays within 32 MiB
+        d = (cells * some.repeat_interleave(CELL, -2).repeat_interleave(CELL, -1)[..., :h, :w]).sum(1)[:, :, None]  # [N, T, 1, H, W]
+        ends = quantised(torch.cat([clip + d, clip - d]))
+        half = _halves(ends)
         with torch.no_grad():
-            moved = [(a - b) / 2 for a, b in (s(ends), r(ends))]
-        rows.append([(gradient * half).sum(), *((m * p[:, None]).sum() for m in moved), (half * p[:, None]).sum()])
-    return torch.tensor(rows, dtype=torch.float64)
+            moved = [_halves(codec(ends)) for codec in (s, r)]
+        values = [half * gradient, *(m * p[:, None] for m in moved), half * p[:, None]]
+        rows.append(torch.stack([v.flatten(1).sum(1) for v in values], 1))
+    return torch.cat(rows).double()
+
+
+def _halves(ends: Tensor) -> Tensor:
+    """Half the difference between the first and the second half of a batch. Shape: ``[2 N, ...] -> [N, ...]``."""
+    first, second = ends.chunk(2)
+    return (first - second) / 2
 
 
 def _cells(frames: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
