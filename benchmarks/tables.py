@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from benchmarks.tables_fidelity import (
     chroma,
     derivatives,
     fidelity,
-    fidelity_60,
     fidelity_at_22,
     fidelity_unfitted,
     h264,
@@ -289,22 +289,24 @@ def distortions_short() -> Table:
 
 
 def match() -> Table:
-    """The README's part of the leaderboard: our clips and settings, means over strengths."""
+    """The README's part of the fidelity page: means over the CRFs that no constant was fitted on, steering over those where it was measured."""
     names = {
         "none": "do nothing", "benchmarks.peers:KorniaJPEG:quality=50": "kornia's JPEG, quality 50, frame by frame",
         "revmark": "the REVMark paper's model", "x264": "`DiffH264()`",
     }  # fmt: skip
-    entries = board("public-19")["entries"]
-    elsewhere = load("fidelity_unfitted")["rows"]
+    found = load("fidelity_unfitted")["rows"]
+    columns = {"survival_error": 3, "chroma_survival_error": 3, "skill": 2, "luma_skill": 2}
     rows = []
     for name, words in names.items():
-        f = entries[name]["figures"]
-        steering = [number(f[f"steering_{kind}"], 2) for kind in ("static", "changing")]
-        unfitted = [r["figures"]["survival_error"] for r in elsewhere if r["simulator"] == name]
-        errors = [number(f["survival_error"], 3), number(sum(unfitted) / len(unfitted), 3)]
-        rows.append([words, *errors, number(f["skill"], 2, sign=True), *steering])
-    crfs = [f"{c:g}" for c in load("fidelity_unfitted")["settings"]["crf"]]
-    return ["layer", "survival error (0 is perfect)", f"at CRF {', '.join(crfs)}", "skill, dB", "steering: still", "changing"], rows
+        own = [r for r in found if r["simulator"] == name]
+        steered = [r["steering"] for r in own if r["steering"]]
+        figures = [number(_mean([r["figures"][k] for r in own]), n, sign="skill" in k) for k, n in columns.items()]
+        rows.append([words, *figures, *(number(_mean([s[kind] for s in steered]), 2) for kind in ("static", "changing"))])
+    return ["layer", "survival error (0 is perfect)", "in chroma", "skill, dB", "of luma", "steering: still", "changing"], rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def board(name: str) -> dict[str, Any]:
@@ -390,7 +392,6 @@ TABLES = {
     "fidelity": fidelity,
     "fidelity-22": fidelity_at_22,
     "fidelity-unfitted": fidelity_unfitted,
-    "fidelity-60": fidelity_60,
     "chroma": chroma,
     "derivatives": derivatives,
     "bits-step": bits_step,
