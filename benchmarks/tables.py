@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ from typing import Any
 from benchmarks.common import RESULTS
 from benchmarks.tables_fidelity import (
     Table,
+    bits_step,
+    chroma,
+    derivatives,
     fidelity,
     fidelity_at_22,
+    fidelity_unfitted,
     h264,
     h264_ablation,
     h264_guided,
@@ -284,18 +289,29 @@ def distortions_short() -> Table:
 
 
 def match() -> Table:
-    """The README's part of the leaderboard: our clips and settings, means over strengths."""
+    """The README's part of the fidelity page: means over the CRFs that no constant was fitted on, steering over those where it was measured."""
     names = {
         "none": "do nothing", "benchmarks.peers:KorniaJPEG:quality=50": "kornia's JPEG, quality 50, frame by frame",
         "revmark": "the REVMark paper's model", "x264": "`DiffH264()`",
     }  # fmt: skip
-    entries = load("leaderboard")["boards"][0]["entries"]
+    found = load("fidelity_unfitted")["rows"]
+    columns = {"survival_error": 3, "chroma_survival_error": 3, "skill": 2, "luma_skill": 2}
     rows = []
     for name, words in names.items():
-        f = entries[name]["figures"]
-        steering = [number(f[f"steering_{kind}"], 2) for kind in ("static", "changing")]
-        rows.append([words, number(f["survival_error"], 3), number(f["skill"], 2, sign=True), *steering])
-    return ["layer", "survival error (0 is perfect)", "skill, dB", "steering: still", "changing"], rows
+        own = [r for r in found if r["simulator"] == name]
+        steered = [r["steering"] for r in own if r["steering"]]
+        figures = [number(_mean([r["figures"][k] for r in own]), n, sign="skill" in k) for k, n in columns.items()]
+        rows.append([words, *figures, *(number(_mean([s[kind] for s in steered]), 2) for kind in ("static", "changing"))])
+    return ["layer", "survival error (0 is perfect)", "in chroma", "skill, dB", "of luma", "steering: still", "changing"], rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def board(name: str) -> dict[str, Any]:
+    """The leaderboard's board of a set of clips."""
+    return next(b for b in load("leaderboard")["boards"] if b["set"] == name)
 
 
 def cost_short() -> Table:
@@ -305,10 +321,18 @@ def cost_short() -> Table:
     return ["", "forward", "forward + backward"], [[r[0], r[2] or "", r[3] or r[5]] for r in keep]
 
 
-def leaderboard_() -> Table:
-    """The whole board of our clips."""
-    _, head, rows = leaderboard.tables(load("leaderboard"))[0]
-    return head, [[r[0] if " " in r[0] else f"`{r[0]}`", *r[1:]] for r in rows]
+def leaderboard_(name: str) -> Table:
+    """The whole board of a set of clips, with the notes of its entries."""
+    place = board(name)
+    _, head, rows = leaderboard.tables({"boards": [place]})[0]
+    notes = {n: e["note"] for n, e in place["entries"].items()}
+    return [*head, "note"], [[r[0] if " " in r[0] else f"`{r[0]}`", *r[1:], notes[r[0]]] for r in rows]
+
+
+def sources(name: str) -> Table:
+    """Where the clips of a set come from."""
+    clips = board(name)["clips"]
+    return ["clip", "first frame", "source"], [[f"`{c['name']}`", str(c["start"]), c["source"]] for c in clips]
 
 
 def bits() -> Table:
@@ -367,6 +391,10 @@ TABLES = {
     "jpeg-steering": jpeg_steering,
     "fidelity": fidelity,
     "fidelity-22": fidelity_at_22,
+    "fidelity-unfitted": fidelity_unfitted,
+    "chroma": chroma,
+    "derivatives": derivatives,
+    "bits-step": bits_step,
     "survival": survival,
     "h264": h264,
     "h264-short": h264_short,
@@ -403,7 +431,8 @@ TABLES = {
     "distortions": distortions,
     "distortions-short": distortions_short,
     "match": match,
-    "leaderboard": leaderboard_,
+    **{f"leaderboard-{n}": partial(leaderboard_, n) for n in ("standard", "public-19")},
+    **{f"leaderboard-{n}-clips": partial(sources, n) for n in ("standard", "public-19")},
     "cost-short": cost_short,
     "protocol": protocol,
     "watermark": watermark,

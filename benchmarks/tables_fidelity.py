@@ -26,6 +26,7 @@ NAMES = {
     # results from before the exact forward name the soft one without its rounding
     "jpeg:quality=50": '`DiffJPEG(50, rounding="cubic")` frame by frame',
     "jpeg:quality=50,rounding=cubic": '`DiffJPEG(50, rounding="cubic")` frame by frame',
+    "benchmarks.peers:KorniaJPEG:quality=50": "kornia's JPEG, quality 50, frame by frame",
     "none": "do nothing",
 }
 
@@ -46,6 +47,69 @@ def fidelity() -> Table:
             [NAMES.get(r["simulator"], r["simulator"]), f"{r['crf']:g}", *_figures(f), number(s["static"], 2), number(s["changing"], 2)]
         )
     return head, rows
+
+
+def fidelity_unfitted() -> Table:
+    """CRFs that no constant was fitted on: all figures."""
+    return _all_figures("fidelity_unfitted")
+
+
+def fidelity_60() -> Table:
+    """Windows of 60 frames."""
+    return _all_figures("fidelity_60")
+
+
+def _all_figures(result: str) -> Table:
+    """Figures of RGB, luma and chroma; the columns of steering where it was measured."""
+    rows_in = load(result)["rows"]
+    head = ["simulator", "CRF", *FIGURES, "survival error in chroma", "Y': gap dB", "Y': skill dB"]
+    steered = any(r["steering"] for r in rows_in)
+    rows = []
+    for r in rows_in:
+        f, s = r["figures"], r["steering"] or {"static": None, "changing": None}
+        planes = [number(f["chroma_survival_error"], 3), number(f["luma_distortion_gap"], 2), number(f["luma_skill"], 2, sign=True)]
+        steering = [number(s["static"], 2), number(s["changing"], 2)] if steered else []
+        rows.append([NAMES.get(r["simulator"], r["simulator"]), f"{r['crf']:g}", *_figures(f), *planes, *steering])
+    return [*head, "steering static", "changing"] if steered else head, rows
+
+
+def chroma() -> Table:
+    """Survival of each chroma probe: libx264 and DiffH264 by CRF."""
+    first = [r for r in load("fidelity_unfitted")["rows"] if r["simulator"] == "x264"]
+    probes = list(first[0]["figures"]["chroma_survival_real"])
+    rows = []
+    for key, name in (("real", "libx264"), ("simulated", NAMES["x264"])):
+        for r in first:
+            rows.append([f"{name} CRF {r['crf']:g}"] + [number(r["figures"][f"chroma_survival_{key}"][p], 2) for p in probes])
+    return ["codec", *probes], rows
+
+
+def derivatives() -> Table:
+    """Slopes and cosines: gradient, simulator's difference, real difference."""
+    rows = []
+    for r in load("bits_gradient_pixels")["rows"]:
+        slopes = [r[what][d] for what in ("bits", "distortion") for d in ("sharpen", "blur", "noise")]
+        digits = [3] * 3 + [1] * 3
+        cells = [" / ".join(number(v[k], n) for k in ("gradient", "simulated", "real")) for v, n in zip(slopes, digits)]
+        kinds = [r["cosine"].get(k) for k in ("static", "changing")]
+        cells += ["-" if c is None else " / ".join(number(c[k], 2) for k in ("gradient", "simulated", "identity")) for c in kinds]
+        rows.append([_setting(r), *cells])
+    directions = [f"{what}: {d}" for what in ("ln bits", "squared error") for d in ("sharpen", "blur", "noise")]
+    return ["codec", *directions, "cosine: static", "changing"], rows
+
+
+def bits_step() -> Table:
+    """A step against the gradient of the bits: predicted, simulator's and real change."""
+    found: dict[str, dict[str, str]] = {}
+    clips = len(load("bits_gradient_step")["clips"])
+    for r in load("bits_gradient_step")["rows"]:
+        cells = " / ".join(f"{r[f'{k}_percent']:+.1f}" for k in ("predicted", "simulated", "real"))
+        found.setdefault(_setting(r), {})[r["step"]] = f"{cells} ({r['clips_with_fewer_bits']} of {clips})"
+    return ["codec", "step by the sign, %", "normalised gradient, %"], [[k, v["sign"], v["normalised"]] for k, v in found.items()]
+
+
+def _setting(r: dict[str, Any]) -> str:
+    return f"libx264 {r['preset']} CRF {r['crf']:g}" if r["codec"] == "libx264" else f"libjpeg quality {r['quality']:g}"
 
 
 def _figures(f: dict[str, Any]) -> list[str]:

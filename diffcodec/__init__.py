@@ -4,7 +4,7 @@ Video is ``[B, T, 3, H, W]``, RGB in [0, 1], floating point; images ``[B, 3, H, 
 """
 
 from . import _start  # noqa: F401  # isort: skip  # first: it handles Ctrl-C while the other imports take seconds
-from . import attacks, blocks, color, fidelity, media, metrics, motion, rounding, transform
+from . import attacks, blocks, color, derivatives, fidelity, media, metrics, motion, rounding, transform
 from .adapt import adapt
 from .attacks import *
 from .backend import backends
@@ -46,6 +46,7 @@ __all__ = [
     "build",
     "build_all",
     "color",
+    "derivatives",
     "fidelity",
     "media",
     "metrics",

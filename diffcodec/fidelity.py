@@ -17,6 +17,11 @@ error cosine       mean over clips of cos(S(x) - x, R(x) - x)                   
 steering gain      :func:`steering`                                                        large                1
 rate agreement     Spearman rank, median relative error of estimated bits                  1 and 0              -
 =================  =====================================================================  ===================  ==========
+
+The probes of the survival error are grey. Those in Cb and Cr (:func:`chroma_probes`) have a survival error of their own, which is not part of the
+former: 4:2:0 keeps a quarter of the samples and x264 quantises them by another QP, so a mean over both would hide which of them is wrong, and would
+not compare with earlier results. PSNR is that of R, G and B; the figures of luma alone are those of Y' on the scale 16..235 (BT.601, peak 255), as in
+ffmpeg's psnr filter. Gradients have figures of their own, in :mod:`diffcodec.derivatives`.
 """
 
 from __future__ import annotations
@@ -31,17 +36,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocks import join
-from .checks import check_values, check_video, clamp_through
-from .layer import Codec, Layer
+from .checks import clamp_through
+from .color import luma
 from .metrics import psnr
-from .transform import idct2
-
-BANDS = ((0, 0), (1, 2), (3, 5), (6, 9), (10, 14))  # of the 8x8 DCT, by u + v, ends included
-PROBES = tuple(f"{a}-{b} {kind}" if a != b else f"{a} {kind}" for a, b in BANDS for kind in ("static", "changing"))
-STRENGTH = 37.5  # dB PSNR of an added probe, per frame
-
-VideoFunction = Callable[[Tensor], Tensor]
+from .probing import BANDS as BANDS
+from .probing import CHROMA_PROBES, PROBES, STRENGTH, VideoFunction, checked, chroma_probes, pattern, probes, quantised, repeatable
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,9 @@ class Fidelity:
         survival_simulated, survival_real: mean surviving share g of each probe, by name (:data:`PROBES`).
         rank_correlation, rate_error: rate agreement over the clips (:func:`rate_agreement`); None if one of the codecs gives no bits.
         bits_simulated, bits_real: bits of each clip, or None.
+        chroma_survival_error: survival error of the probes in Cb and Cr; None if they were not measured.
+        chroma_survival_simulated, chroma_survival_real: mean surviving share of each of them, by name (:data:`CHROMA_PROBES`).
+        luma_distortion_gap, luma_skill, luma_psnr_simulated, luma_psnr_real: as without luma, of Y' alone, dB.
     """
 
     clips: int
@@ -74,6 +76,13 @@ class Fidelity:
     rate_error: float | None
     bits_simulated: list[float] | None
     bits_real: list[float] | None
+    chroma_survival_error: float | None = None
+    chroma_survival_simulated: dict[str, float] | None = None
+    chroma_survival_real: dict[str, float] | None = None
+    luma_distortion_gap: float | None = None
+    luma_skill: float | None = None
+    luma_psnr_simulated: float | None = None
+    luma_psnr_real: float | None = None
 
     def to_json(self) -> str:
         """JSON; infinite and undefined values become null."""
@@ -100,39 +109,7 @@ class Measured:
     video: Tensor  # [T, 3, H, W], 8 bits
     survival: Tensor  # [10]
     bits: float | None
-
-
-def probes(frames: int, height: int, width: int, generator: torch.Generator, strength: float = STRENGTH) -> Tensor:
-    """The ten probe signals: five bands of the 8x8 DCT, each static and changing.
-
-    White Gaussian coefficients inside the band, the same on R, G and B, scaled to ``strength`` dB PSNR per frame.
-
-    Args:
-        frames, height, width: size of the clip.
-        generator: source of randomness, on the CPU.
-        strength: PSNR of a clip with the probe added, dB.
-
-    Returns:
-        ``[10, T, 3, H, W]`` on the [0, 1] scale, in the order of :data:`PROBES`.
-    """
-    out = [_pattern(n, height, width, band, generator).expand(frames, height, width) for band in BANDS for n in (1, frames)]
-    signal = torch.stack(out)  # [10, T, H, W]
-    return _scaled(signal, strength)[:, :, None].expand(-1, -1, 3, -1, -1)
-
-
-def _pattern(n: int, height: int, width: int, band: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Noise whose 8x8 DCT is white inside a band of u + v and zero outside. Shape: ``[n, H, W]``."""
-    u = torch.arange(8, device="cpu")
-    index = u[:, None] + u
-    mask = (index >= band[0]) & (index <= band[1])
-    c = torch.randn(n, -(-height // 8), -(-width // 8), 8, 8, generator=generator, dtype=torch.float32, device="cpu") * mask
-    return join(idct2(c))[:, :height, :width]
-
-
-def _scaled(signal: Tensor, strength: float) -> Tensor:
-    """Scale each frame ``[..., H, W]`` to an RMS of ``strength`` dB below 1."""
-    rms = signal.square().mean((-2, -1), keepdim=True).sqrt()
-    return signal * (10 ** (-strength / 20) / rms.clamp(min=1e-12))
+    chroma_survival: Tensor | None = None  # [8]
 
 
 def measure(codec: VideoFunction, clip: Tensor, generator: torch.Generator, strength: float = STRENGTH, batch: int = 1) -> Measured:
@@ -151,74 +128,28 @@ def measure(codec: VideoFunction, clip: Tensor, generator: torch.Generator, stre
     if batch < 1:
         raise ValueError(f"batch expected a whole number of at least 1, got {batch!r}")
     (clip,) = checked([clip], strength)
-    added = probes(clip.shape[0], clip.shape[2], clip.shape[3], generator, strength).to(clip)
-    marked = quantised(clip + added)  # [10, T, 3, H, W]
-    d = marked - clip
+    added = probes(clip.shape[0], clip.shape[2], clip.shape[3], generator, strength)
     call = repeatable(codec, clip.shape, generator)
+    again = torch.Generator().manual_seed(generator.initial_seed())  # what the codec drew must not change the probes
+    in_chroma = chroma_probes(clip.shape[0], clip.shape[2], clip.shape[3], again, strength)
     plain, bits = call.plain(clip)
+    grey, chroma = (_survival(call, clip, plain, p.to(clip), batch) for p in (added, in_chroma))
+    return Measured(quantised(plain), grey, bits, chroma)
+
+
+@torch.no_grad()
+def _survival(call: repeatable, clip: Tensor, plain: Tensor, added: Tensor, batch: int) -> Tensor:
+    """Surviving share of each probe ``[N, T, 3, H, W]`` of a clip whose decoded form is ``plain``. Shape: ``[N]``."""
+    marked = quantised(clip + added)
+    d = marked - clip
     survival = []
     for m, di in zip(marked.split(batch), d.split(batch)):
-        with torch.no_grad():
-            out = call(m)
+        out = call(m)
         if not isinstance(out, Tensor) or out.shape != m.shape:
             what = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"{type(codec).__name__} was given a video of shape {tuple(m.shape)} and returned {what}")
+            raise ValueError(f"{type(call.codec).__name__} was given a video of shape {tuple(m.shape)} and returned {what}")
         survival.append(((out - plain) * di).flatten(1).sum(1) / di.flatten(1).square().sum(1))
-    return Measured(quantised(plain), torch.cat(survival), bits)
-
-
-class repeatable:
-    """A codec whose random decisions are drawn once, so that it can be called on variations of one clip."""
-
-    def __init__(self, codec: VideoFunction, shape: Sequence[int], generator: torch.Generator | None = None) -> None:
-        self.codec = codec
-        self.draw = codec.sample((1, *shape), generator) if isinstance(codec, Layer) else None
-
-    def __call__(self, video: Tensor) -> Tensor:
-        """Shape: ``[B, T, 3, H, W]`` -> same; all samples get the same draw."""
-        if isinstance(self.codec, Layer):
-            return self.codec(video, _repeated(self.draw, len(video)))  # type: ignore[no-any-return]
-        return self.codec(video)
-
-    @torch.no_grad()
-    def plain(self, clip: Tensor) -> tuple[Tensor, float | None]:
-        """The clip itself: decoded ``[T, 3, H, W]`` and bits."""
-        if isinstance(self.codec, Codec):
-            coded = self.codec.encode(clip[None], self.draw)
-            return coded.video[0].detach(), float(coded.bits[0])
-        return self(clip[None])[0].detach(), None
-
-
-def _repeated(draw: Any, n: int) -> Any:
-    """A draw for one sample as one for n."""
-    if n == 1:
-        return draw
-    if isinstance(draw, Tensor):
-        return draw.repeat_interleave(n, 0)
-    if isinstance(draw, dict):
-        return {k: _repeated(v, n) for k, v in draw.items()}
-    return draw * n if isinstance(draw, list) else draw
-
-
-def checked(clips: Sequence[Tensor], strength: float) -> list[Tensor]:
-    """Clips ``[T, 3, H, W]`` rounded to 8 bits; an error for anything else."""
-    if isinstance(clips, Tensor):
-        raise TypeError(f"expected a list of clips [T, 3, H, W], got one tensor of shape {tuple(clips.shape)}; list(tensor) makes one")
-    if not len(clips):
-        raise ValueError("expected at least one clip, got none")
-    if not 10 <= strength <= 60:
-        raise ValueError(f"strength expected a PSNR in [10, 60] dB, got {strength!r}")
-    for clip in clips:
-        if isinstance(clip, Tensor) and clip.dim() != 4:
-            raise ValueError(f"expected clips [T, 3, H, W], got shape {tuple(clip.shape)}")
-        check_video(clip[None] if isinstance(clip, Tensor) else clip, "fidelity")
-        check_values(clip, "fidelity")
-    return [quantised(c) for c in clips]
-
-
-def quantised(x: Tensor) -> Tensor:
-    """Round to 8 bits and clamp. Shape: any -> same."""
-    return torch.round(x.detach() * 255).clamp(0, 255) / 255
+    return torch.cat(survival)
 
 
 def compare(
@@ -245,8 +176,8 @@ def compare(
     if not len(s) == len(r) == len(clips):
         raise ValueError(f"{len(clips)} clips, but {len(s)} and {len(r)} measurements")
     g_s, g_r = (torch.stack([m.survival for m in ms]) for ms in (s, r))  # [clips, 10]
-    psnr_s, psnr_r = ([_psnr(c, m.video) for c, m in zip(x, ms)] for ms in (s, r))
-    skill = [_psnr(a.video, b.video) - p for a, b, p in zip(s, r, psnr_r)]
+    gap, skill, psnr_s, psnr_r = _distances(x, [m.video for m in s], [m.video for m in r])
+    of_luma = _distances(*([_luma(v) for v in videos] for videos in (x, [m.video for m in s], [m.video for m in r])))
     cosines = [_cosine(a.video - c, b.video - c) for a, b, c in zip(s, r, x)]
     bits_s, bits_r = ([m.bits for m in ms] for ms in (s, r))
     rated = None not in bits_s and None not in bits_r
@@ -255,18 +186,47 @@ def compare(
         clips=len(clips),
         survival_error=(g_s.mean(0) - g_r.mean(0)).abs().mean().item(),
         per_clip_survival_error=(g_s - g_r).abs().mean().item(),
-        distortion_gap=_mean([abs(_difference(a, b)) for a, b in zip(psnr_s, psnr_r)]),
-        skill=_mean([0.0 if math.isnan(v) else v for v in skill]),  # inf - inf: both codecs are lossless
+        distortion_gap=gap,
+        skill=skill,
         error_cosine=_mean([v for v in cosines if not math.isnan(v)]) if not all(map(math.isnan, cosines)) else math.nan,
-        psnr_simulated=_mean(psnr_s),
-        psnr_real=_mean(psnr_r),
+        psnr_simulated=psnr_s,
+        psnr_real=psnr_r,
         survival_simulated=dict(zip(PROBES, g_s.mean(0).tolist())),
         survival_real=dict(zip(PROBES, g_r.mean(0).tolist())),
         rank_correlation=rank,
         rate_error=error,
         bits_simulated=bits_s if None not in bits_s else None,  # type: ignore[arg-type]
         bits_real=bits_r if None not in bits_r else None,  # type: ignore[arg-type]
+        **_chroma(s, r),
+        luma_distortion_gap=of_luma[0],
+        luma_skill=of_luma[1],
+        luma_psnr_simulated=of_luma[2],
+        luma_psnr_real=of_luma[3],
     )
+
+
+def _distances(x: Sequence[Tensor], s: Sequence[Tensor], r: Sequence[Tensor]) -> tuple[float, float, float, float]:
+    """Means over clips of distortion gap, skill, PSNR of simulator and real codec, dB."""
+    of_s, of_r = ([_psnr(c, v) for c, v in zip(x, vs)] for vs in (s, r))
+    skill = [_psnr(a, b) - p for a, b, p in zip(s, r, of_r)]
+    gap = _mean([abs(_difference(a, b)) for a, b in zip(of_s, of_r)])
+    return gap, _mean([0.0 if math.isnan(v) else v for v in skill]), _mean(of_s), _mean(of_r)  # inf - inf: both codecs are lossless
+
+
+def _luma(video: Tensor) -> Tensor:
+    """Y' of the range 16..235, over 255. Shape: ``[T, 3, H, W] -> [T, H, W]``."""
+    return 219 / 255 * luma(video)
+
+
+def _chroma(s: Sequence[Measured], r: Sequence[Measured]) -> dict[str, Any]:
+    """Figures of the chroma probes, where all clips have them."""
+    found = [[m.chroma_survival for m in ms if m.chroma_survival is not None] for ms in (s, r)]
+    if any(len(f) < len(s) for f in found):
+        return {}
+    g_s, g_r = (torch.stack(f).mean(0) for f in found)
+    named = (dict(zip(CHROMA_PROBES, g.tolist())) for g in (g_s, g_r))
+    values = ((g_s - g_r).abs().mean().item(), *named)
+    return dict(zip(("chroma_survival_error", "chroma_survival_simulated", "chroma_survival_real"), values))
 
 
 def _psnr(a: Tensor, b: Tensor) -> float:
@@ -351,7 +311,7 @@ def steering(
             steered = naive = 0.0
             for band in bands or [(0, 14)]:
                 generator = torch.Generator().manual_seed(seed + i)
-                p = _pattern(n, h, w, band, generator).expand(t, h, w)[:, None].expand(t, 3, h, w).contiguous().to(x)
+                p = pattern(n, h, w, band, generator).expand(t, h, w)[:, None].expand(t, 3, h, w).contiguous().to(x)
                 size = 10 ** (-strength / 20) * math.sqrt(x.numel())
                 codec = repeatable(through, x.shape, generator)
                 referee = repeatable(real, x.shape, generator)

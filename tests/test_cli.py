@@ -49,6 +49,15 @@ def test_fidelity_writes_table_json_and_picture(clip_file: Path, tmp_path: Path,
     assert none["distortion_gap"] is None
     assert data["rows"][0]["steering"] is not None
     assert data["rows"][2]["steering"] is None
+    assert 0 < data["rows"][0]["figures"]["chroma_survival_error"] < 1
+    assert data["rows"][1]["figures"]["luma_skill"] == 0
+    assert "chroma" in shown
+    derived = data["rows"][0]["derivatives"]
+    assert set(derived["bits"]) == {"sharpen", "blur", "noise"}
+    assert derived["bits"]["sharpen"]["real"] > 0
+    assert data["rows"][1]["derivatives"]["bits"]["blur"]["gradient"] is None  # no bits
+    assert data["rows"][2]["derivatives"] is None
+    assert data["settings"]["derivatives_crf"] == [20]
     picture = Image.open(tmp_path / "o" / "fidelity.png")
     assert min(picture.size) > 800
     assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 500
@@ -88,6 +97,7 @@ def test_fidelity_of_pictures(photographs: list[Path], clip_file: Path, tmp_path
     [
         (["--real", "libjpeg", "--crf", "20"], "--crf does not apply to libjpeg"),
         (["--real", "libjpeg", "--preset", "slow"], "--preset"),
+        (["--real", "libjpeg", "--derivatives", "26"], "--derivatives 26 is not among --quality 25 50 75 90"),
         (["--real", "libjpeg", "--quality", "0"], "0"),
         (["--real", "libjpeg", "--quality", "50.5"], "50.5"),
         (["--real", "libjpeg:quality=3"], "--quality"),
@@ -352,7 +362,7 @@ def test_leaderboard(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["leaderboard", "show", "--board", str(board)]) == 0
     shown = capsys.readouterr().out
     assert "Softer" in shown
-    assert "libx264, slow, 25 fps; CRF 20 30; 1 clips" in shown
+    assert "1 clip of 2 x 32 x 32; libx264, slow, 25 fps; CRF 20 30" in shown
     for arguments, words in (
         (["add", str(board), "--board", str(board)], "not a result of 'diffcodec fidelity'"),
         (["add", results[0], "--board", str(board), "--name", "two"], "the result has 2: none, jpeg"),
@@ -364,6 +374,47 @@ def test_leaderboard(clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(["leaderboard", *arguments]) == 2
         assert words in capsys.readouterr().err
     assert json.loads(board.read_text()) == data
+
+
+def test_leaderboard_shows_long_names_and_notes_in_full(
+    clip_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    board = str(tmp_path / "board.json")
+    common = [str(clip_file), "--crf", "30", "--size", "32", "--frames", "2", "--no-picture", "--steering", "--derivatives"]
+    assert main(["fidelity", "--sim", "none", *common, "--out", str(tmp_path)]) == 0
+    name = "a simulator whose name is much longer than a column of a narrow terminal would be"
+    note = "A. Author and B. Author, A paper with a title [2026], https://example.org/a/long/path/to/it"
+    assert main(["leaderboard", "add", str(tmp_path / "fidelity.json"), "--board", board, "--name", name, "--note", note]) == 0
+    capsys.readouterr()
+    assert main(["leaderboard", "show", "--board", board]) == 0
+    shown = capsys.readouterr().out
+    assert name in shown
+    assert f"{name}: {note}\n" in shown
+    assert "moving.mp4: source not given" in shown
+
+
+def test_standard_set_has_a_board_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    board = tmp_path / "board.json"
+    common = ["--sim", "none", "--crf", "30", "--frames", "2", "--size", "32", "--no-picture", "--steering", "--derivatives", "--out"]
+    assert main(["fidelity", "--set", "standard", *common, str(tmp_path / "a")]) == 0
+    result = json.loads((tmp_path / "a" / "fidelity.json").read_text())
+    assert result["settings"]["set"] == "standard"
+    assert len(result["clips"]) == 9
+    assert all(c["source"] for c in result["clips"])
+    assert main(["fidelity", str(report.demo_clips()[0]), *common, str(tmp_path / "b")]) == 0
+    results = [str(tmp_path / n / "fidelity.json") for n in "ab"]
+    assert main(["leaderboard", "add", *results, "--board", str(board)]) == 0
+    assert [b["set"] for b in json.loads(board.read_text())["boards"]] == ["standard", None]
+    capsys.readouterr()
+    assert main(["leaderboard", "show", "--board", str(board)]) == 0
+    shown = capsys.readouterr().out
+    assert "set standard, 9 clips of 2 x 32 x 32; libx264" in shown
+    assert "pan: diffcodec.synthetic.pan" in shown
+    assert main(["fidelity", "--set", "standard", str(tmp_path), *common, str(tmp_path / "c")]) == 2
+    assert f"got {tmp_path} as well" in capsys.readouterr().err
+    assert main(["fidelity", "--set", "other", *common, str(tmp_path / "c")]) == 2
+    assert "unknown --set 'other'; expected one of 'standard'" in capsys.readouterr().err
 
 
 def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

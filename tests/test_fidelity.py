@@ -164,3 +164,56 @@ def test_an_unchanged_clip_does_not_spoil_the_cosine() -> None:
     black = torch.zeros_like(CLIPS[0])
     real = dc.RealJPEG(50)
     assert fidelity.compare([CLIPS[0], black], real, real).error_cosine == pytest.approx(1)
+
+
+def test_chroma_probes_leave_luma_alone() -> None:
+    p = fidelity.chroma_probes(3, 31, 40, torch.Generator().manual_seed(0))
+    assert p.shape == (8, 3, 3, 31, 40)
+    torch.testing.assert_close(-10 * torch.log10(p.square().mean((2, 3, 4))), torch.full((8, 3), 37.5))
+    assert dc.color.luma(p).abs().max() < 1e-6
+    ycc = dc.color.rgb_to_ycbcr(0.5 + p) - 128
+    assert ycc[:4, :, 2].abs().max() < 1e-3 < ycc[:4, :, 1].abs().max()  # Cb, and no Cr
+    assert ycc[4:, :, 1].abs().max() < 1e-3 < ycc[4:, :, 2].abs().max()
+    assert torch.equal(p[..., 0:30:2, ::2], p[..., 1:31:2, 1::2])  # one value for 2 x 2 pixels
+    for i, name in enumerate(fidelity.CHROMA_PROBES):
+        assert torch.equal(p[i, 0], p[i, 2]) == name.endswith("static")
+
+
+def test_chroma_has_a_survival_error_of_its_own() -> None:
+    """A codec that drops colour keeps every grey probe."""
+
+    def grey(video: Tensor) -> Tensor:
+        return dc.color.luma(video)[:, :, None].expand_as(video)
+
+    flat = [torch.full((2, 3, 32, 32), 0.5)]
+    f = fidelity.compare(flat, grey, nothing)
+    assert f.survival_error < 1e-5
+    assert f.chroma_survival_error == pytest.approx(1, abs=0.02)  # rounding to 8 bits leaves a little luma
+    assert set(f.chroma_survival_real) == set(fidelity.CHROMA_PROBES)
+    real = dc.RealCodec(crf=20)
+    close = fidelity.compare(CLIPS, dc.DiffH264(20), real)
+    assert close.chroma_survival_error < 0.1 < fidelity.compare(CLIPS, nothing, real).chroma_survival_error
+
+
+def test_random_decisions_do_not_change_the_chroma_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    made = fidelity.chroma_probes
+    monkeypatch.setattr(fidelity, "chroma_probes", lambda *a, **k: given.append(made(*a, **k)) or given[-1])
+    for codec in (nothing, dc.DiffH264(model="revmark"), dc.GaussianNoise(0.1)):
+        fidelity.measure(codec, CLIPS[0], torch.Generator().manual_seed(3))
+    assert torch.equal(given[0], given[1])
+    assert torch.equal(given[0], given[2])
+
+
+def test_figures_of_luma_alone() -> None:
+    x = torch.full((1, 3, 8, 8), 100 / 255)
+    s, r = x.clone(), x.clone()
+    s[:, 2] += 20 / 255  # blue: .114 of luma
+    r[:, 1] += 2 / 255
+    ms, mr = (fidelity.Measured(v, torch.zeros(10), None) for v in (s, r))
+    f = fidelity.compare([x], [ms], [mr])
+    assert f.luma_psnr_simulated == pytest.approx(-20 * math.log10(219 / 255 * 0.114 * 20 / 255), abs=1e-3)
+    assert f.luma_psnr_real == pytest.approx(-20 * math.log10(219 / 255 * 0.587 * 2 / 255), abs=1e-3)
+    assert f.luma_distortion_gap == pytest.approx(abs(f.luma_psnr_simulated - f.luma_psnr_real), abs=1e-4)
+    assert f.distortion_gap > 15 > f.luma_distortion_gap
+    assert f.chroma_survival_error is None
