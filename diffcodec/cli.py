@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
-import shlex
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,62 +16,12 @@ from typing import Any
 from torch import Tensor
 
 from . import __version__
-
-# signals that end a command as Ctrl-C does; Windows has no SIGHUP
-ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+from .command import Help, add_completion, console, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, or 130 after Ctrl-C."""
+    """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, 130 after Ctrl-C, 141 if the output's reader has left."""
     return run(_parser(), argv)
-
-
-def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: str = "") -> int:
-    """Run a subcommand of a parser: ``args.run(args, command)``, whose result, if any, is the exit status.
-
-    Args:
-        parser: parser whose result has ``command`` and ``run``.
-        argv: arguments; None for those of the process.
-        missing: appended to the message if a package is not installed.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, "")  # package.module:Class of this folder, as under python -m
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in ENDING:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                before[number] = signal.signal(number, _interrupt)  # so that temporary files are removed
-    args = argparse.Namespace(command="")
-    try:
-        args = parser.parse_args(arguments)
-        return int(args.run(args, f"{parser.prog} {shlex.join(arguments)}") or 0)
-    except (ValueError, TypeError, FileNotFoundError, ImportError, OSError) as error:
-        hint = missing if isinstance(error, ModuleNotFoundError) else ""
-        print(f"{parser.prog} {args.command}: {error}{hint}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\n{parser.prog} {args.command}".rstrip() + ": stopped; no partial output was kept", file=sys.stderr)
-        return 130
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    for other in ENDING:  # do not interrupt the cleanup
-        signal.signal(other, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-class Help(argparse.HelpFormatter):
-    """Appends the default to help texts that do not give it themselves."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        text = action.help
-        if text and "(default" not in text and action.option_strings and action.default not in (None, False, argparse.SUPPRESS):
-            text += " (default: %(default)s)"
-        return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     f.add_argument("--no-picture", action="store_true", help="do not write the PNG, which needs matplotlib")
     printed = f.add_mutually_exclusive_group()
     printed.add_argument("--json", action="store_true", help="print the result as JSON in place of the table")
-    printed.add_argument("--csv", action="store_true", help="print the rows as CSV in place of the table")
+    printed.add_argument(
+        "--csv", action="store_true", help="print the rows as CSV in place of the table; empty cells are undefined or infinite"
+    )
     f.set_defaults(run=_fidelity)
 
     r = verbs.add_parser("roundtrip", help="encode and decode a video, and write the result", formatter_class=Help)
@@ -142,9 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     m.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the benchmark; see its --help")
     m.set_defaults(run=_bench)
 
-    c = verbs.add_parser("completion", help="print a shell's completion script (needs the package shtab)")
-    c.add_argument("shell", choices=["bash", "zsh", "tcsh"])
-    c.set_defaults(run=_completion)
+    add_completion(verbs, parser)
     return parser
 
 
@@ -261,7 +209,6 @@ def _make_folder(path: Path) -> None:
 
 def _print_table(result) -> None:  # type: ignore[no-untyped-def]
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     from .report import knob_name, number
@@ -283,17 +230,15 @@ def _print_table(result) -> None:  # type: ignore[no-untyped-def]
             row.simulator, f"{row.strength:g}", number(f.survival_error, 3), number(f.per_clip_survival_error, 3), number(f.distortion_gap, 2),
             number(f.skill, 2, sign=True), number(f.error_cosine, 2), *steering[: 1 if result.still else 2],
         )  # fmt: skip
-    console = Console() if sys.stdout.isatty() else Console(width=100)
-    console.print(table)
+    out = console(100)
+    out.print(table)
     for name, rate in result.rate.items():
         if rate is not None:
-            console.print(
+            out.print(
                 f"bits, {name}, over {what}s x {knob}: rank correlation {number(rate[0], 2)}, median error {100 * rate[1]:.0f} %",
                 highlight=False,
             )
-    console.print(
-        f"survival error, gap: 0 is perfect. skill below 0: further from the real output than the untouched {what}.", highlight=False
-    )
+    out.print(f"survival error, gap: 0 is perfect. skill below 0: further from the real output than the untouched {what}.", highlight=False)
 
 
 def _print_csv(result) -> None:  # type: ignore[no-untyped-def]
@@ -301,13 +246,13 @@ def _print_csv(result) -> None:  # type: ignore[no-untyped-def]
     names = ["survival_error", "per_clip_survival_error", "distortion_gap", "skill", "error_cosine"]
     writer.writerow(["simulator", result.knob, *names, "steering_static", "steering_changing"])
     for row in result.rows:
-        steering = (row.steering.static, row.steering.changing) if row.steering else ("", "")
-        figures = [getattr(row.figures, name) for name in names]
-        writer.writerow([row.simulator, f"{row.strength:g}", *("" if v is None or v != v else v for v in figures), *steering])
+        steering = (row.steering.static, row.steering.changing) if row.steering else (None, None)
+        figures = [*(getattr(row.figures, name) for name in names), *steering]
+        # empty, as null in the JSON: spreadsheets would take "inf" and "nan" for words
+        writer.writerow([row.simulator, f"{row.strength:g}", *("" if v is None or not math.isfinite(v) else v for v in figures)])
 
 
 def _leaderboard(args: argparse.Namespace, command: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from . import leaderboard
@@ -317,8 +262,9 @@ def _leaderboard(args: argparse.Namespace, command: str) -> None:
         if not args.result:
             raise ValueError("add expected files that 'diffcodec fidelity' wrote, got none")
         for path in args.result:
+            result = leaderboard.read_json(path)
             try:
-                names = leaderboard.add(leaderboard.read_json(path), board, args.name, args.note)
+                names = leaderboard.add(result, board, args.name, args.note)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
             print(f"{path}: {', '.join(names)}")
@@ -329,12 +275,12 @@ def _leaderboard(args: argparse.Namespace, command: str) -> None:
         raise ValueError(f"show takes --board, got {args.result[0]}")
     if not board:
         raise ValueError(f"{args.board}: no such file")
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    out = console(160)
     for title, head, rows in leaderboard.tables(board):
         table = Table(*head, title=title, title_justify="left")
         for row in rows:
             table.add_row(*row)
-        console.print(table)
+        out.print(table)
 
 
 def _bench(args: argparse.Namespace, command: str) -> int:
@@ -348,14 +294,6 @@ def _bench(args: argparse.Namespace, command: str) -> int:
     if args.name not in names:
         raise ValueError(f"no benchmark {args.name!r}; there are {', '.join(names)}")
     return subprocess.run([sys.executable, "-m", f"benchmarks.{args.name}", *args.arguments], check=False).returncode
-
-
-def _completion(args: argparse.Namespace, command: str) -> None:
-    try:
-        import shtab
-    except ImportError as error:
-        raise ImportError("completion needs shtab: pip install shtab") from error
-    print(shtab.complete(_parser(), shell=args.shell))
 
 
 class _Progress:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcodec import __version__
-from diffcodec.cli import Help, run
+from diffcodec.command import Help, add_completion, run
 
 from .config import PRESETS, Config
 
@@ -22,7 +22,7 @@ Progress = Callable[[int], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, or 130 after Ctrl-C."""
+    """Run a command line; returns the exit status as that of :func:`diffcodec.cli.main`."""
     return run(_parser(), argv, "; pip install 'diffcodec[revmark]' installs it ('diffcodec[demo]' for figures)")
 
 
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     t = verb("train", _train, "train encoder and decoder")
     t.add_argument("--data", required=True, help="folder of videos, a file written by `revmark pack`, or 'synthetic'")
     t.add_argument("--out", type=Path, required=True, help="folder of the run")
-    t.add_argument("--preset", choices=list(PRESETS), default="small")
+    t.add_argument("--preset", choices=list(PRESETS), default="small", help="configuration that the other arguments change")
     t.add_argument("--resume", action="store_true", help="resume from the newest intact checkpoint of the run")
     t.add_argument("--start", type=Path, help="weights file or run to initialise from")
     t.add_argument(
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         help="any other field of the configuration, for example lr=2e-4 mapping=spread",
     )
     t.add_argument("--workers", type=int, default=0, help="data loader processes")
-    t.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
+    t.add_argument("--mixed-precision", choices=["no", "bf16"], default="no", help="bf16: networks in bfloat16")
     t.add_argument("--compile", action="store_true", help="compile encoder and decoder")
     t.add_argument(
         "--checkpoint-budget", type=float, metavar="MIB", help="smaller checkpoints: weights only; Adam's state restarts after a resume"
@@ -137,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     w = verb("export", _export, "write the weights of a run to a file for --weights of the other commands")
     w.add_argument("run_folder", type=Path, metavar="RUN")
     w.add_argument("output", type=Path, help="*.safetensors")
+    add_completion(verbs, parser)
     return parser
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import diffcodec as dc
-from diffcodec.cli import ENDING
+from diffcodec.command import ENDING
 
 from . import checkpoint, losses
 from .config import Config

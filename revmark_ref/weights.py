@@ -49,6 +49,8 @@ def export(run: Path, out: Path, notes: Mapping[str, object] | None = None) -> N
     """
     from safetensors.torch import save_file
 
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such folder; expected the --out of a training, or a checkpoint in it")
     found = checkpoint.newest(run / "checkpoints") if (run / "checkpoints").is_dir() else checkpoint.read(run)
     if found is None:
         raise CheckpointError(f"{run}: no checkpoint found")
