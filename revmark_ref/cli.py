@@ -71,6 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     t = verb("train", _train, "train encoder and decoder")
     t.add_argument("--data", required=True, help="folder of videos, a file written by `revmark pack`, or 'synthetic'")
     t.add_argument("--out", type=Path, required=True, help="folder of the run")
+    apart = t.add_mutually_exclusive_group()
+    apart.add_argument(
+        "--validation", metavar="DIR", help="videos to validate on (a folder or packed file); copies of them in --data are not trained on"
+    )
+    apart.add_argument(
+        "--validation-share", type=float, metavar="SHARE",
+        help="share of the videos of --data, by hash, that is held out to validate on, at least one (default: 0.05; 0 holds none out, and"
+        " figures are those of training videos)",
+    )  # fmt: skip
     t.add_argument("--preset", choices=list(PRESETS), default="small", help="configuration that the other arguments change")
     t.add_argument("--resume", action="store_true", help="resume from the newest intact checkpoint of the run")
     t.add_argument("--start", type=Path, help="weights file or run to initialise from")
@@ -267,7 +276,7 @@ def _train(args: argparse.Namespace, command: str) -> int:
         config = Config.from_json(kept.read_text()).with_values(values)
     plan = Plan(
         config, args.data, args.out, args.resume, args.start, args.workers, args.mixed_precision, args.compile, args.checkpoint_budget, args.until,
-        args.minutes, args.tensorboard, args.spynet,
+        args.minutes, args.tensorboard, args.spynet, validation=args.validation, validation_share=args.validation_share,
     )  # fmt: skip
     done = train(plan)
     accuracy = f", bit accuracy {100 * done.figures['accuracy']:.1f} % in training" if "accuracy" in done.figures else ""
@@ -281,14 +290,16 @@ def _train(args: argparse.Namespace, command: str) -> int:
 def _train_detector(args: argparse.Namespace, command: str) -> None:
     from . import weights
     from .detector import DetectorPlan, train_detector
+    from .progress import Clock
 
     net, config = weights.load(args.weights)
     plan = DetectorPlan(args.data, args.out, args.resume, args.steps, args.batch, minutes=args.minutes)
     running: list[float] = []
+    clock = Clock()
 
     def report(step: int, loss: float, accuracy: float) -> None:
         running.append(accuracy)
-        if step % 50 == 0:
+        if clock.due():
             print(f"step {step}  loss {loss:.3f}  frames {100 * sum(running[-50:]) / len(running[-50:]):.1f} %", flush=True)
 
     print(train_detector(net, config, plan, report))

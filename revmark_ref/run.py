@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from diffcodec.layer import Draw
 
 from . import checkpoint, weights
 from .config import Config
-from .data import Order, TrainingClips
+from .data import Order, TrainingClips, gather
 from .distortion import Distortion, fit_compnet
+from .heldout import Split, continued, hold_out, recorded
 from .model import Discriminator, REVMark
 
 
@@ -55,6 +57,9 @@ class Plan:
         tensorboard: also write a TensorBoard log.
         spynet: file of SPyNet weights, for ``motion="spynet"``.
         quiet: no progress bar.
+        validation: folder of videos or packed file to validate on; copies of them in ``data`` are not trained on.
+        validation_share: share of the videos of ``data``, by hash, that is held out and validated on instead, at least one; None for 5 %, 0 for
+            none. A resumed run keeps its split, which its ``data.json`` records.
     """
 
     config: Config
@@ -71,13 +76,16 @@ class Plan:
     tensorboard: bool = False
     spynet: Path | None = None
     quiet: bool = False
+    validation: str | os.PathLike[str] | None = None
+    validation_share: float | None = None
 
 
 class Run:
     """Networks, optimisers, data and step of a run, from its plan or its newest checkpoint.
 
     Raises:
-        ValueError: ``out`` already holds a run and ``resume`` is False, or SPyNet's weights are missing.
+        ValueError: ``out`` already holds a run and ``resume`` is False, SPyNet's weights are missing, or the videos cannot be split as
+            requested.
         CheckpointError: the checkpoints are damaged or of another model.
         VideoError: no usable data.
     """
@@ -113,7 +121,15 @@ class Run:
             net.motion.requires_grad_(False)  # type: ignore[attr-defined]
         if plan.start is not None and found is None:
             weights.fill(net, start_weights(plan.start), plan.start)
-        self.data = TrainingClips(plan.data, self.config.model.frames, (self.config.model.height, self.config.model.width), training.seed)
+        model = self.config.model
+        self.split = self._split(old=found is not None)
+        self.data = TrainingClips(self.split.training, model.frames, (model.height, model.width), training.seed)
+        # clips that are measured on: of videos that are not trained on, if there are any
+        self.others = (
+            TrainingClips(self.split.validation, model.frames, (model.height, model.width), training.seed)
+            if self.split.validation
+            else self.data
+        )
         distortion = Distortion(training)
         if "compnet" in distortion.codecs:
             self._fit(distortion)
@@ -146,6 +162,22 @@ class Run:
         if checkpoint.every(self.folder):
             raise ValueError(f"{self.plan.out} holds a run already: --resume continues it, another --out starts a new one")
         return None
+
+    def _split(self, old: bool) -> Split:
+        """Read the videos and hold some out, or those that a resumed run has held out."""
+        plan, model, seed = self.plan, self.config.model, self.config.training.seed
+        size, quiet = (model.height, model.width), plan.quiet or not self.main
+        given = None if plan.validation is None else gather(plan.validation, model.frames, size, seed, quiet)
+        videos = gather(plan.data, model.frames, size, seed, quiet)
+        wanted = (plan.validation_share, given)
+        split = continued(videos, recorded(plan.out), *wanted) if old else hold_out(videos, *wanted)
+        if self.main:
+            if split.how == "none" and plan.validation_share != 0:
+                why = "it was begun so" if old else "there is only one"
+                warnings.warn(f"{plan.data}: {split.told()} ({why}); --validation DIR measures on other videos", stacklevel=2)
+            elif not plan.quiet:
+                print(split.told(), flush=True)
+        return split
 
     def _save(self) -> None:
         self.accelerator.wait_for_everyone()

@@ -15,6 +15,7 @@ from diffcodec.files import replacing, sha256
 from . import checkpoint
 from .checkpoint import CheckpointError
 from .config import Config
+from .heldout import recorded
 from .model import Detector, REVMark
 
 FOLDER = Path(__file__).parent / "weights"
@@ -41,7 +42,9 @@ def find(name: str | os.PathLike[str]) -> Path:
 
 
 def export(run: Path, out: Path, notes: Mapping[str, object] | None = None) -> None:
-    """Write the weights of a checkpoint (or of the newest one of a run) as float16 with their configuration.
+    """Write the weights of a checkpoint (or of the newest one of a run) as float16.
+
+    The metadata hold their configuration, the step, and names and hashes of the videos trained on and of those held out ("data").
 
     Raises:
         CheckpointError: there is no intact checkpoint.
@@ -57,6 +60,9 @@ def export(run: Path, out: Path, notes: Mapping[str, object] | None = None) -> N
     state, groups = found
     weights = {k: v.half() if v.is_floating_point() else v for k, v in groups["model"].items()}
     meta = {"config": json.dumps(state["config"]), "step": str(state["step"]), "notes": json.dumps(dict(notes or {}))}
+    whole = run if (run / "checkpoints").is_dir() else run.parent.parent
+    if (told := recorded(whole)) is not None:
+        meta["data"] = json.dumps(told)
     with replacing(out) as temporary:
         save_file(weights, temporary, metadata=meta)
 
