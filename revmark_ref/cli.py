@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     t.add_argument("--minutes", type=float, help="save and stop after this many minutes")
     t.add_argument("--until", type=int, metavar="STEP", help="save and stop after this step")
     t.add_argument("--tensorboard", action="store_true")
-    t.add_argument("--spynet", type=Path, help="SPyNet weights, for motion=spynet")
+    t.add_argument("--spynet", type=Path, help="SPyNet weights, for --set motion=spynet; other commands read them from REVMARK_SPYNET")
 
     td = verb("train-detector", _train_detector, "train a detector of marked frames for a model")
     td.add_argument("--data", required=True, help="folder of videos, a packed file, or 'synthetic'")
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     v = verb("evaluate", _evaluate, "reproduce the paper's tables and figures for a model")
     v.add_argument("--data", required=True, type=Path, help="folder of videos")
     v.add_argument("--weights", default="small", help="shipped weights by name, or a file")
-    v.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder for tables.json, tables.md and figures")
+    v.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder for tables.json, tables.md, tables.csv and figures")
     v.add_argument(
         "--tables", nargs="+", type=int, choices=range(1, 11), default=[1, 2, 3, 8, 9, 10], metavar="N", help="tables of the paper, 1..10"
     )
@@ -324,6 +324,7 @@ def _evaluate(args: argparse.Namespace, command: str) -> None:
     found: dict[str, Any] = evaluate.tables(mine, args.tables, args.data, others, detector)
     result: dict[str, Any] = {
         "command": command, "weights": mine.key.split("/")[0], "model": dataclasses.asdict(mine.config.model),
+        "steps": mine.steps, "ours is": mine.described(), "columns": evaluate.COLUMNS,
         "windows": args.windows, "seed": args.seed, "descent": args.descent,
         "clips": dict(zip(mine.material.names, mine.material.hashes)), "tables": found,
     }  # fmt: skip
@@ -332,7 +333,8 @@ def _evaluate(args: argparse.Namespace, command: str) -> None:
         evaluate.plot_curves(result["figure 5"], args.out / "figure5.png")
         evaluate.plot_residuals(mine, args.out / "figure6.png")
     text = evaluate.markdown(found)
-    for name, content in (("tables.json", json.dumps(result, indent=1)), ("tables.md", text)):
+    contents = {"tables.json": json.dumps(result, indent=1), "tables.md": text, "tables.csv": evaluate.csv_text(found)}
+    for name, content in contents.items():
         with replacing(args.out / name) as path:
             path.write_text(content)
     print(text)

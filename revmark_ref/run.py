@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from diffcodec.layer import Draw
 
 from . import checkpoint, weights
+from .blocks import channels_last
 from .config import Config
 from .data import Order, TrainingClips, gather
 from .distortion import Distortion, fit_compnet
@@ -55,7 +56,7 @@ class Plan:
         until: save and stop after this step, for machines that are available for a limited time.
         minutes: save and stop after this many minutes.
         tensorboard: also write a TensorBoard log.
-        spynet: file of SPyNet weights, for ``motion="spynet"``.
+        spynet: file of SPyNet weights, for ``motion="spynet"``, in TAsBlock and in the distortion "revmark"; None for ``REVMARK_SPYNET``.
         quiet: no progress bar.
         validation: folder of videos or packed file to validate on; copies of them in ``data`` are not trained on.
         validation_share: share of the videos of ``data``, by hash, that is held out and validated on instead, at least one; None for 5 %, 0 for
@@ -112,13 +113,7 @@ class Run:
         torch.manual_seed(training.seed)
         net = REVMark(self.config.model)
         discriminator = Discriminator(patch=self.config.model.patch)
-        if self.config.model.motion == "spynet":
-            if plan.spynet is None:
-                raise ValueError(
-                    "motion 'spynet' needs --spynet FILE: its published weights are for non-commercial research and are not shipped"
-                )
-            net.motion.load(plan.spynet)  # type: ignore[attr-defined]
-            net.motion.requires_grad_(False)  # type: ignore[attr-defined]
+        weights.load_spynet(net, plan.spynet)
         if plan.start is not None and found is None:
             weights.fill(net, start_weights(plan.start), plan.start)
         model = self.config.model
@@ -130,12 +125,13 @@ class Run:
             if self.split.validation
             else self.data
         )
-        distortion = Distortion(training)
+        distortion = Distortion(training, net.motion if model.motion == "spynet" else None)
         if "compnet" in distortion.codecs:
             self._fit(distortion)
         device = self.accelerator.device
-        self.net = net.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.discriminator = discriminator.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        for network in (net, discriminator):
+            channels_last(network.to(device))
+        self.net, self.discriminator = net, discriminator
         self.net_optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=training.lr)
         self.discriminator_optimiser = torch.optim.Adam(discriminator.parameters(), lr=training.discriminator_lr)
         self.step, self.rewarm = 0, -1
