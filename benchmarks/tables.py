@@ -303,7 +303,8 @@ def match() -> Table:
     """The README's part of the leaderboard: our clips and settings, means over strengths."""
     names = {
         "none": "do nothing", "benchmarks.peers:KorniaJPEG:quality=50": "kornia's JPEG, quality 50, frame by frame",
-        "revmark": "the REVMark paper's model", "x264": "`DiffH264()`",
+        "revmark": "the REVMark paper's model, motion by block search, rounding of its code",
+        "revmark:rounding=paper": "the same, rounding by eq. (1) as printed", "x264": "`DiffH264()`",
     }  # fmt: skip
     entries = load("leaderboard")["boards"][0]["entries"]
     rows = []
