@@ -48,6 +48,7 @@ def main() -> None:
         "weights": {e.name: sha256(weights.find(n)) for e, n in zip([main_, *others], [args.weights, *args.variants])},
         "model": dataclasses.asdict(main_.config.model),
         "alpha": main_.alpha,
+        "steps": main_.steps,
         "descent": args.descent,
         "windows_of_each_clip": args.windows,
         "clips": [{"name": n, "sha256": h} for n, h in zip(main_.material.names, main_.material.hashes)],

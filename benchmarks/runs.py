@@ -24,7 +24,7 @@ def curve(run: Path) -> dict[str, Any]:
         if "accuracy" in entry:
             steps[entry["step"]] = entry
         else:
-            validations[entry["step"]] = {k: v for k, v in entry.items() if k != "step"}
+            validations[entry["step"]] = {k: v for k, v in entry.items() if k not in ("step", "time")}
     groups: dict[int, list[dict[str, float]]] = {}
     for step, entry in sorted(steps.items()):
         groups.setdefault(-(-step // MEANS) * MEANS, []).append(entry)

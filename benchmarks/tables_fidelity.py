@@ -17,11 +17,11 @@ def load(name: str) -> dict[str, Any]:
 
 NAMES = {
     "x264": "`DiffH264()`",
-    "revmark": 'the paper\'s model, `DiffH264(model="revmark")`',
+    "revmark": 'the paper\'s model, `DiffH264(model="revmark")`: motion by block search, rounding of its code',
     "revmark:reference=0": "the same, first frame as reference",
     "revmark:motion=block16": "the same, 16 x 16 blocks, whole pixels",
     "revmark:motion=none": "the same, no motion",
-    "revmark:rounding=paper": "the same, eq. (1) taken literally",
+    "revmark:rounding=paper": "the same, rounding by eq. (1) as printed",
     "revmark:intra_scale=0.5,inter_scale=1": "the same, weaker tables (0.5, 1)",
     # results from before the exact forward name the soft one without its rounding
     "jpeg:quality=50": '`DiffJPEG(50, rounding="cubic")` frame by frame',

@@ -10,4 +10,4 @@ COMMANDS = ("diffcodec", "revmark")
 
 _name = os.path.splitext(os.path.basename(sys.argv[0] if sys.argv else ""))[0]
 if _name in COMMANDS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until diffcodec.cli.run installs its own handler
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until diffcodec.command.run installs its own handler

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
-import shlex
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,62 +16,12 @@ from typing import Any
 from torch import Tensor
 
 from . import __version__
-
-# signals that end a command as Ctrl-C does; Windows has no SIGHUP
-ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+from .command import Help, add_completion, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, or 130 after Ctrl-C."""
+    """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, 130 after Ctrl-C, 141 if the output's reader has left."""
     return run(_parser(), argv)
-
-
-def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, missing: str = "") -> int:
-    """Run a subcommand of a parser: ``args.run(args, command)``, whose result, if any, is the exit status.
-
-    Args:
-        parser: parser whose result has ``command`` and ``run``.
-        argv: arguments; None for those of the process.
-        missing: appended to the message if a package is not installed.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, "")  # package.module:Class of this folder, as under python -m
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in ENDING:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                before[number] = signal.signal(number, _interrupt)  # so that temporary files are removed
-    args = argparse.Namespace(command="")
-    try:
-        args = parser.parse_args(arguments)
-        return int(args.run(args, f"{parser.prog} {shlex.join(arguments)}") or 0)
-    except (ValueError, TypeError, FileNotFoundError, ImportError, OSError) as error:
-        hint = missing if isinstance(error, ModuleNotFoundError) else ""
-        print(f"{parser.prog} {args.command}: {error}{hint}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\n{parser.prog} {args.command}".rstrip() + ": stopped; no partial output was kept", file=sys.stderr)
-        return 130
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    for other in ENDING:  # do not interrupt the cleanup
-        signal.signal(other, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-class Help(argparse.HelpFormatter):
-    """Appends the default to help texts that do not give it themselves."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        text = action.help
-        if text and "(default" not in text and action.option_strings and action.default not in (None, False, argparse.SUPPRESS):
-            text += " (default: %(default)s)"
-        return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     f.add_argument("--no-picture", action="store_true", help="do not write the PNG, which needs matplotlib")
     printed = f.add_mutually_exclusive_group()
     printed.add_argument("--json", action="store_true", help="print the result as JSON in place of the table")
-    printed.add_argument("--csv", action="store_true", help="print the rows as CSV in place of the table")
+    printed.add_argument(
+        "--csv", action="store_true", help="print the rows as CSV in place of the table; empty cells are undefined or infinite"
+    )
     f.set_defaults(run=_fidelity)
 
     r = verbs.add_parser("roundtrip", help="encode and decode a video, and write the result", formatter_class=Help)
@@ -154,9 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     m.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the benchmark; see its --help")
     m.set_defaults(run=_bench)
 
-    c = verbs.add_parser("completion", help="print a shell's completion script (needs the package shtab)")
-    c.add_argument("shell", choices=["bash", "zsh", "tcsh"])
-    c.set_defaults(run=_completion)
+    add_completion(verbs, parser)
     return parser
 
 
@@ -287,9 +235,10 @@ def _print_csv(result) -> None:  # type: ignore[no-untyped-def]
     names += ["chroma_survival_error", "luma_distortion_gap", "luma_skill"]
     writer.writerow(["simulator", result.knob, *names, "steering_static", "steering_changing"])
     for row in result.rows:
-        steering = (row.steering.static, row.steering.changing) if row.steering else ("", "")
-        figures = [getattr(row.figures, name) for name in names]
-        writer.writerow([row.simulator, f"{row.strength:g}", *("" if v is None or v != v else v for v in figures), *steering])
+        steering = (row.steering.static, row.steering.changing) if row.steering else (None, None)
+        figures = [*(getattr(row.figures, name) for name in names), *steering]
+        # empty, as null in the JSON: spreadsheets would take "inf" and "nan" for words
+        writer.writerow([row.simulator, f"{row.strength:g}", *("" if v is None or not math.isfinite(v) else v for v in figures)])
 
 
 def _leaderboard(args: argparse.Namespace, command: str) -> None:
@@ -300,8 +249,9 @@ def _leaderboard(args: argparse.Namespace, command: str) -> None:
         if not args.result:
             raise ValueError("add expected files that 'diffcodec fidelity' wrote, got none")
         for path in args.result:
+            result = leaderboard.read_json(path)
             try:
-                names = leaderboard.add(leaderboard.read_json(path), board, args.name, args.note)
+                names = leaderboard.add(result, board, args.name, args.note)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
             print(f"{path}: {', '.join(names)}")
@@ -326,14 +276,6 @@ def _bench(args: argparse.Namespace, command: str) -> int:
     if args.name not in names:
         raise ValueError(f"no benchmark {args.name!r}; there are {', '.join(names)}")
     return subprocess.run([sys.executable, "-m", f"benchmarks.{args.name}", *args.arguments], check=False).returncode
-
-
-def _completion(args: argparse.Namespace, command: str) -> None:
-    try:
-        import shtab
-    except ImportError as error:
-        raise ImportError("completion needs shtab: pip install shtab") from error
-    print(shtab.complete(_parser(), shell=args.shell))
 
 
 class _Progress:

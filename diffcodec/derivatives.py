@@ -152,7 +152,9 @@ def compare(
 
 def measure(simulator: VideoFunction, real: VideoFunction, clip: Tensor, generator: torch.Generator, pairs: int = PAIRS) -> Measured:
     """Both codecs on one clip ``[T, 3, H, W]`` of 8-bit values; several make a :func:`summary`."""
-    draws = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=generator)))  # probes are the same for every codec
+    draws = torch.Generator().manual_seed(
+        int(torch.randint(2**62, (1,), generator=generator, device="cpu"))
+    )  # probes are the same for every codec
     s, r = (repeatable(c, clip.shape, draws) for c in (simulator, real))
     n = probes(len(clip), clip.shape[2], clip.shape[3], generator)[PROBES.index("3-5 changing")].to(clip)
     bits: dict[str, tuple[float, float, float]] = {}
@@ -197,7 +199,7 @@ def _gradients(codec: repeatable, x: Tensor) -> tuple[Tensor | None, Tensor | No
 def _figures(codec: repeatable, videos: Tensor) -> Tensor:
     """ln(bits), NaN if there are none, and distortion. Shape: ``[B, T, 3, H, W] -> [B, 2]`` float64."""
     out, bits = codec.coded(videos)
-    ln = torch.full((len(videos),), math.nan) if bits is None else bits.log()
+    ln = torch.full((len(videos),), math.nan, dtype=torch.float32, device="cpu") if bits is None else bits.log()
     error = (out.double() - videos.double()).square().flatten(1).mean(1)
     return torch.stack([ln.double(), 255**2 * error], 1)
 
@@ -211,7 +213,7 @@ def _pairs(s: repeatable, r: repeatable, clip: Tensor, kind: str, generator: tor
     out = s(x[None])[0]
     product = (out * p[:, None]).sum()
     gradient = torch.autograd.grad(product, x)[0] if product.requires_grad else torch.full_like(clip, math.nan)
-    signs = torch.randint(0, 2, (pairs, len(BANDS), 1, -(-h // CELL), -(-w // CELL)), generator=generator).to(clip) * 2 - 1
+    signs = torch.randint(0, 2, (pairs, len(BANDS), 1, -(-h // CELL), -(-w // CELL)), generator=generator, device="cpu").to(clip) * 2 - 1
     rows = []
     for some in signs.split(max(1, 2**22 // clip.numel())):  # a batch of float32 clips stays within 32 MiB
         d = (cells * some.repeat_interleave(CELL, -2).repeat_interleave(CELL, -1)[..., :h, :w]).sum(1)[:, :, None]  # [N, T, 1, H, W]
@@ -232,9 +234,9 @@ def _halves(ends: Tensor) -> Tensor:
 
 def _cells(frames: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A probe that is white over the 8x8 DCT, and its parts by band. Shape: ``[n, H, W]``, ``[bands, n, H, W]``."""
-    u = torch.arange(8)
+    u = torch.arange(8, device="cpu")
     index = u[:, None] + u
-    c = torch.randn(frames, -(-height // 8), -(-width // 8), 8, 8, generator=generator)
+    c = torch.randn(frames, -(-height // 8), -(-width // 8), 8, 8, generator=generator, dtype=torch.float32, device="cpu")
     parts = torch.stack([join(idct2(c * ((index >= a) & (index <= b))))[:, :height, :width] for a, b in BANDS])
     whole = parts.sum(0)
     size = scaled(whole, STRENGTH).norm() / whole.norm()
@@ -245,7 +247,7 @@ def summary(found: Sequence[Measured]) -> Derivatives:
     """Figures over the clips that were measured."""
 
     def slopes(each: Sequence[dict[str, tuple[float, float, float]]]) -> dict[str, Slope]:
-        means = {k: torch.tensor([e[k] for e in each], dtype=torch.float64).mean(0).tolist() for k in DIRECTIONS}
+        means = {k: torch.tensor([e[k] for e in each], dtype=torch.float64, device="cpu").mean(0).tolist() for k in DIRECTIONS}
         return {k: Slope(*(v if math.isfinite(v) else None for v in m)) for k, m in means.items()}
 
     cosines = {}

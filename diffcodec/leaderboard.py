@@ -161,12 +161,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:
-        ValueError: the file is not JSON, or not an object.
+        ValueError: the file cannot be read, is not JSON, or not an object.
     """
     try:
         data = json.loads(path.read_text())
+    except OSError as error:
+        why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise ValueError(f"{path}: {why}; expected a file that 'diffcodec fidelity' wrote, such as out/fidelity.json") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+        raise ValueError(f"{path} is no JSON file ({error}); expected one that 'diffcodec fidelity' wrote") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a JSON object, got a {type(data).__name__}")
     return data

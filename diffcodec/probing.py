@@ -54,16 +54,20 @@ def chroma_probes(frames: int, height: int, width: int, generator: torch.Generat
         for band in CHROMA_BANDS:
             for n in (1, frames):
                 plane = pattern(n, -(-height // 2), -(-width // 2), band, generator).repeat_interleave(2, 1).repeat_interleave(2, 2)
-                out.append((plane[:, None, :height, :width] * torch.tensor(colour)[:, None, None]).expand(frames, 3, height, width))
+                out.append(
+                    (plane[:, None, :height, :width] * torch.tensor(colour, dtype=torch.float32, device="cpu")[:, None, None]).expand(
+                        frames, 3, height, width
+                    )
+                )
     return scaled(torch.stack(out), strength, dims=(-3, -2, -1))
 
 
 def pattern(n: int, height: int, width: int, band: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Noise whose 8x8 DCT is white inside a band of u + v and zero outside. Shape: ``[n, H, W]``."""
-    u = torch.arange(8)
+    u = torch.arange(8, device="cpu")
     index = u[:, None] + u
     mask = (index >= band[0]) & (index <= band[1])
-    c = torch.randn(n, -(-height // 8), -(-width // 8), 8, 8, generator=generator) * mask
+    c = torch.randn(n, -(-height // 8), -(-width // 8), 8, 8, generator=generator, dtype=torch.float32, device="cpu") * mask
     return join(idct2(c))[:, :height, :width]
 
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
 from . import leaderboard as boards
+from .command import console
 from .derivatives import DIRECTIONS, Cosine
 from .report import Report, knob_name, number
-
-
-def _console(width: int) -> Console:
-    """The terminal; ``width`` columns where output goes to a file."""
-    return Console() if sys.stdout.isatty() else Console(width=width)
 
 
 def _table(title: str) -> Table:
@@ -49,20 +43,18 @@ def fidelity(result: Report) -> None:
             row.simulator, f"{row.strength:g}", number(f.survival_error, 3), number(f.per_clip_survival_error, 3), number(f.distortion_gap, 2),
             number(f.skill, 2, sign=True), number(f.error_cosine, 2), *steering[: 1 if result.still else 2],
         )  # fmt: skip
-    console = _console(100)
-    console.print(table)
-    console.print(_planes(result))
+    out = console(100)
+    out.print(table)
+    out.print(_planes(result))
     if any(row.derivatives for row in result.rows):
-        console.print(_derivatives(result))
+        out.print(_derivatives(result))
     for name, rate in result.rate.items():
         if rate is not None:
-            console.print(
+            out.print(
                 f"bits, {name}, over {what}s x {knob}: rank correlation {number(rate[0], 2)}, median error {100 * rate[1]:.0f} %",
                 highlight=False,
             )
-    console.print(
-        f"survival error, gap: 0 is perfect. skill below 0: further from the real output than the untouched {what}.", highlight=False
-    )
+    out.print(f"survival error, gap: 0 is perfect. skill below 0: further from the real output than the untouched {what}.", highlight=False)
 
 
 def _planes(result: Report) -> Table:
@@ -105,13 +97,13 @@ def leaderboard(board: dict[str, Any]) -> None:
             table.add_column(name.replace(", ", ",\n"), justify="left" if i == 0 else "right", no_wrap=True)
         for row in rows:
             table.add_row(*row)
-        console = Console()
-        needed = Measurement.get(console, console.options.update(width=1000), table).maximum
-        console = Console(width=max(console.width, needed, len(title)), highlight=False, soft_wrap=True)
-        console.print(table)
+        out = console(80)
+        needed = Measurement.get(out, out.options.update(width=1000), table).maximum
+        out = console(80, width=max(out.width, needed, len(title)), highlight=False, soft_wrap=True)
+        out.print(table)
         for name, entry in place["entries"].items():
             if entry["note"]:
-                console.print(f"{name}: {entry['note']}", markup=False)
-        console.print("clips:")
+                out.print(f"{name}: {entry['note']}", markup=False)
+        out.print("clips:")
         for clip in place["clips"]:
-            console.print(f"  {clip['name']}: {clip.get('source') or 'source not given, sha256 ' + clip['sha256']}", markup=False)
+            out.print(f"  {clip['name']}: {clip.get('source') or 'source not given, sha256 ' + clip['sha256']}", markup=False)

@@ -27,7 +27,7 @@ _GLYPHS = {
 def gratings() -> Tensor:
     """Four moving gratings, .02 to .23 cycles a pixel, each in another colour and direction, at whole and broken speeds."""
     t, y, x = _grid()
-    out = torch.zeros(FRAMES, 3, HEIGHT, WIDTH, dtype=torch.float64)
+    out = torch.zeros(FRAMES, 3, HEIGHT, WIDTH, dtype=torch.float64, device="cpu")
     for i, (f, angle, speed) in enumerate(((0.021, 0.3, 0.7), (0.06, 1.4, 2.0), (0.117, 2.2, 0.33), (0.23, 2.9, 0.5))):
         inside = ((y >= HEIGHT // 2) == (i // 2 > 0)) & ((x >= WIDTH // 2) == (i % 2 > 0))
         phase = 2 * math.pi * f * (x * math.cos(angle) + y * math.sin(angle) - speed * t)
@@ -48,10 +48,12 @@ def plate() -> Tensor:
 
 def text() -> Tensor:
     """Text on a plain ground: lines that scroll up a pixel a frame, a ticker that runs at two, and a still line."""
-    lines = ["".join(list(_GLYPHS)[int(v)] for v in _hash(torch.arange(40) + 100 * n) * len(_GLYPHS)) for n in range(24)]
+    lines = ["".join(list(_GLYPHS)[int(v)] for v in _hash(torch.arange(40, device="cpu") + 100 * n) * len(_GLYPHS)) for n in range(24)]
     page = torch.cat([_line(words) for words in lines])  # [24 * 10, 240]
     wide = torch.cat([_line(words) for words in lines[:6]], 1)
-    ground, ink = (torch.tensor(c, dtype=torch.float64)[:, None, None] for c in ((0.081, 0.103, 0.221), (0.898, 0.882, 0.801)))
+    ground, ink = (
+        torch.tensor(c, dtype=torch.float64, device="cpu")[:, None, None] for c in ((0.081, 0.103, 0.221), (0.898, 0.882, 0.801))
+    )
     frames = []
     for t in range(FRAMES):
         mask = page[t : t + HEIGHT, :WIDTH].clone()
@@ -66,7 +68,7 @@ def film() -> Tensor:
     """A still picture under film grain that is new in every frame, and a flicker of the light."""
     t, y, x = _grid()
     picture = _colours(y[0], x[0], seed=1)
-    cells = torch.arange(FRAMES * HEIGHT * WIDTH).view(FRAMES, HEIGHT, WIDTH)
+    cells = torch.arange(FRAMES * HEIGHT * WIDTH, device="cpu").view(FRAMES, HEIGHT, WIDTH)
     fine = _hash(cells + 7919) + _hash(cells + 104729) - 1
     grain = fine + fine.roll(1, 1) + fine.roll(1, 2) + fine.roll((1, 1), (1, 2))  # grains of two pixels
     light = 1 + 0.02 * torch.sin(2.1 * t + 0.4)
@@ -99,7 +101,7 @@ def frames(name: str) -> Tensor:
 
 def _grid() -> tuple[Tensor, Tensor, Tensor]:
     """Frame, row and column. Shape: ``[T, 1, 1]``, ``[T, H, W]``, ``[T, H, W]`` float64."""
-    t, y, x = (torch.arange(n, dtype=torch.float64) for n in (FRAMES, HEIGHT, WIDTH))
+    t, y, x = (torch.arange(n, dtype=torch.float64, device="cpu") for n in (FRAMES, HEIGHT, WIDTH))
     return t[:, None, None], y[None, :, None].expand(FRAMES, -1, WIDTH), x.expand(FRAMES, HEIGHT, -1)
 
 
@@ -127,7 +129,7 @@ def _texture(y: Tensor, x: Tensor, seed: int, octaves: int) -> Tensor:
         size = 64 / 2**k
         iy, ix = torch.floor(y / size), torch.floor(x / size)
         fy, fx = (v * v * (3 - 2 * v) for v in (y / size - iy, x / size - ix))
-        rows, columns = (torch.arange(int(v.min()), int(v.max()) + 2) for v in (iy, ix))
+        rows, columns = (torch.arange(int(v.min()), int(v.max()) + 2, device="cpu") for v in (iy, ix))
         lattice = _hash(rows[:, None] * 7477 + columns * 15331 + 1000003 * (seed * 8 + k)) - 0.5
         at = (iy - rows[0]).long() * len(columns) + (ix - columns[0]).long()
         near, far = (_between(lattice, start, fx) for start in (at, at + len(columns)))
@@ -143,6 +145,6 @@ def _between(lattice: Tensor, at: Tensor, part: Tensor) -> Tensor:
 
 def _line(words: str) -> Tensor:
     """Shape: ``[10, 6 n]``."""
-    bits = torch.tensor([_GLYPHS[c] for c in words])  # [n, 7]
-    pixels = (bits[:, :, None] >> torch.arange(4, -1, -1)) & 1  # [n, 7, 5]
+    bits = torch.tensor([_GLYPHS[c] for c in words], dtype=torch.int64, device="cpu")  # [n, 7]
+    pixels = (bits[:, :, None] >> torch.arange(4, -1, -1, device="cpu")) & 1  # [n, 7, 5]
     return torch.nn.functional.pad(pixels.double(), (0, 1, 1, 2)).transpose(0, 1).flatten(1)

@@ -31,6 +31,14 @@ def scale_residual(residual: Tensor, alpha: float, sigma: float) -> Tensor:
     return alpha * clipped / norm
 
 
+def channels_last(net: nn.Module) -> nn.Module:
+    """Weights of 3-D convolutions with channels last, in place: faster, with equal values. ``net.to`` would refuse the 2-D ones of SPyNet."""
+    for p in net.parameters():
+        if p.dim() == 5:
+            p.data = p.data.contiguous(memory_format=torch.channels_last_3d)
+    return net
+
+
 def conv(a: int, b: int, stride: int | tuple[int, int, int] = 1) -> nn.Conv3d:
     return nn.Conv3d(a, b, 3, stride, 1)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcodec import __version__
-from diffcodec.cli import Help, run
+from diffcodec.command import Help, add_completion, run
 
 from .config import PRESETS, Config
 
@@ -22,7 +22,7 @@ Progress = Callable[[int], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0, or 2 for input that cannot be used, or 130 after Ctrl-C."""
+    """Run a command line; returns the exit status as that of :func:`diffcodec.cli.main`."""
     return run(_parser(), argv, "; pip install 'diffcodec[revmark]' installs it ('diffcodec[demo]' for figures)")
 
 
@@ -71,7 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     t = verb("train", _train, "train encoder and decoder")
     t.add_argument("--data", required=True, help="folder of videos, a file written by `revmark pack`, or 'synthetic'")
     t.add_argument("--out", type=Path, required=True, help="folder of the run")
-    t.add_argument("--preset", choices=list(PRESETS), default="small")
+    apart = t.add_mutually_exclusive_group()
+    apart.add_argument(
+        "--validation", metavar="DIR", help="videos to validate on (a folder or packed file); copies of them in --data are not trained on"
+    )
+    apart.add_argument(
+        "--validation-share", type=float, metavar="SHARE",
+        help="share of the videos of --data, by hash, that is held out to validate on, at least one (default: 0.05; 0 holds none out, and"
+        " figures are those of training videos)",
+    )  # fmt: skip
+    t.add_argument("--preset", choices=list(PRESETS), default="small", help="configuration that the other arguments change")
     t.add_argument("--resume", action="store_true", help="resume from the newest intact checkpoint of the run")
     t.add_argument("--start", type=Path, help="weights file or run to initialise from")
     t.add_argument(
@@ -91,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         help="any other field of the configuration, for example lr=2e-4 mapping=spread",
     )
     t.add_argument("--workers", type=int, default=0, help="data loader processes")
-    t.add_argument("--mixed-precision", choices=["no", "bf16"], default="no")
+    t.add_argument("--mixed-precision", choices=["no", "bf16"], default="no", help="bf16: networks in bfloat16")
     t.add_argument("--compile", action="store_true", help="compile encoder and decoder")
     t.add_argument(
         "--checkpoint-budget", type=float, metavar="MIB", help="smaller checkpoints: weights only; Adam's state restarts after a resume"
@@ -99,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     t.add_argument("--minutes", type=float, help="save and stop after this many minutes")
     t.add_argument("--until", type=int, metavar="STEP", help="save and stop after this step")
     t.add_argument("--tensorboard", action="store_true")
-    t.add_argument("--spynet", type=Path, help="SPyNet weights, for motion=spynet")
+    t.add_argument("--spynet", type=Path, help="SPyNet weights, for --set motion=spynet; other commands read them from REVMARK_SPYNET")
 
     td = verb("train-detector", _train_detector, "train a detector of marked frames for a model")
     td.add_argument("--data", required=True, help="folder of videos, a packed file, or 'synthetic'")
@@ -113,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     v = verb("evaluate", _evaluate, "reproduce the paper's tables and figures for a model")
     v.add_argument("--data", required=True, type=Path, help="folder of videos")
     v.add_argument("--weights", default="small", help="shipped weights by name, or a file")
-    v.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder for tables.json, tables.md and figures")
+    v.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder for tables.json, tables.md, tables.csv and figures")
     v.add_argument(
         "--tables", nargs="+", type=int, choices=range(1, 11), default=[1, 2, 3, 8, 9, 10], metavar="N", help="tables of the paper, 1..10"
     )
@@ -137,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     w = verb("export", _export, "write the weights of a run to a file for --weights of the other commands")
     w.add_argument("run_folder", type=Path, metavar="RUN")
     w.add_argument("output", type=Path, help="*.safetensors")
+    add_completion(verbs, parser)
     return parser
 
 
@@ -266,7 +276,7 @@ def _train(args: argparse.Namespace, command: str) -> int:
         config = Config.from_json(kept.read_text()).with_values(values)
     plan = Plan(
         config, args.data, args.out, args.resume, args.start, args.workers, args.mixed_precision, args.compile, args.checkpoint_budget, args.until,
-        args.minutes, args.tensorboard, args.spynet,
+        args.minutes, args.tensorboard, args.spynet, validation=args.validation, validation_share=args.validation_share,
     )  # fmt: skip
     done = train(plan)
     accuracy = f", bit accuracy {100 * done.figures['accuracy']:.1f} % in training" if "accuracy" in done.figures else ""
@@ -280,14 +290,16 @@ def _train(args: argparse.Namespace, command: str) -> int:
 def _train_detector(args: argparse.Namespace, command: str) -> None:
     from . import weights
     from .detector import DetectorPlan, train_detector
+    from .progress import Clock
 
     net, config = weights.load(args.weights)
     plan = DetectorPlan(args.data, args.out, args.resume, args.steps, args.batch, minutes=args.minutes)
     running: list[float] = []
+    clock = Clock()
 
     def report(step: int, loss: float, accuracy: float) -> None:
         running.append(accuracy)
-        if step % 50 == 0:
+        if clock.due():
             print(f"step {step}  loss {loss:.3f}  frames {100 * sum(running[-50:]) / len(running[-50:]):.1f} %", flush=True)
 
     print(train_detector(net, config, plan, report))
@@ -312,6 +324,7 @@ def _evaluate(args: argparse.Namespace, command: str) -> None:
     found: dict[str, Any] = evaluate.tables(mine, args.tables, args.data, others, detector)
     result: dict[str, Any] = {
         "command": command, "weights": mine.key.split("/")[0], "model": dataclasses.asdict(mine.config.model),
+        "steps": mine.steps, "ours is": mine.described(), "columns": evaluate.COLUMNS,
         "windows": args.windows, "seed": args.seed, "descent": args.descent,
         "clips": dict(zip(mine.material.names, mine.material.hashes)), "tables": found,
     }  # fmt: skip
@@ -320,7 +333,8 @@ def _evaluate(args: argparse.Namespace, command: str) -> None:
         evaluate.plot_curves(result["figure 5"], args.out / "figure5.png")
         evaluate.plot_residuals(mine, args.out / "figure6.png")
     text = evaluate.markdown(found)
-    for name, content in (("tables.json", json.dumps(result, indent=1)), ("tables.md", text)):
+    contents = {"tables.json": json.dumps(result, indent=1), "tables.md": text, "tables.csv": evaluate.csv_text(found)}
+    for name, content in contents.items():
         with replacing(args.out / name) as path:
             path.write_text(content)
     print(text)

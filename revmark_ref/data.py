@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -16,12 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from diffcodec.files import replacing, video_files
+from diffcodec.files import replacing, sha256, video_files
 from diffcodec.images import read_image
 from diffcodec.video import VideoError, read_video, video_info
 
 from . import checkpoint
+from .heldout import Video
 from .keys import generator
+from .progress import counted
 
 PACKED = ".clips"  # suffix of a packed file
 _LONGEST = 250  # maximum number of frames kept per video
@@ -29,14 +32,14 @@ _SHORT_SIDE = 288  # videos are scaled down to it when they are loaded
 
 
 class TrainingClips(Dataset[tuple[Tensor, int]]):
-    """Augmented random clips, all videos held in memory as 8-bit frames.
+    """Augmented random clips of videos held in memory as 8-bit frames.
 
     Sample k depends on (seed, k) alone, with k counting through the whole training, so it is the same for any number of workers and processes
     and after a resume. Half of the samples are windows at the video's resolution, half are larger windows scaled down to the clip size (as
     larger videos are when they are marked); some are mirrored or reversed in time.
 
     Args:
-        source: a folder of videos, a list of files, a packed file (:func:`pack`), or "synthetic".
+        source: videos that were read, or what :func:`gather` reads.
         frames, size: clip length and (height, width).
         seed: of the draws.
         augment: False takes windows without mirroring, reversing or scaling.
@@ -48,19 +51,17 @@ class TrainingClips(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(
-        self, source: str | os.PathLike[str] | Sequence[Path], frames: int, size: tuple[int, int], seed: int = 0, augment: bool = True
+        self,
+        source: str | os.PathLike[str] | Sequence[Path] | Sequence[Video],
+        frames: int,
+        size: tuple[int, int],
+        seed: int = 0,
+        augment: bool = True,
     ) -> None:
         self.frames, self.size, self.seed, self.augment = frames, size, seed, augment
-        if isinstance(source, (str, os.PathLike)) and str(source) == "synthetic":
-            self.videos = synthetic(48, frames + 8, max(size) * 2, seed)
-        elif isinstance(source, (str, os.PathLike)) and Path(source).suffix == PACKED:
-            self.videos = unpack(source)
-        else:
-            self.videos = load(source)
-        usable = [v for v in self.videos if len(v) >= frames]
-        if not usable:
-            raise VideoError(f"{source}: none of {len(self.videos)} videos has {frames} frames")
-        self.videos = usable
+        read = not isinstance(source, (str, os.PathLike)) and all(isinstance(v, Video) for v in source)
+        videos: Any = source if read else gather(source, frames, size, seed)  # type: ignore[arg-type]
+        self.videos = [v.frames for v in videos]
 
     def __len__(self) -> int:
         return 2**62
@@ -109,21 +110,52 @@ class Order(Sampler[list[int]]):
         return self.last - self.first
 
 
-def load(source: str | os.PathLike[str] | Sequence[Path]) -> list[Tensor]:
-    """All videos of a folder (or of a list of files) as uint8 ``[T, 3, H, W]``, scaled down to a short side of 288 pixels, at most 250 frames of
-    each; unreadable ones are left out with a warning.
+def gather(
+    source: str | os.PathLike[str] | Sequence[Path], frames: int, size: tuple[int, int], seed: int = 0, quiet: bool = True
+) -> list[Video]:
+    """The videos of a source that have at least ``frames`` frames.
+
+    Args:
+        source: a folder of videos, a list of files, a packed file (:func:`pack`), or "synthetic".
+        frames, size: length and (height, width) of the clips that are wanted.
+        seed: of synthetic videos.
+        quiet: False reports how far it is.
+
+    Raises:
+        VideoError: no usable video in the source.
+    """
+    if isinstance(source, (str, os.PathLike)) and str(source) == "synthetic":
+        made = synthetic(48, frames + 8, max(size) * 2, seed)
+        found = [Video(f"synthetic {i}", _hash(f"synthetic {seed} {i}".encode()), v) for i, v in enumerate(made)]
+    elif isinstance(source, (str, os.PathLike)) and Path(source).suffix == PACKED:
+        found = _unpacked(source, quiet)
+    else:
+        found = load(source, quiet)
+    usable = [v for v in found if len(v.frames) >= frames]
+    if not usable:
+        raise VideoError(f"{source}: none of {len(found)} videos has {frames} frames")
+    return usable
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def load(source: str | os.PathLike[str] | Sequence[Path], quiet: bool = True) -> list[Video]:
+    """All videos of a folder (or of a list of files), scaled down to a short side of 288 pixels, at most 250 frames of each; unreadable ones are
+    left out with a warning.
 
     Raises:
         VideoError: none could be read.
     """
     out, unusable = [], []
-    for path in video_files(source):
+    for path in counted(video_files(source), "reading videos", quiet):
         try:
             info = video_info(path)
             scale = min(1.0, _SHORT_SIDE / min(info.height, info.width))
             size = (max(1, round(info.height * scale)), max(1, round(info.width * scale)))
             frames = read_video(path, 0, min(info.frames, _LONGEST), size=size)
-            out.append((frames * 255).round().to(torch.uint8))
+            out.append(Video(path.name, sha256(path), (frames * 255).round().to(torch.uint8)))
         except VideoError as error:
             unusable.append(str(error))
     if not out:
@@ -264,6 +296,10 @@ def unpack(path: str | os.PathLike[str]) -> list[Tensor]:
     Raises:
         VideoError: missing, damaged, or not a packed file.
     """
+    return [v.frames for v in _unpacked(path)]
+
+
+def _unpacked(path: str | os.PathLike[str], quiet: bool = True) -> list[Video]:
     from PIL import Image
 
     path = Path(path)
@@ -276,15 +312,16 @@ def unpack(path: str | os.PathLike[str]) -> list[Tensor]:
         if head["format"] != "revmark clips 1":
             raise ValueError(f"format {head['format']!r}")
         at, out = 8 + length, []
-        for video in head["videos"]:
-            frames = []
+        for video in counted(head["videos"], "reading clips", quiet):
+            frames, begin = [], at
             for size in video["sizes"]:
                 if not isinstance(size, int) or not 0 < size <= len(raw) - at:
                     raise ValueError(f"a picture of {size} bytes at {at} of {len(raw)}")
                 with Image.open(io.BytesIO(raw[at : at + size])) as picture:
                     frames.append(np.array(picture.convert("RGB")))
                 at += size
-            out.append(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous())
+            pictures = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+            out.append(Video(str(video["name"]), _hash(raw[begin:at]), pictures))
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, *checkpoint.BROKEN) as error:
         raise VideoError(f"{path}: not a packed file of revmark, or damaged ({error})") from error
     return out

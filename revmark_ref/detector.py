@@ -17,7 +17,7 @@ from diffcodec.files import replacing
 
 from . import checkpoint
 from .config import Config
-from .data import TrainingClips
+from .data import TrainingClips, gather
 from .distortion import ATTACKS
 from .keys import generator, messages
 from .model import Detector, REVMark
@@ -127,7 +127,8 @@ def train_detector(net: REVMark, config: Config, plan: DetectorPlan, report: Cal
         schedule.last_epoch = step
         for group, lr in zip(optimiser.param_groups, state["lr"]):
             group["lr"] = lr
-    data = TrainingClips(plan.data, model.frames, (model.height, model.width), plan.seed)
+    videos = gather(plan.data, model.frames, (model.height, model.width), plan.seed, quiet=report is None)
+    data = TrainingClips(videos, model.frames, (model.height, model.width), plan.seed)
     began = time.monotonic()
 
     def keep() -> None:

@@ -11,13 +11,14 @@ from diffcodec.attacks.compose import REVMARK_ATTACKS, revmark_attack
 from diffcodec.checks import require
 from diffcodec.layer import Draw, Layer
 
+from .blocks import Motion
 from .config import DISTORTIONS, Training, described
 from .keys import generator
 
 ATTACKS: dict[str, Layer] = {name: revmark_attack(name) for name in REVMARK_ATTACKS}
 
 
-def codec(name: str, training: Training) -> Layer:
+def codec(name: str, training: Training, motion: Motion | None = None) -> Layer:
     """Compression layer by name.
 
     Args:
@@ -26,6 +27,7 @@ def codec(name: str, training: Training) -> Layer:
             :class:`~diffcodec.DiffH264`) or "exact" (libx264 itself, with the gradient that ``training`` names); or a description for
             :func:`diffcodec.build`: ``package.module:Class``, ``jpeg:quality=30-90``, a YAML file.
         training: ranges of CRF and quality, preset, gradient of "exact".
+        motion: motion estimator of "revmark", such as the paper's SPyNet; None for block search.
     """
     if described(name):
         return dc.build(name)  # type: ignore[no-any-return]
@@ -37,7 +39,7 @@ def codec(name: str, training: Training) -> Layer:
     if name == "compnet":
         return dc.CompNet()
     if name == "revmark":
-        return dc.DiffH264(model="revmark")
+        return dc.DiffH264(model="revmark", motion=motion)
     if name == "x264":
         return dc.DiffH264(crf=training.crf, preset=training.codec_preset, gop="random")
     return dc.RealCodec("libx264", crf=training.crf, preset=training.codec_preset, gradient=training.exact_gradient)
@@ -55,12 +57,13 @@ class Distortion(nn.Module):
 
     Args:
         training: stages, shares and strengths.
+        motion: as in :func:`codec`.
     """
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, training: Training, motion: Motion | None = None) -> None:
         super().__init__()
         self.training_ = training
-        codecs = {name: codec(name, training) for name in dict.fromkeys(n for _, n in training.distortion)}
+        codecs = {name: codec(name, training, motion) for name in dict.fromkeys(n for _, n in training.distortion)}
         self.codecs = nn.ModuleDict(
             {name if name in DISTORTIONS else f"described {i}": layer for i, (name, layer) in enumerate(codecs.items())}
         )

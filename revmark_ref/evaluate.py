@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from diffcodec.files import replacing, sha256
 
 from . import weights
-from .measure import Evaluation, material
+from .measure import QUALITY, Evaluation, material
 
 # attacks of Table 1 with the paper's accuracies in % (REVMark; DVMark)
 TABLE1 = {
@@ -53,12 +55,15 @@ def evaluation(
 ) -> Evaluation:
     """An :class:`Evaluation` of weights on a folder of videos."""
     net, config = weights.load(name)
+    steps = weights.read(weights.find(name))[1].get("step")
     m = config.model
     found = material(folder, m.frames, (m.height, m.width), m.bits, windows, seed)
     digest = sha256(weights.find(name))[:12]
     clips = hashlib.sha256("".join(found.hashes).encode() + f"{windows} {seed}".encode()).hexdigest()[:12]
     out.mkdir(parents=True, exist_ok=True)
-    return Evaluation(net, config, Path(name).stem, found, out / "cells.json", f"{digest}/{clips}", alexnet, descent)
+    return Evaluation(
+        net, config, Path(name).stem, found, out / "cells.json", f"{digest}/{clips}", alexnet, descent, None if steps is None else int(steps)
+    )  # fmt: skip
 
 
 def evaluations(names: Sequence[str | Path], folder: str | Path, out: Path, *options: Any) -> list[Evaluation]:
@@ -70,6 +75,12 @@ def evaluations(names: Sequence[str | Path], folder: str | Path, out: Path, *opt
 
 
 Row = dict[str, Any]
+OURS = "ours is"  # column that says what a row measures
+COLUMNS = {
+    "paper": "figures of the paper: 96 bits, 8 x 128 x 128, 37.5 dB, 60000 steps on Kinetics-400, other clips",
+    "ours": "the same figure of the model that 'ours is' describes: bits, frames x height x width, PSNR of the marked clips, training steps",
+    **QUALITY,
+}
 
 
 def tables(
@@ -86,33 +97,33 @@ def tables(
     """
     makers: dict[int, Callable[[], list[Row]]] = {
         1: lambda: [
-            {"attack": label, "paper DVMark": dvmark, "paper": paper, "ours": main.accuracy(name)}
+            {"attack": label, "paper DVMark": dvmark, "paper": paper, "ours": main.accuracy(name), OURS: main.described()}
             for name, (label, paper, dvmark) in TABLE1.items()
         ],
         2: lambda: [
             {"model": "DVMark (paper)", "psnr": 37.0, "ssim": None, "lpips": 5.70},
             {"model": "REVMark (paper)", "psnr": 37.5, "ssim": None, "lpips": 2.96},
-            {"model": main.name, **main.quality()},
+            {"model": main.name, **main.quality(), OURS: main.described()},
         ],
         3: lambda: [_at_psnr(main, psnr, paper) for psnr, paper in TABLE3.items()],
         4: lambda: [_payload(v) for v in sorted([main, *variants], key=lambda v: v.config.model.bits)],
         5: lambda: [_with_tas(v) for v in [main, *variants]],
         6: lambda: [_compared(v, _trained_with(v), None, TABLE6.get(_trained_with(v)), (22, 27)) for v in [main, *variants]],
-        7: lambda: [{"model": v.name, "mask loss": _mask(v), **v.quality()} for v in [main, *variants]],
+        7: lambda: [{"model": v.name, "mask loss": _mask(v), **v.quality(), OURS: v.described()} for v in [main, *variants]],
         8: lambda: [
             {"model": "DVMark (paper)", "parameters_m": 22.45, "gflops": 2589, "steps": 3_000_000},
             {"model": "REVMark (paper; FLOPs with its distortion layer)", "parameters_m": 8.38, "gflops": 242, "steps": 60_000},
-            {"model": main.name, **main.cost(), "steps": main.config.training.steps},
+            {"model": main.name, **main.cost(), "steps": main.steps, OURS: main.described()},
         ],
         9: lambda: [
             {
                 "size": f"{w}x{h}", "paper noise": paper[0], "noise": main.larger(folder, (h, w), "noise"),
-                "paper blur": paper[1], "blur": main.larger(folder, (h, w), "blur"),
+                "paper blur": paper[1], "blur": main.larger(folder, (h, w), "blur"), OURS: main.described(),
             }
             for (h, w), paper in TABLE9.items()
         ],
         10: lambda: [
-            {"attack": TABLE1[name][0], "paper": paper, "ours": main.detected(detector, name)}
+            {"attack": TABLE1[name][0], "paper": paper, "ours": main.detected(detector, name), OURS: main.described()}
             for name, paper in TABLE10.items()
         ],
     }  # fmt: skip
@@ -123,14 +134,14 @@ def _at_psnr(main: Evaluation, psnr: float, paper: tuple[float, float]) -> Row:
     alpha = main.alpha_for(psnr)
     return {
         "psnr": psnr, "paper": paper[0], "ours": main.accuracy("libx264:22", alpha=alpha),
-        "paper lpips": paper[1], "lpips": main.quality(alpha)["lpips"],
+        "paper lpips": paper[1], "lpips": main.quality(alpha)["lpips"], OURS: main.described(alpha),
     }  # fmt: skip
 
 
 def _payload(v: Evaluation) -> Row:
     bits = v.config.model.bits
     paper = TABLE4.get(bits, (None, None, None))
-    return {"bits": bits, "model": v.name, "paper": paper[0], "ours": v.accuracy("libx264:22"), **v.quality()}
+    return {"bits": bits, "model": v.name, "paper": paper[0], "ours": v.accuracy("libx264:22"), **v.quality(), OURS: v.described()}
 
 
 def _with_tas(v: Evaluation) -> Row:
@@ -147,7 +158,7 @@ def _compared(v: Evaluation, label: str, noise: float | None, paper: Sequence[fl
     row["paper libx264:22"] = paper[3] if paper else None
     for crf in crfs:
         row[f"libx264:{crf}"] = v.accuracy(f"libx264:{crf}")
-    return row
+    return row | {OURS: v.described()}
 
 
 def _mask(v: Evaluation) -> float:
@@ -164,7 +175,7 @@ def curves(main: Evaluation, names: Iterable[str] = tuple(FIGURE5)) -> dict[str,
 
 
 def markdown(found: dict[str, list[Row]]) -> str:
-    """Tables as GitHub markdown."""
+    """Tables as GitHub markdown, and what their columns are."""
 
     def text(v: Any) -> str:
         if v is None:
@@ -179,7 +190,24 @@ def markdown(found: dict[str, list[Row]]) -> str:
         out += [f"### {name.capitalize()}", "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
         out += ["| " + " | ".join(text(r.get(c)) if c in r else "" for c in columns) + " |" for r in rows]
         out.append("")
-    return "\n".join(out)
+    seen = {k for rows in found.values() for r in rows for k in r}
+    out += [f"- *{name}*: {words}." for name, words in COLUMNS.items() if name in seen or any(k.startswith(f"{name} ") for k in seen)]
+    return "\n".join([*out, "- Intervals are 95 % bootstrap intervals over the videos."])
+
+
+def csv_text(found: dict[str, list[Row]]) -> str:
+    """Tables as CSV, a line a figure: what is not measured is an empty cell."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["table", "row", "column", "value", "low", "high", "n", OURS])
+    for name, rows in found.items():
+        for row in rows:
+            (_, label), *cells = row.items()
+            for column, v in cells:
+                if column != OURS:
+                    figures = [v.get(k) for k in ("value", "low", "high", "n")] if isinstance(v, dict) else [v, None, None, None]
+                    writer.writerow([name.removeprefix("table "), label, column, *figures, row.get(OURS)])
+    return out.getvalue()
 
 
 def plot_curves(found: dict[str, list[Row]], path: Path) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +138,22 @@ class Evaluation:
         key: what the cells depend on besides their own name (hashes of weights and material).
         alexnet: features for LPIPS; None looks where :class:`~revmark_ref.lpips.LPIPS` does.
         descent: steps of :func:`~revmark_ref.refine.refine`, for models with the mapping "waves".
+        steps: that the model was trained for; None for those of its configuration.
     """
 
     def __init__(
-        self, net: REVMark, config: Config, name: str, clips: Material, store: Path, key: str, alexnet: str | None = None, descent: int = 0
+        self,
+        net: REVMark,
+        config: Config,
+        name: str,
+        clips: Material,
+        store: Path,
+        key: str,
+        alexnet: str | None = None,
+        descent: int = 0,
+        steps: int | None = None,
     ) -> None:
+        self.steps = config.training.steps if steps is None else steps
         self.net, self.config, self.name, self.material, self.store = net, config, name, clips, store
         self.key = f"{key}/descent {descent}" if descent else key
         self.alexnet, self.descent = alexnet, descent
@@ -187,6 +198,15 @@ class Evaluation:
         with torch.enable_grad():
             return refine(self.net, clips, message, alpha, self.descent, perceptual=self.lpips)
 
+    def described(self, alpha: float | None = None) -> str:
+        """What is measured: "32 bits, 8 x 64 x 64, 36.7 dB, 700 steps"."""
+        alpha = self.alpha if alpha is None else alpha
+
+        def measure() -> float:
+            return float(dc.metrics.psnr(self.marked(alpha), self.material.clips).mean())
+
+        return description(dataclasses.asdict(self.config.model), self.cell(f"psnr alpha {alpha:.4g}", measure), self.steps)
+
     def alpha_for(self, psnr: float) -> float:
         """The strength that gives a mean PSNR in dB; the residual's power is proportional to its square."""
 
@@ -225,9 +245,7 @@ class Evaluation:
         """Quality of the marked clips.
 
         Returns:
-            "psnr" in dB; "ssim"; "lpips" times 100, None without AlexNet's features; "flat", the residual's standard deviation in flat blocks, in
-            8-bit levels (16 x 16 blocks whose luma has a standard deviation below ``FLAT``; mean over the clips that have any), or None; "flicker",
-            the largest frame-to-frame change of the residual over the mean one.
+            The columns of :data:`QUALITY`; "lpips" is None without AlexNet's features, "flat" without a clip that has flat places.
         """
         alpha = self.alpha if alpha is None else alpha
 
@@ -338,6 +356,26 @@ class Evaluation:
 
 FLAT = 1.0  # levels
 BLOCK = 16
+QUALITY = {
+    "psnr": "PSNR of the marked clips in dB, mean over the clips",
+    "ssim": "SSIM of the marked clips, mean over the clips",
+    "lpips": "LPIPS of the marked clips, times 100",
+    "flat": (
+        f"visibility in flat places: standard deviation of the residual in 8-bit levels, over the {BLOCK} x {BLOCK} blocks of luma whose own"
+        f" standard deviation is below {FLAT:g} level; mean over the clips that have such blocks"
+    ),
+    "flicker": (
+        "unsteadiness of the residual: its largest change from one frame to the next over its mean change (root mean square each), mean over the"
+        " clips; 1 if it always changes equally"
+    ),
+}
+
+
+def description(model: Mapping[str, Any], psnr: float | None = None, steps: int | None = None) -> str:
+    """A model, its strength and its training in words; ``model`` has the fields of :class:`~revmark_ref.config.Model`."""
+    out = [f"{model['bits']} bits", f"{model['frames']} x {model['height']} x {model['width']}"]
+    out += [] if psnr is None else [f"{psnr:.1f} dB"]
+    return ", ".join(out + ([] if steps is None else [f"{steps} steps"]))
 
 
 def _flat(marked: Tensor, clips: Tensor, owner: Sequence[int]) -> dict[str, float] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from torch.utils.data import DataLoader
 from diffcodec.layer import Draw
 
 from . import checkpoint, weights
+from .blocks import channels_last
 from .config import Config
-from .data import Order, TrainingClips
+from .data import Order, TrainingClips, gather
 from .distortion import Distortion, fit_compnet
+from .heldout import Split, continued, hold_out, recorded
 from .model import Discriminator, REVMark
 
 
@@ -53,8 +56,11 @@ class Plan:
         until: save and stop after this step, for machines that are available for a limited time.
         minutes: save and stop after this many minutes.
         tensorboard: also write a TensorBoard log.
-        spynet: file of SPyNet weights, for ``motion="spynet"``.
+        spynet: file of SPyNet weights, for ``motion="spynet"``, in TAsBlock and in the distortion "revmark"; None for ``REVMARK_SPYNET``.
         quiet: no progress bar.
+        validation: folder of videos or packed file to validate on; copies of them in ``data`` are not trained on.
+        validation_share: share of the videos of ``data``, by hash, that is held out and validated on instead, at least one; None for 5 %, 0 for
+            none. A resumed run keeps its split, which its ``data.json`` records.
     """
 
     config: Config
@@ -71,13 +77,16 @@ class Plan:
     tensorboard: bool = False
     spynet: Path | None = None
     quiet: bool = False
+    validation: str | os.PathLike[str] | None = None
+    validation_share: float | None = None
 
 
 class Run:
     """Networks, optimisers, data and step of a run, from its plan or its newest checkpoint.
 
     Raises:
-        ValueError: ``out`` already holds a run and ``resume`` is False, or SPyNet's weights are missing.
+        ValueError: ``out`` already holds a run and ``resume`` is False, SPyNet's weights are missing, or the videos cannot be split as
+            requested.
         CheckpointError: the checkpoints are damaged or of another model.
         VideoError: no usable data.
     """
@@ -104,22 +113,25 @@ class Run:
         torch.manual_seed(training.seed)
         net = REVMark(self.config.model)
         discriminator = Discriminator(patch=self.config.model.patch)
-        if self.config.model.motion == "spynet":
-            if plan.spynet is None:
-                raise ValueError(
-                    "motion 'spynet' needs --spynet FILE: its published weights are for non-commercial research and are not shipped"
-                )
-            net.motion.load(plan.spynet)  # type: ignore[attr-defined]
-            net.motion.requires_grad_(False)  # type: ignore[attr-defined]
+        weights.load_spynet(net, plan.spynet)
         if plan.start is not None and found is None:
             weights.fill(net, start_weights(plan.start), plan.start)
-        self.data = TrainingClips(plan.data, self.config.model.frames, (self.config.model.height, self.config.model.width), training.seed)
-        distortion = Distortion(training)
+        model = self.config.model
+        self.split = self._split(old=found is not None)
+        self.data = TrainingClips(self.split.training, model.frames, (model.height, model.width), training.seed)
+        # clips that are measured on: of videos that are not trained on, if there are any
+        self.others = (
+            TrainingClips(self.split.validation, model.frames, (model.height, model.width), training.seed)
+            if self.split.validation
+            else self.data
+        )
+        distortion = Distortion(training, net.motion if model.motion == "spynet" else None)
         if "compnet" in distortion.codecs:
             self._fit(distortion)
         device = self.accelerator.device
-        self.net = net.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.discriminator = discriminator.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        for network in (net, discriminator):
+            channels_last(network.to(device))
+        self.net, self.discriminator = net, discriminator
         self.net_optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=training.lr)
         self.discriminator_optimiser = torch.optim.Adam(discriminator.parameters(), lr=training.discriminator_lr)
         self.step, self.rewarm = 0, -1
@@ -146,6 +158,22 @@ class Run:
         if checkpoint.every(self.folder):
             raise ValueError(f"{self.plan.out} holds a run already: --resume continues it, another --out starts a new one")
         return None
+
+    def _split(self, old: bool) -> Split:
+        """Read the videos and hold some out, or those that a resumed run has held out."""
+        plan, model, seed = self.plan, self.config.model, self.config.training.seed
+        size, quiet = (model.height, model.width), plan.quiet or not self.main
+        given = None if plan.validation is None else gather(plan.validation, model.frames, size, seed, quiet)
+        videos = gather(plan.data, model.frames, size, seed, quiet)
+        wanted = (plan.validation_share, given)
+        split = continued(videos, recorded(plan.out), *wanted) if old else hold_out(videos, *wanted)
+        if self.main:
+            if split.how == "none" and plan.validation_share != 0:
+                why = "it was begun so" if old else "there is only one"
+                warnings.warn(f"{plan.data}: {split.told()} ({why}); --validation DIR measures on other videos", stacklevel=2)
+            elif not plan.quiet:
+                print(split.told(), flush=True)
+        return split
 
     def _save(self) -> None:
         self.accelerator.wait_for_everyone()

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 import diffcodec as dc
-from diffcodec.cli import ENDING
+from diffcodec.command import ENDING
 
 from . import checkpoint, losses
-from .config import Config
+from .config import PRESETS, Config
 from .distortion import ATTACKS
 from .keys import messages
 from .model import inside
+from .progress import Clock, Pace
 from .run import Plan, Run
 
 REWARM = 200  # steps over which the learning rate warms up again after a resume without Adam's state
@@ -109,8 +111,9 @@ class _Training(Run):
             self.plan.out.mkdir(parents=True, exist_ok=True)
             with dc.video.replacing(self.plan.out / "config.json") as path:
                 path.write_text(self.config.to_json())
+            self.split.write(self.plan.out)
         self.began = time.monotonic()
-        running = _Running()
+        running, pace = _Running(), Pace(training.steps)
         with _signals(self), self._progress() as show, _Log(self.plan, self.main) as log:
             batches = iter(self.loader)
             while self.step < training.steps and self.stop is None:
@@ -123,6 +126,9 @@ class _Training(Run):
                     )
                 running.add(figures)
                 show(self.step, running.means)
+                kind = (training.stage(self.step - 1), training.at("adversarial_weight", self.step - 1) > 0)
+                if (estimate := pace.after(self.step, kind)) and self.main and not self.plan.quiet:
+                    print(estimate + self._cure(), flush=True)
                 log.write(self.step, figures)
                 if training.restart_below > 0 and self.step == training.restart_at and running.means["accuracy"] < training.restart_below:
                     raise _Plateau(f"bit accuracy is {running.means['accuracy']:.3f} at step {self.step}, below {training.restart_below}")
@@ -134,6 +140,11 @@ class _Training(Run):
                     self._save()
         self.accelerator.wait_for_everyone()
         return Outcome(self.stop or "done", self.step, running.means)
+
+    def _cure(self) -> str:
+        """What to do about a training that takes weeks."""
+        slow = self.accelerator.device.type == "cpu" and self.config.model == PRESETS["paper"].model
+        return ": this preset is meant for a GPU; --preset small takes about an hour on two CPU cores" if slow else ""
 
     def _one_step(self, batches: Iterator[Any]) -> dict[str, float]:
         training = self.config.training
@@ -204,23 +215,25 @@ class _Training(Run):
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Bit accuracy after libx264 (after its simulator if PyAV is not installed) and under two attacks, on 16 fixed clips."""
+        """Bit accuracy after libx264 (after its simulator if PyAV is not installed) and under two attacks, on 16 fixed clips of the videos that
+        are held out; of the training videos if there are none, which the names of the figures say."""
         if not self.main:
             return {}
         training, model = self.config.training, self.config.model
         alpha = training.at("alpha", self.step)
         numbers = list(range(2**61, 2**61 + 16))  # beyond all training samples
-        clips = torch.stack([self.data[k][0] for k in numbers]).to(self.accelerator.device)
+        clips = torch.stack([self.others[k][0] for k in numbers]).to(self.accelerator.device)
         message = messages(training.seed, numbers, model.bits).to(clips.device)
         marked = torch.cat([self.net.embed(c, m, alpha) for c, m in zip(clips.split(4), message.split(4))]).clamp(0, 1)
         marked = (marked * 255).round() / 255
-        out = {"validation/psnr": float(dc.metrics.psnr(marked, clips).mean())}
+        where = self.split.measured
+        out = {f"{where}/psnr": float(dc.metrics.psnr(marked, clips).mean())}
         real = _has_av()
         for crf in (22, 27):
             codec = dc.RealCodec("libx264", crf=crf, gradient=None) if real else dc.DiffH264(crf=crf)
-            out[f"validation/{'x264' if real else 'simulated'}_{crf}"] = self._read(codec, marked, message)
+            out[f"{where}/{'x264' if real else 'simulated'}_{crf}"] = self._read(codec, marked, message)
         for name in ("crop", "noise"):
-            out[f"validation/{name}"] = self._read(ATTACKS[name], marked, message)
+            out[f"{where}/{name}"] = self._read(ATTACKS[name], marked, message)
         return out
 
     def _read(self, layer: nn.Module, marked: Tensor, message: Tensor) -> float:
@@ -239,13 +252,15 @@ class _Training(Run):
         if not self.main or self.plan.quiet:
             yield lambda step, f: None
             return
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        if not Console().is_terminal:
+            clock = Clock()
+            yield lambda step, f: print(f"step {step}  {line(f)}", flush=True) if clock.due() else None
+            return
         columns = [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
         with Progress(*columns) as progress:
-            if not progress.console.is_terminal:
-                yield lambda step, f: print(f"step {step}  {line(f)}", flush=True) if step % 50 == 0 else None
-                return
             task = progress.add_task("", total=self.config.training.steps, completed=self.step)
             yield lambda step, f: progress.update(task, completed=step, description=line(f))
 
@@ -262,7 +277,7 @@ class _Running:
 
 
 class _Log:
-    """``log.jsonl`` of the run, and a TensorBoard log if requested."""
+    """``log.jsonl`` of the run, a line a step with the time (UTC) at which it ended, and a TensorBoard log if requested."""
 
     def __init__(self, plan: Plan, main: bool) -> None:
         self.plan, self.main = plan, main
@@ -282,7 +297,8 @@ class _Log:
     def write(self, step: int, figures: Mapping[str, float], tell: bool = False) -> None:
         if not self.main:
             return
-        self.file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in figures.items()}}) + "\n")
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        self.file.write(json.dumps({"step": step, "time": now, **{k: float(f"{v:.6g}") for k, v in figures.items()}}) + "\n")
         self.file.flush()
         if tell and not self.plan.quiet:
             print(f"step {step}  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()), flush=True)

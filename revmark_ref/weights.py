@@ -13,8 +13,10 @@ from torch import Tensor
 from diffcodec.files import replacing, sha256
 
 from . import checkpoint
+from .blocks import channels_last
 from .checkpoint import CheckpointError
 from .config import Config
+from .heldout import recorded
 from .model import Detector, REVMark
 
 FOLDER = Path(__file__).parent / "weights"
@@ -41,7 +43,9 @@ def find(name: str | os.PathLike[str]) -> Path:
 
 
 def export(run: Path, out: Path, notes: Mapping[str, object] | None = None) -> None:
-    """Write the weights of a checkpoint (or of the newest one of a run) as float16 with their configuration.
+    """Write the weights of a checkpoint (or of the newest one of a run) as float16.
+
+    The metadata hold their configuration, the step, and names and hashes of the videos trained on and of those held out ("data").
 
     Raises:
         CheckpointError: there is no intact checkpoint.
@@ -49,12 +53,17 @@ def export(run: Path, out: Path, notes: Mapping[str, object] | None = None) -> N
     """
     from safetensors.torch import save_file
 
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such folder; expected the --out of a training, or a checkpoint in it")
     found = checkpoint.newest(run / "checkpoints") if (run / "checkpoints").is_dir() else checkpoint.read(run)
     if found is None:
         raise CheckpointError(f"{run}: no checkpoint found")
     state, groups = found
     weights = {k: v.half() if v.is_floating_point() else v for k, v in groups["model"].items()}
     meta = {"config": json.dumps(state["config"]), "step": str(state["step"]), "notes": json.dumps(dict(notes or {}))}
+    whole = run if (run / "checkpoints").is_dir() else run.parent.parent
+    if (told := recorded(whole)) is not None:
+        meta["data"] = json.dumps(told)
     with replacing(out) as temporary:
         save_file(weights, temporary, metadata=meta)
 
@@ -66,7 +75,7 @@ def load(name: str | os.PathLike[str]) -> tuple[REVMark, Config]:
         name: "base", "small", or a file that :func:`export` wrote.
 
     Raises:
-        CheckpointError: missing, damaged, or not weights of revmark.
+        CheckpointError: missing, damaged, not weights of revmark, or of a model with SPyNet and :func:`load_spynet` found none.
     """
     weights, meta = read(find(name))
     if "config" not in meta:
@@ -77,7 +86,32 @@ def load(name: str | os.PathLike[str]) -> tuple[REVMark, Config]:
         raise CheckpointError(f"{name}: {error}") from error
     net = REVMark(config.model)
     fill(net, weights, name)
-    return net.eval().to(memory_format=torch.channels_last_3d), config  # type: ignore[call-overload]
+    load_spynet(net)
+    channels_last(net)
+    return net.eval(), config
+
+
+def load_spynet(net: REVMark, path: str | os.PathLike[str] | None = None) -> None:
+    """Load and freeze SPyNet, if it is the model's motion estimator: its published weights may not be shipped, and are in no file of ours.
+
+    Args:
+        net: any model.
+        path: file that :meth:`diffcodec.motion.SPyNet.load` reads; None for that of the environment variable ``REVMARK_SPYNET``.
+
+    Raises:
+        CheckpointError: no file is named.
+        FileNotFoundError, ValueError: it is missing, or holds no SPyNet.
+    """
+    if net.model.motion != "spynet":
+        return
+    path = path or os.environ.get("REVMARK_SPYNET")
+    if not path:
+        raise CheckpointError(
+            "motion 'spynet' needs SPyNet's weights, which are for non-commercial research and not shipped:"
+            " set REVMARK_SPYNET to their file (revmark train: --spynet FILE)"
+        )
+    net.motion.load(Path(path))  # type: ignore[attr-defined]
+    net.motion.requires_grad_(False)  # type: ignore[attr-defined]
 
 
 def is_detector(name: str | os.PathLike[str]) -> bool:

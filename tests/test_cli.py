@@ -1,5 +1,9 @@
+import argparse
+import csv
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +16,8 @@ from helpers import natural
 from PIL import Image
 
 import diffcodec as dc
-from diffcodec import report
+import revmark_ref.cli
+from diffcodec import cli, fidelity, report
 from diffcodec.cli import main
 from diffcodec.strength import Strength
 
@@ -415,6 +420,83 @@ def test_standard_set_has_a_board_of_its_own(tmp_path: Path, capsys: pytest.Capt
     assert f"got {tmp_path} as well" in capsys.readouterr().err
     assert main(["fidelity", "--set", "other", *common, str(tmp_path / "c")]) == 2
     assert "unknown --set 'other'; expected one of 'standard'" in capsys.readouterr().err
+
+
+def every_parser() -> list[argparse.ArgumentParser]:
+    """Those of both commands and of all their subcommands."""
+    out = []
+    for parser in (cli._parser(), revmark_ref.cli._parser()):
+        verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        out += [parser, *verbs.choices.values()]
+    return out
+
+
+@pytest.mark.parametrize("parser", every_parser(), ids=lambda p: p.prog)
+def test_help_gives_defaults_that_exist_as_they_are_typed(parser: argparse.ArgumentParser) -> None:
+    text = re.sub(r"\s+", " ", parser.format_help())
+    for shown in re.findall(r"\(default: ?([^)]*)\)", text):
+        assert shown.strip() not in ("", "[]", "()", "None", "False"), shown
+        assert not shown.startswith("["), shown
+    for action in parser._actions:
+        if (
+            action.help
+            and action.option_strings
+            and isinstance(action.default, (str, int, float))
+            and action.default not in ("", "==SUPPRESS==")
+        ):
+            assert action.default is False or "(default: " in text.split(action.option_strings[0] + " ", 2)[-1], action.option_strings
+
+
+@pytest.mark.parametrize(
+    "arguments", [["diffcodec", "--help"], ["diffcodec", "leaderboard", "show", "--board", "BOARD"], ["revmark_ref", "train", "--help"]]
+)
+def test_a_reader_that_leaves_ends_a_command_quietly(arguments: list[str]) -> None:
+    board = Path(__file__).parents[1] / "benchmarks" / "results" / "leaderboard.json"
+    read, write = os.pipe()
+    os.close(read)  # as "| head" does after its lines
+    words = [sys.executable, "-m", *(str(board) if a == "BOARD" else a for a in arguments)]
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}  # with it argparse itself drops what cannot be written
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False, env=env)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_errors_of_the_system_name_path_and_cure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    missing, below = tmp_path / "nothere.json", tmp_path / "file" / "x"
+    for run, arguments, words in (
+        (main, ["leaderboard", "add", missing], f"{missing}: no such file; expected a file that 'diffcodec fidelity' wrote"),
+        (main, ["leaderboard", "add", tmp_path], "cannot be read (Is a directory); expected"),
+        (main, ["leaderboard", "show", "--board", tmp_path], "cannot be read"),
+        (revmark_ref.cli.main, ["export", missing, tmp_path / "w.safetensors"], str(missing)),
+        (revmark_ref.cli.main, ["train-detector", "--data", "synthetic", "--steps", "1", "--out", below], "a part of this path is a file"),
+    ):
+        assert run([*map(str, arguments)]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert "[Errno" not in error
+
+
+def test_csv_has_no_words_for_numbers(clip_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = report.run([report.load_clip(clip_file, 2, 32)], ["none"], "libx264", [30.0], steering_at=[])
+    odd = dataclasses.replace(result.rows[0].figures, skill=float("inf"), error_cosine=float("nan"), distortion_gap=float("-inf"))
+    rows = [dataclasses.replace(result.rows[0], figures=odd, steering=fidelity.Steering(float("inf"), 2.0))]
+    cli._print_csv(dataclasses.replace(result, rows=rows))
+    row = next(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row[k] for k in ("skill", "error_cosine", "distortion_gap", "steering_static")] == [""] * 4
+    assert float(row["steering_changing"]) == 2
+    assert float(row["survival_error"]) == odd.survival_error
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_of_both_commands(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for run, option in ((main, "roundtrip"), (revmark_ref.cli.main, "train-detector")):
+        assert run(["completion", shell]) == 0
+        script = capsys.readouterr().out
+        assert option in script
+        assert not re.search(r"(?<!\\)`revmark", script)  # no quoted command that a shell would run
+        if shell == "bash":
+            assert subprocess.run(["bash", "-n"], input=script, text=True, timeout=60, check=False).returncode == 0
 
 
 def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -300,6 +300,8 @@ def test_train_evaluate_pack_export(source: Path, tmp_path: Path, capsys: pytest
         "2",
         "--steps",
         "3",
+        "--validation-share",
+        "0",
         "--distortion",
         "jpeg",
         "--set",

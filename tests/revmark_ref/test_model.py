@@ -289,3 +289,56 @@ def test_a_tiny_model_memorises_four_clips() -> None:
     assert dc.metrics.bit_accuracy(message, logits).mean() > 0.9
     other = net.extract(net.embed(video, 1 - message, 20.0)).detach()
     assert np.isfinite(other.numpy()).all()
+
+
+def test_spynet_of_the_user_serves_networks_and_distortion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from revmark_ref import weights
+    from revmark_ref.run import Plan, Run
+    from revmark_ref.train import train
+
+    spynet = dc.motion.SPyNet()
+    torch.save(spynet.state_dict(), tmp_path / "spynet.pth")
+    model = dataclasses.replace(TINY_LINEAR, motion="spynet", height=16, width=16)
+    config = Config(model, dataclasses.replace(PRESETS["paper"].training, batch=1, steps=1, distortion=((0, "revmark"),)))
+    monkeypatch.delenv("REVMARK_SPYNET", raising=False)
+    with pytest.raises(weights.CheckpointError, match="set REVMARK_SPYNET"):
+        Run(Plan(config, "synthetic", tmp_path / "run", quiet=True))
+    run = Run(Plan(config, "synthetic", tmp_path / "run", quiet=True, spynet=tmp_path / "spynet.pth"))
+    layer = run.system.distortion.codecs["revmark"]
+    assert layer.motion is run.net.motion
+    assert not any(p.requires_grad for p in run.net.motion.parameters())
+    clip = clips(model, 1)
+    block = dc.DiffH264(model="revmark")
+    draw = layer.sample(clip.shape, torch.Generator().manual_seed(0))
+    assert not torch.equal(layer(clip, draw), block(clip, draw))
+    # weights hold no SPyNet: without its file they must not run on random flow
+    file = tmp_path / "w.safetensors"
+    assert train(Plan(config, "synthetic", tmp_path / "run", quiet=True, spynet=tmp_path / "spynet.pth")).why == "done"
+    weights.export(tmp_path / "run", file)
+    assert not any("motion." in k for k in weights.read(file)[0])
+    with pytest.raises(weights.CheckpointError, match="set REVMARK_SPYNET"):
+        weights.load(file)
+    monkeypatch.setenv("REVMARK_SPYNET", str(tmp_path / "spynet.pth"))
+    net, _ = weights.load(file)
+    for a, b in zip(net.motion.parameters(), spynet.parameters()):  # type: ignore[attr-defined]
+        assert torch.equal(a, b)
+
+
+def test_the_manual_has_the_parameters_of_table_8() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net = REVMark(dataclasses.replace(PRESETS["paper"].model, motion="spynet"))
+    video = torch.rand(1, 8, 3, 128, 128)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net.extract(net.embed(video, torch.ones(1, 96), 6.2))
+    parts = [sum(p.numel() for n, p in net.named_parameters() if n.startswith(k)) for k in ("encoder", "decoder", "motion")]
+    text = " ".join((Path(__file__).parents[2] / "docs" / "revmark.rst").read_text().split())
+    with torch.no_grad(), FlopCounterMode(display=False) as third:
+        net.encoder.tas.flow(inside(video))  # type: ignore[union-attr]
+    total, gflops, flow = sum(parts) / 1e6, counter.get_total_flops() / 1e9, third.get_total_flops() / 1e9
+    encoder, decoder, motion = (n / 1e6 for n in parts)
+    assert (
+        f"the preset ``paper`` with SPyNet has {total:.3f} M parameters (encoder {encoder:.3f}, decoder {decoder:.3f}, SPyNet {motion:.3f})"
+        f" and takes {gflops:.0f} GFLOPs, {gflops + flow:.0f} with the flow of the distortion layer" in text
+    )
+    assert "Table 8 has 8.38 M and 242 GFLOPs" in text
