@@ -45,7 +45,8 @@ class X264H264(DiffH264):
         gop: "start", "middle", "random" or a :class:`~diffcodec.h264.Gop`, see :class:`~diffcodec.DiffH264`.
         model: "x264".
         tune, profile, bframes, keyint, options, bitrate: see :class:`~diffcodec.DiffH264`.
-        constants: your own calibration (:class:`~diffcodec.h264.Constants`); None for the stored one of the preset's family.
+        constants: your own calibration (:class:`~diffcodec.h264.Constants`), for the settings that it was fitted to; None for the stored one of the
+            preset's family.
         backend: see :mod:`diffcodec.backend`.
 
     Attributes:
@@ -90,6 +91,14 @@ class X264H264(DiffH264):
         asked = {"tune": tune, "profile": profile, "bframes": bframes, "keyint": keyint, "options": options or None}
         self._asked = {k: v for k, v in asked.items() if v is not None}  # for repr()
         self.constants = constants or constants_of(self.settings)
+        self._own_constants = constants is not None
+        fitted = self.constants.fitted_to
+        if fitted is not None and habits(fitted.preset, options=fitted.options, strict=False) != self.settings:
+            own = ", ".join(f"{k}={v!r}" for k, v in {"preset": preset, **self._asked}.items())
+            raise ValueError(
+                f"DiffH264({own}) got constants fitted to {fitted}: give the layer these settings,"
+                " or constants fitted to its own (benchmarks.calibrate)"
+            )
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
@@ -231,6 +240,7 @@ class X264H264(DiffH264):
 
     def extra_repr(self) -> str:
         more = "" if self.backend == "auto" else f", backend={self.backend!r}"
+        more = (f", constants={self.constants}" if self._own_constants else "") + more
         more = "".join(f", {k}={v!r}" for k, v in self._asked.items()) + more
         rate = f"crf={self.crf!r}" if "crf" in self.__dict__ else f"bitrate={self.bitrate!r}"
         return f"{rate}, preset={self.preset!r}, fps={self.fps:g}, gop={self.gop!r}{more}"

@@ -38,8 +38,8 @@ RATE = {"bitrate": 150e3}
 LIMITS = {"maxrate": ({"bufsize": 1e5, "crf": 20}, 1e5, 1e6), "bufsize": ({"maxrate": 5e4, "crf": 20}, 2e4, 1e6)}
 NAMED: dict[str, dict[str, Any]] = {
     "libx264": {
-        "tune": ({}, None, "grain"), "profile": ({}, None, "main"), "bframes": ({}, None, 0), "keyint": ({}, None, 4), "preset": ({}, "veryfast", "fast"),
-        "crf": ({}, 30, 30.4), "bitrate": ({}, 1e5, 2e5), **LIMITS,
+        "tune": ({}, None, "grain"), "profile": ({}, None, "main"), "bframes": ({}, None, 0), "keyint": ({}, None, 4),
+        "preset": ({}, "veryfast", "fast"), "crf": ({}, 30, 30.4), "bitrate": ({}, 1e5, 2e5), **LIMITS,
     },
     "libx265": {
         "tune": ({}, None, "grain"), "profile": ({}, "main10", "codes 8-bit 4:2:0 in main"), "bframes": ({}, None, 0), "keyint": ({}, None, 4),
@@ -104,8 +104,9 @@ def test_values_that_need_another_mode_act_there() -> None:
 
 # Of ffmpeg's options for all codecs, those that each encoder takes notice of: what it is given beside, and a value
 TAKEN: dict[str, tuple[dict[str, Any], object]] = {
-    "g": ({}, 3), "bf": ({}, 1), "qcomp": ({}, 0.9), "qmin": ({}, 40), "qmax": ({}, 10), "qdiff": ({}, 1), "i_qfactor": ({}, 3), "aspect": ({}, "4/3"),
-    "sar": ({}, "4/3"), "b_qfactor": ({}, 5), "keyint_min": ({}, 2), "refs": ({}, 3), "subq": ({}, 5), "me_range": ({"preset": "fast"}, 4),
+    "g": ({}, 3), "bf": ({}, 1), "qcomp": ({}, 0.9), "qmin": ({}, 40), "qmax": ({}, 10), "qdiff": ({}, 1), "i_qfactor": ({}, 3),
+    "aspect": ({}, "4/3"), "sar": ({}, "4/3"),
+    "b_qfactor": ({}, 5), "keyint_min": ({}, 2), "refs": ({}, 3), "subq": ({}, 5), "me_range": ({"preset": "fast"}, 4),
     "level": ({}, 41), "cmp": ({"preset": "fast"}, "sad"), "trellis": ({}, 1), "slices": ({}, 2), "chroma_sample_location": ({}, "topleft"),
     "rc_init_occupancy": ({"bitrate": 150e3, "maxrate": "1x", "bufsize": "1x"}, 10000), "minrate": (RATE, 10**6),
 }  # fmt: skip
