@@ -135,13 +135,13 @@ def main() -> None:
     clips = clips[: args.count]
     tasks = [(c, i, crf) for crf in args.crf for i, c in enumerate(clips)]
     start = Constants()  # x264's own formulas
-    plan = WITH_TRELLIS if PRESETS[args.preset].trellis else WITHOUT
+    options = json.loads(args.options)
+    mine = habits(args.preset, options=options, strict=False)  # options that the model covers itself are not fitted
+    plan = WITH_TRELLIS if mine.trellis else WITHOUT
     names = [n for n, _, _ in plan]
     origin = torch.tensor([get(start, n) for n in names], dtype=torch.float64)
     scale = torch.tensor([s for _, s, _ in plan], dtype=torch.float64)
     room = torch.tensor([r for _, _, r in plan], dtype=torch.float64)
-    options = json.loads(args.options)
-    mine = habits(args.preset, options=options, strict=False)  # options that the model covers itself are not fitted
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
         reals = list(pool.map(partial(real_of, preset=args.preset, encoder=args.encoder, options=options), tasks))
 

@@ -195,8 +195,8 @@ def try_encodes(seed: int, count: int, until: float, score: Score) -> None:
         "libx264 veryfast": lambda: dc.RealCodec(crf=30, preset="veryfast", gradient=None),
         "libx264 bitrate": lambda: dc.RealCodec(bitrate=3e5, gradient=None),
         "libx265": lambda: dc.RealCodec("libx265", crf=28, preset="fast", gradient=None),
-        "libvpx-vp9": lambda: dc.RealCodec("libvpx-vp9", crf=35, preset=8, gradient=None),
-        "libsvtav1": lambda: dc.RealCodec("libsvtav1", crf=35, preset=12, gradient=None),
+        "libvpx-vp9": lambda: dc.RealCodec("libvpx-vp9", crf=35, preset=5, gradient=None),
+        "libsvtav1": lambda: dc.RealCodec("libsvtav1", crf=35, preset=11, gradient=None),
     }
     codecs = {name: make() for name, make in makers.items()}
     first: dict[tuple[str, tuple[int, int]], str] = {}

@@ -39,7 +39,7 @@ from .codec import DiffH264
 from .gop import Gop, middle, pattern
 from .guide import Guide
 from .options import OPTIONS, PROFILES, TUNES
-from .presets import PRESETS, Constants, Preset, calibration
+from .presets import PRESETS, Constants, FittedTo, Preset, calibration
 from .revmark import REVMarkH264
 from .x264 import X264H264
 
@@ -51,6 +51,7 @@ __all__ = [
     "X264H264",
     "Constants",
     "DiffH264",
+    "FittedTo",
     "Gop",
     "Guide",
     "Preset",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..constants import listed
 from ..ops.color.reference import yuv420_to_rgb
 from ..ops.deblock.reference import boundary_strengths, deblock
 from ..ops.residual.reference import code_chroma, code_luma
@@ -16,12 +17,12 @@ from .dpb import DecodedPictureBuffer
 from .gop import Gop
 from .guide import Guide
 from .inter import without_residual
-from .lookahead import look_ahead
+from .lookahead import LookaheadCosts, look_ahead
 from .motion import GuideMotion, SearchedMotion
 from .plan import CodingPlan, FrameGroup, SourceFrames
 from .prediction import Prediction, predict_inter_frames, predict_intra_frames
 from .presets import Constants, Preset, quantiser
-from .rate_control import macroblock_qp
+from .rate_control import QPOffsets, frame_qps, macroblock_qp
 
 QP_SPAN = 2  # QP difference, either way, for the finite-difference gradient of bits by QP
 
@@ -35,8 +36,36 @@ class Settings(NamedTuple):
     rate: bool
 
 
+class Analysis(NamedTuple):
+    """What is known of clips before a CRF: source frames, the lookahead's frame types and costs, QPs of frames at CRF 0 and offsets from them."""
+
+    source: SourceFrames
+    plan: CodingPlan
+    costs: LookaheadCosts
+    offsets: QPOffsets
+    frame_qp: Tensor
+
+    @staticmethod
+    def of(video: Tensor, gops: Sequence[Gop], settings: Settings) -> Analysis:
+        """Of clips ``[B, T, 3, H, W]``, float32 in [0, 1]; see :func:`encode_video`."""
+        source, preset = SourceFrames.of(video), settings.preset
+        plan, costs = look_ahead(source.luma, gops, video.shape[1], preset, settings.fps)
+        offsets = QPOffsets.of(source, plan, costs, preset)
+        frame_qp = frame_qps(video.new_zeros(len(video)), settings.fps, plan, costs, offsets, preset)
+        return Analysis(source, plan, costs, offsets, frame_qp)
+
+    def decided(self, crf: Tensor, settings: Settings) -> tuple[CodingPlan, SearchedMotion, Tensor]:
+        """Frames, motion and QPs at the CRFs of the clips ``[B]``."""
+        frame_qp = self.frame_qp + crf[listed(self.plan.clip, crf.device)]  # QPs depend on the CRF linearly, with slope 1
+        return (
+            self.plan,
+            SearchedMotion(self.plan, self.costs, settings.preset),
+            macroblock_qp(frame_qp, self.offsets, settings.constants.qp),
+        )
+
+
 def encode_video(
-    video: Tensor, crf: Tensor, gops: Sequence[Gop], guides: Sequence[Guide] | None, settings: Settings
+    video: Tensor, crf: Tensor, gops: Sequence[Gop], guides: Sequence[Guide] | None, settings: Settings, analysis: Analysis | None = None
 ) -> tuple[Tensor, Tensor | None, list[str]]:
     """Encode and decode clips.
 
@@ -46,22 +75,54 @@ def encode_video(
         gops: GOP of each clip; types may be left open. Not used with guides.
         guides: decisions of a real encode of each clip, which replace lookahead and motion search; None for none.
         settings: frame rate, preset, constants, and whether bits are counted.
+        analysis: of these clips, where it is known.
 
     Returns:
         Decoded video ``[B, T, 3, H, W]`` in [0, 1]; rate features of each frame ``[B, T, 6]`` (see :mod:`diffcodec.h264.bits`), None unless
         ``settings.rate``; frame types, one string of I, P and B per clip.
     """
     b, t, _, h, w = video.shape
-    _, preset, constants, rate = settings
-    source = SourceFrames.of(video)  # colour
+    analysis = analysis or (Analysis.of(video, gops, settings) if guides is None else None)
+    source = SourceFrames.of(video) if analysis is None else analysis.source
     # lookahead, frame types, QP: an encoder's own or a guide's
-    plan, motion, qp = guided(crf, guides, t, settings) if guides is not None else decided(source, crf, gops, t, settings)
-    dpb, features = DecodedPictureBuffer(plan, source.luma, guides is None and preset.subpel == 1), dict[int, Tensor]()
+    plan, motion, qp = guided(crf, guides or (), t, settings) if analysis is None else analysis.decided(crf, settings)
+    dpb, features = encode_frames(source, plan, motion, qp, settings)
+    out = yuv420_to_rgb(*dpb.output())[..., :h, :w].reshape(b, t, 3, h, w)  # colour
+    types = ["".join(plan.types[i] for i in plan.shown[k * t : k * t + t]).upper() for k in range(b)]
+    return out, torch.stack([features[i] for i in plan.shown]).view(b, t, -1) if settings.rate else None, types
+
+
+@torch.no_grad()
+def size_of(analysis: Analysis, crf: Tensor, settings: Settings) -> Tensor:
+    """Bits of clips coded at the CRFs ``[B]``, as :func:`encode_video` counts them, without a picture and without a gradient."""
+    source, settings = SourceFrames(*(x.detach() for x in (analysis.source.luma, analysis.source.chroma))), settings._replace(rate=True)
+    plan, motion, qp = analysis.decided(crf, settings)
+    features = encode_frames(source, plan, motion, qp, settings, pictures=False)[1]
+    of_frames = bits.count(torch.stack([features[i] for i in plan.shown]), settings.constants.rate)
+    return of_frames.view(len(crf), -1).sum(1)
+
+
+def encode_frames(
+    source: SourceFrames, plan: CodingPlan, motion: SearchedMotion | GuideMotion, qp: Tensor, settings: Settings, pictures: bool = True
+) -> tuple[DecodedPictureBuffer, dict[int, Tensor]]:
+    """Code the frames of a plan: decoded pictures, and rate features of each frame ``[6]`` by its number, none unless ``settings.rate``.
+
+    Args:
+        source, plan, settings: the frames and how they are coded.
+        motion, qp: from the lookahead or from guides.
+        pictures: whether every decoded picture is wanted, or only those that others refer to.
+    """
+    _, preset, constants, rate = settings
+    dpb, features = DecodedPictureBuffer(plan, source.luma, isinstance(motion, SearchedMotion) and preset.subpel == 1), dict[int, Tensor]()
     direct = preset.direct and any(letter in "Bb" for letter in plan.types)
+    referred = set(plan.references())
     for group in plan.groups(source, qp, preset.chroma_offset):
         intra = group.type == "I"
         p = predict_intra_frames(group, preset, constants) if intra else predict_inter_frames(group, dpb, motion, preset, constants, rate)
         luma, chroma, coded, counted = code_residual(group, p, settings)
+        features |= dict(zip(group.frames, () if counted is None else counted.unbind()))
+        if not pictures and referred.isdisjoint(group.frames):
+            continue
         if preset.deblock:
             strengths = boundary_strengths(p.intra, coded, p.motion, p.transform_8x8)
             stronger = 2 * preset.deblock_offset  # indexes of tables 8-16 and 8-17 are QPs and offsets
@@ -69,19 +130,7 @@ def encode_video(
         dpb.store(group.frames, luma, chroma)
         if direct:
             dpb.store_motion(group.frames, p.motion, p.intra)
-        features |= dict(zip(group.frames, () if counted is None else counted.unbind()))
-    out = yuv420_to_rgb(*dpb.output())[..., :h, :w].reshape(b, t, 3, h, w)  # colour
-    types = ["".join(plan.types[i] for i in plan.shown[k * t : k * t + t]).upper() for k in range(b)]
-    return out, torch.stack([features[i] for i in plan.shown]).view(b, t, -1) if rate else None, types
-
-
-def decided(
-    source: SourceFrames, crf: Tensor, gops: Sequence[Gop], frames: int, settings: Settings
-) -> tuple[CodingPlan, SearchedMotion, Tensor]:
-    """Frame types, motion and QPs as the lookahead and rate control find them."""
-    plan, costs = look_ahead(source.luma, gops, frames, settings.preset, settings.fps)
-    qp = macroblock_qp(crf, settings.fps, source, plan, costs, settings.preset, settings.constants.qp)
-    return plan, SearchedMotion(plan, costs, settings.preset), qp
+    return dpb, features
 
 
 def guided(crf: Tensor, guides: Sequence[Guide], frames: int, settings: Settings) -> tuple[CodingPlan, GuideMotion, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
@@ -118,6 +119,27 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
+class FittedTo:
+    """The encoder and its settings whose coding constants were fitted to.
+
+    Attributes:
+        encoder: as :class:`~diffcodec.RealCodec` names it.
+        preset: its preset.
+        options: its options (tune and profile among them), by ffmpeg's or x264's names.
+    """
+
+    encoder: str
+    preset: str
+    options: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", {str(k): str(v) for k, v in self.options.items()})
+
+    def __str__(self) -> str:
+        return ", ".join([self.encoder, f"preset={self.preset}", *(f"{k}={v}" for k, v in self.options.items())])
+
+
+@dataclass(frozen=True)
 class Constants:
     """Constants fitted to a real encoder, one set per preset family (``benchmarks/calibrate.py``).
 
@@ -126,21 +148,36 @@ class Constants:
         intra_bias: factor on the intra cost in P frames.
         qp: offset added to every QP.
         rate: bits per unit of each rate feature.
+        fitted_to: encoder and settings; a layer with other settings refuses them. None for constants of any settings: those made by hand.
     """
 
     quant: QuantSettings = field(default_factory=lambda: QuantSettings(trellis=Trellis()))
     intra_bias: float = 1.1
     qp: float = 0.0
     rate: Weights = field(default_factory=Weights)
+    fitted_to: FittedTo | None = None
+
+    def __str__(self) -> str:
+        return f"Constants({self.fitted_to or 'custom'})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON."""
-        return asdict(self)
+        """Plain data, for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "fitted_to" or value is not None}
 
     @staticmethod
     def load(path: str | PathLike[str]) -> Constants:
-        """Read a file that ``benchmarks/calibrate.py`` wrote."""
-        return Constants.from_dict(json.loads(Path(path).read_text())["constants"])
+        """Read a file that ``benchmarks/calibrate.py`` wrote.
+
+        The encoder's settings that it records belong to the constants. A file without them is as constants made by hand, of any settings.
+
+        Raises:
+            ValueError: it is no such file.
+        """
+        try:
+            data = json.loads(Path(path).read_text())
+            return Constants.from_dict({"fitted_to": _fitted_to(data), **data["constants"]})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} is no file of constants as benchmarks.calibrate writes them: {error!r}") from error
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Constants:
@@ -150,10 +187,21 @@ class Constants:
             TypeError: unknown names.
             KeyError: ``quant`` or ``rate`` is missing.
         """
-        quant = dict(data["quant"])
+        quant, fitted_to = dict(data["quant"]), data.get("fitted_to")
         if quant.get("trellis") is not None:
             quant["trellis"] = Trellis(**quant["trellis"])
-        return Constants(**(data | {"quant": QuantSettings(**quant), "rate": Weights(**data["rate"])}))
+        parts = {
+            "quant": QuantSettings(**quant),
+            "rate": Weights(**data["rate"]),
+            "fitted_to": FittedTo(**fitted_to) if fitted_to else None,
+        }
+        return Constants(**(data | parts))
+
+
+def _fitted_to(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The arguments of :class:`FittedTo` from what ``benchmarks/calibrate.py`` records."""
+    encoder = record.get("encoder")
+    return {"encoder": encoder["name"], "preset": encoder["preset"], "options": encoder["options"]} if encoder else None
 
 
 FAMILIES = ("ultrafast", "veryfast", "medium", "slow")
@@ -174,12 +222,14 @@ def calibration(family: str) -> dict[str, Any]:
     """
     require("family", family, list(FAMILIES))
     text = (resources.files(__package__) / "calibration" / f"{family}.json").read_text()
-    return json.loads(text)  # type: ignore[no-any-return]
+    data: dict[str, Any] = json.loads(text)
+    data["constants"]["fitted_to"] = _fitted_to(data)
+    return data
 
 
 def constants_of(preset: Preset) -> Constants:
-    """Constants of a preset's family."""
-    return Constants.from_dict(calibration(preset.family)["constants"])
+    """Constants of a preset's family, for each of its presets, tunes and options."""
+    return replace(Constants.from_dict(calibration(preset.family)["constants"]), fitted_to=None)
 
 
 CAVLC_BITS = 1.15  # factor on CABAC's bits: CABAC saves 10 to 15 %

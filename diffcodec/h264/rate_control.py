@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -199,41 +200,50 @@ def _with_later_intra(frame_qp: list[Tensor], plan: CodingPlan, offset: float) -
     return torch.stack(frame_qp)
 
 
-def macroblock_qp(
-    crf: Tensor, fps: float, source: SourceFrames, plan: CodingPlan, costs: LookaheadCosts, preset: Preset, offset: float
-) -> Tensor:
-    """QPs of all macroblocks: whole numbers, with the gradient of the real-valued QPs.
+class QPOffsets(NamedTuple):
+    """QP offsets of the macroblocks of a plan ``[F, H/16, W/16]``: of adaptive quantisation (None where it is off), and with the macroblock tree."""
 
-    Args:
-        crf: of each clip ``[B]``.
-        fps: frame rate.
-        source, plan, costs: the frames and what the lookahead knows of them.
-        preset: settings.
-        offset: added to every QP.
+    adaptive: Tensor | None
+    total: Tensor
 
-    Returns:
-        Of the plan's frames ``[F, H/16, W/16]``.
-    """
-    adaptive = None
-    with torch.no_grad():
-        of_macroblocks = torch.zeros_like(costs.intra)
-        if preset.adaptive or preset.tree:  # the tree needs adaptive quantisation, if only at strength 0
-            strength = preset.aq_strength if preset.adaptive else 0.0
-            of_macroblocks = adaptive = strength * aq_offset(source.luma, source.chroma)[listed(plan.source, crf.device)]
-            if preset.tree:
-                of_macroblocks = of_macroblocks + mbtree_offset(costs, adaptive, plan, preset.qcomp)
+    @staticmethod
+    @torch.no_grad()
+    def of(source: SourceFrames, plan: CodingPlan, costs: LookaheadCosts, preset: Preset) -> QPOffsets:
+        """From the frames and what the lookahead knows of them."""
+        if not (preset.adaptive or preset.tree):  # the tree needs adaptive quantisation, if only at strength 0
+            return QPOffsets(None, torch.zeros_like(costs.intra))
+        strength = preset.aq_strength if preset.adaptive else 0.0
+        adaptive = strength * aq_offset(source.luma, source.chroma)[listed(plan.source, costs.intra.device)]
+        return QPOffsets(adaptive, adaptive + mbtree_offset(costs, adaptive, plan, preset.qcomp) if preset.tree else adaptive)
+
+
+def frame_qps(crf: Tensor, fps: float, plan: CodingPlan, costs: LookaheadCosts, offsets: QPOffsets, preset: Preset) -> Tensor:
+    """QP of each frame of the plan ``[F]``, real-valued, from the CRF of each clip ``[B]``, on which it depends linearly."""
     if preset.tree:
         of_clips = frame_qp_mbtree(crf, fps, preset.qcomp)
         frame_qp = of_clips[listed(plan.clip, crf.device)]
         if any("I" in plan.types[first + 1 : last] for first, last in plan.spans):
             frame_qp = _with_later_intra(list(frame_qp.unbind()), plan, 6 * math.log2(preset.ip_ratio))
-    else:
-        parts = []
-        for i, (first, last) in enumerate(plan.spans):
-            types = "".join(plan.types[first:last])
-            aq = None if adaptive is None else adaptive[first:last]
-            parts += frame_qp_complexity(crf[i], fps, costs.inter[first:last], types, aq, plan.display[first] < 0, preset)
-        frame_qp = torch.stack(parts)
-    real = frame_qp[:, None, None] + of_macroblocks + offset
+        return frame_qp
+    parts = []
+    for i, (first, last) in enumerate(plan.spans):
+        types = "".join(plan.types[first:last])
+        aq = None if offsets.adaptive is None else offsets.adaptive[first:last]
+        parts += frame_qp_complexity(crf[i], fps, costs.inter[first:last], types, aq, plan.display[first] < 0, preset)
+    return torch.stack(parts)
+
+
+def macroblock_qp(frame_qp: Tensor, offsets: QPOffsets, offset: float) -> Tensor:
+    """QPs of all macroblocks: whole numbers, with the gradient of the real-valued QPs.
+
+    Args:
+        frame_qp: of the plan's frames ``[F]``.
+        offsets: of their macroblocks.
+        offset: added to every QP.
+
+    Returns:
+        ``[F, H/16, W/16]``.
+    """
+    real = frame_qp[:, None, None] + offsets.total + offset
     whole = (real.detach() + 0.5).floor().clamp(0, 51)
     return replace_value(real, merge_qp_delta(whole, (frame_qp.detach() + 0.5).floor().clamp(0, 51)))

@@ -13,21 +13,18 @@ from .. import backend as backends
 from .. import opaque
 from ..checks import frame_rate, require, traced
 from ..coded import Coded
-from ..constants import number
 from ..layer import FIRST_ORDER_ONLY, Draw, Generators
 from ..strength import Strength, StrengthLike, uniform
+from . import bitrate as bitrates
 from . import bits
 from .codec import DiffH264
-from .encoder import Settings, encode_video
+from .encoder import Analysis, Settings, encode_video
 from .frame_types import undecided
 from .gop import Gop
 from .guide import Guide
 from .options import habits
 from .presets import Constants, Preset, constants_of
 
-BITRATE_STEPS = 4  # of the search for the CRF of a bitrate, after two first encodes
-USUAL_SLOPE, LEAST_SLOPE = -1 / 6, -0.03  # d log2(bits) / d CRF: beyond the CRFs tried, and the flattest accepted
-SLOPE_SPAN = 4.0  # interval of CRFs over which it is measured for the gradient
 NEIGHBOURS = "before", "after"  # further arguments of a call: the frames around the video
 START = -1  # value of the phase: the clip begins with an I frame
 
@@ -46,7 +43,8 @@ class X264H264(DiffH264):
         gop: "start", "middle", "random" or a :class:`~diffcodec.h264.Gop`, see :class:`~diffcodec.DiffH264`.
         model: "x264".
         tune, profile, bframes, keyint, options, bitrate: see :class:`~diffcodec.DiffH264`.
-        constants: your own calibration (:class:`~diffcodec.h264.Constants`); None for the stored one of the preset's family.
+        constants: your own calibration (:class:`~diffcodec.h264.Constants`), for the settings that it was fitted to; None for the stored one of the
+            preset's family.
         backend: see :mod:`diffcodec.backend`.
 
     Attributes:
@@ -91,6 +89,14 @@ class X264H264(DiffH264):
         asked = {"tune": tune, "profile": profile, "bframes": bframes, "keyint": keyint, "options": options or None}
         self._asked = {k: v for k, v in asked.items() if v is not None}  # for repr()
         self.constants = constants or constants_of(self.settings)
+        self._own_constants = constants is not None
+        fitted = self.constants.fitted_to
+        if fitted is not None and habits(fitted.preset, options=fitted.options, strict=False) != self.settings:
+            own = ", ".join(f"{k}={v!r}" for k, v in {"preset": preset, **self._asked}.items())
+            raise ValueError(
+                f"DiffH264({own}) got constants fitted to {fitted}: give the layer these settings,"
+                " or constants fitted to its own (benchmarks.calibrate)"
+            )
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator | None, step: int | None, device: torch.device | None) -> Draw:
         draw = super().draw(shape, generator, step, device)
@@ -178,8 +184,10 @@ class X264H264(DiffH264):
         guides = draw.get("guide")
         gops = [] if guides is not None else self.gops(draw["phase"], video.shape[1])
         with backends.using(self.backend):
-            crf = draw["crf"].to(x) if "crf" in draw else self.crf_of_bitrate(x, draw["bitrate"], gops, guides)
-            out, counted, types = encode_video(x, crf, gops, guides, Settings(self.fps, self.settings, self.constants, rate))
+            settings = Settings(self.fps, self.settings, self.constants, rate)
+            analysis = None if guides is not None else Analysis.of(x, gops, settings)
+            crf = draw["crf"].to(x) if "crf" in draw else self.crf_of_bitrate(x, draw["bitrate"], gops, guides, analysis)
+            out, counted, types = encode_video(x, crf, gops, guides, settings, analysis)
         return out.to(video.dtype), counted, types
 
     def _window(self, video: Tensor, draw: Mapping[str, Any], rate: bool) -> tuple[Tensor, Tensor | None, list[str]]:
@@ -192,34 +200,18 @@ class X264H264(DiffH264):
         out, counted, types = self.features(whole, plain, rate)
         return out[:, first:last], None if counted is None else counted[:, first:last], [t[first:last] for t in types]
 
-    def crf_of_bitrate(self, video: Tensor, bitrate: Tensor, gops: Sequence[Gop], guides: Sequence[Guide] | None) -> Tensor:
+    def crf_of_bitrate(
+        self, video: Tensor, bitrate: Tensor, gops: Sequence[Gop], guides: Sequence[Guide] | None, analysis: Analysis | None = None
+    ) -> Tensor:
         """CRF ``[B]`` at which each clip is estimated to have a bitrate (bits per second, ``[B]``); differentiable in it.
 
-        It takes a few encodes, as the logarithm of the size is nearly linear in the CRF.
+        It takes one encode, two if the bitrate requires a gradient (:mod:`diffcodec.h264.bitrate`).
         """
         if guides is not None:  # QPs are the guide's at any CRF
             return torch.full_like(bitrate, 23.0).to(video)
         settings = Settings(self.fps, self.settings, self.constants, True)
-        wanted = torch.log2(bitrate.double() * video.shape[1] / self.fps)
-        x = video.detach()
-
-        @torch.no_grad()
-        def size(crf: Tensor) -> Tensor:
-            _, counted, _ = encode_video(x, crf.to(x), gops, guides, settings)
-            assert counted is not None
-            return torch.log2(bits.count(counted, self.constants.rate).sum(1).double())
-
-        tried = [(c, size(c)) for c in (torch.full_like(wanted, v) for v in (18.0, 34.0))]
-        for _ in range(BITRATE_STEPS):
-            crf = _between(tried, wanted.detach())
-            tried.append((crf, size(crf)))
-        crf = _between(tried, wanted.detach())
-        if not wanted.requires_grad:
-            return crf.to(video)
-        # the slope over an interval of CRFs: locally the size is a step function, as QPs are whole numbers
-        span = torch.where(crf > 51 - SLOPE_SPAN, number(-SLOPE_SPAN, crf), number(SLOPE_SPAN, crf))
-        slope = ((size(crf + span) - size(crf)) / span).clamp(max=LEAST_SLOPE)
-        return (crf + (wanted - wanted.detach()) / slope).to(video)
+        analysis = analysis or Analysis.of(video.detach(), gops, settings)
+        return bitrates.crf_of_bitrate(analysis, bitrate, video.shape[1], settings).to(video)
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         return self.features(video, draw, False)[0]
@@ -232,20 +224,7 @@ class X264H264(DiffH264):
 
     def extra_repr(self) -> str:
         more = "" if self.backend == "auto" else f", backend={self.backend!r}"
+        more = (f", constants={self.constants}" if self._own_constants else "") + more
         more = "".join(f", {k}={v!r}" for k, v in self._asked.items()) + more
         rate = f"crf={self.crf!r}" if "crf" in self.__dict__ else f"bitrate={self.bitrate!r}"
         return f"{rate}, preset={self.preset!r}, fps={self.fps:g}, gop={self.gop!r}{more}"
-
-
-def _between(tried: Sequence[tuple[Tensor, Tensor]], wanted: Tensor) -> Tensor:
-    """CRF for a size from the trials so far: interpolated between the nearest on both sides, or extrapolated. ``[B]`` each."""
-    crf, size = (torch.stack(list(x)) for x in zip(*tried))
-    too_large = size >= wanted
-    low, at = torch.where(too_large, crf, -1).max(0)  # coarsest of those that are too large
-    high, by = torch.where(too_large, 52, crf).min(0)  # finest of the others
-    size_low, size_high = size.gather(0, at[None])[0], size.gather(0, by[None])[0]
-    slope = torch.where((low >= 0) & (high <= 51), (size_high - size_low) / (high - low).clamp(min=1e-3), number(USUAL_SLOPE, crf)).clamp(
-        max=LEAST_SLOPE
-    )
-    start, of_start = torch.where(low >= 0, low, high), torch.where(low >= 0, size_low, size_high)
-    return (start + (wanted - of_start) / slope).clamp(0, 51)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from fractions import Fraction
 from numbers import Real as Real_
 from typing import Any
@@ -24,122 +23,8 @@ from ..h264.options import habits
 from ..h264.x264 import X264H264
 from ..media import Converter, captured_log, x264_options
 from ..strength import Strength, StrengthLike
-from ..video import X264_PRESETS
 from .base import Array, Real
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """How one encoder is configured.
-
-    Attributes:
-        decoder: PyAV's name of the decoder of its streams.
-        crf: smallest and largest CRF.
-        presets: allowed presets.
-        default_preset: preset used by default.
-        preset_option: option that takes the preset.
-        payload: function from a packet to the number of its bytes that carry the picture, without stream headers.
-        guide: whether the decoder exports the coding decisions (:class:`~diffcodec.h264.Guide`).
-        fixed: options always given: one thread, so that results do not depend on the machine, and no log output.
-        params: the encoder's own option string, into which ``fixed`` and the caller's options are joined.
-        least: smallest height and width that is coded safely; smaller frames are padded and cropped back.
-        integer: whether CRFs are whole numbers (the encoder truncates others silently).
-        profiles: profiles for 8-bit 4:2:0.
-    """
-
-    decoder: str
-    crf: tuple[float, float]
-    presets: tuple[str, ...]
-    default_preset: str
-    preset_option: str
-    payload: Callable[[bytes], int]
-    guide: bool = False
-    fixed: dict[str, str] = field(default_factory=dict)
-    params: str = ""
-    least: int = 2
-    integer: bool = False
-    profiles: tuple[str, ...] = ("main",)
-
-
-def _nal_units(data: bytes) -> list[bytes]:
-    """NAL units of an Annex B byte stream (ITU-T H.264, B.1), without start codes."""
-    starts = [m.end() for m in re.finditer(b"\x00\x00\x01", data)]
-    ends = [s - 3 for s in starts[1:]] + [len(data)]
-    return [data[s:e].rstrip(b"\x00") for s, e in zip(starts, ends)]
-
-
-def _h264_payload(data: bytes) -> int:
-    """Bytes of coded slices: NAL types 1 and 5. Parameter sets and SEI are 9 to 43 % of very short clips."""
-    return sum(len(n) for n in _nal_units(data) if n and n[0] & 31 in (1, 5))
-
-
-def _hevc_payload(data: bytes) -> int:
-    """Bytes of coded slices: VCL NAL types 0..31."""
-    return sum(len(n) for n in _nal_units(data) if n and (n[0] >> 1) & 63 < 32)
-
-
-def _av1_payload(data: bytes) -> int:
-    """Bytes of OBUs of type frame header (3), tile group (4), frame (6) (AV1 specification, 5.3)."""
-    total = at = 0
-    while at < len(data):
-        header, start = data[at], at
-        at += 2 if header & 4 else 1
-        size = shift = 0
-        if header & 2:  # obu_has_size_field: leb128
-            while True:
-                byte = data[at]
-                at += 1
-                size |= (byte & 127) << shift
-                shift += 7
-                if not byte & 128:
-                    break
-        else:
-            size = len(data) - at
-        at += size
-        if (header >> 3) & 15 in (3, 4, 6):
-            total += at - start
-    return total
-
-
-#: Encoders by PyAV's name: libx264, libx265, libvpx-vp9, libsvtav1.
-ENCODERS: dict[str, Encoder] = {
-    "libx264": Encoder(
-        "h264", (0, 51), X264_PRESETS, "medium", "preset", _h264_payload, guide=True, params="x264-params", profiles=("baseline", "main", "high"),
-    ),
-    # x265 4.2 was seen to corrupt memory at 18 x 34 and to refuse frames below 16 x 16
-    "libx265": Encoder(
-        "hevc", (0, 51), X264_PRESETS, "medium", "preset", _hevc_payload,
-        fixed={"log-level": "none", "pools": "none", "frame-threads": "1"}, params="x265-params", least=64,
-    ),
-    "libvpx-vp9": Encoder(
-        "vp9", (0, 63), tuple(map(str, range(9))), "4", "cpu-used", len, fixed={"row-mt": "0"}, integer=True, profiles=("0",),
-    ),
-    "libsvtav1": Encoder(
-        "libdav1d", (1, 63), tuple(map(str, range(14))), "8", "preset", _av1_payload,
-        fixed={"lp": "1"}, params="svtav1-params", least=64, integer=True, profiles=("main", "0"),
-    ),
-}  # fmt: skip
-
-# Options that would silently undo the arguments, change what the picture means, or write files
-_PICTURE = (
-    "it would change the meaning of the decoded picture: frames are coded in 8 bits, 4:2:0, BT.601, limited range; convert the video before"
-)
-_OURS = (
-    dict.fromkeys(("crf", "preset", "cpu-used", "fps"), "use the argument of RealCodec")
-    | dict.fromkeys(("b", "maxrate", "bufsize"), "use the arguments bitrate, maxrate and bufsize of RealCodec")
-    | dict.fromkeys(("vbv-maxrate", "vbv-bufsize"), "use the arguments maxrate and bufsize of RealCodec")
-    | dict.fromkeys(("qp", "bitrate", "time_base", "framerate", "rc", "tbr", "mbr"), "RealCodec codes at constant CRF or bitrate, at constant fps")
-    | dict.fromkeys(("threads", "pools", "frame-threads", "lp", "row-mt"), "one thread per clip keeps results the same on every machine")
-    | dict.fromkeys(
-        ("pix_fmt", "pixel_format", "color_range", "colorspace", "color_primaries", "color_trc", "range", "fullrange", "colormatrix", "colorprim",
-         "transfer", "input-csp", "output-csp", "input-depth", "output-depth", "color-range", "matrix-coefficients", "color-primaries",
-         "transfer-characteristics", "color-format", "crop-rect", "s", "video_size"),
-        _PICTURE,
-    )
-    | dict.fromkeys(("pass", "stats", "passlogfile", "2pass", "multi-pass-opt-analysis", "csv", "analysis-save", "dump-yuv"), "one pass, no files")
-)  # fmt: skip
-_PARAMS = ("x264-params", "x264opts", "x265-params", "svtav1-params")  # options that hold the encoder's own
-_REFUSED = re.compile(r"error parsing|unknown option|invalid (?:value|option)|bad value|not found", re.IGNORECASE)
+from .encoders import ENCODERS, REFUSED, check_options, limits_of_rate
 
 
 class RealCodec(Real):
@@ -156,23 +41,26 @@ class RealCodec(Real):
         encoder: "libx264", "libx265", "libvpx-vp9" or "libsvtav1".
         crf: constant rate factor: 0..51 (x264, x265), whole numbers 0..63 (VP9), 1..63 (AV1); number, ``[B]``, range drawn per clip,
             :class:`~diffcodec.Choice` or schedule. None for 23; it must be None with ``bitrate``.
-        preset: name (x264, x265) or number (VP9's cpu-used 0..8, SVT-AV1's 0..13); None for "medium", 4 and 8.
+        preset: name (x264, x265) or number (VP9's cpu-used 0..5, with ``deadline=realtime`` 0..8;
+            SVT-AV1's 0..11); None for "medium", 4 and 8.
         fps: frames per second passed to the encoder, 0.1..1000; x264's QPs at a CRF depend on it. A number, or text such as "30000/1001".
         options: further encoder options by ffmpeg's name, for example ``{"bf": "0", "x264-params": "mbtree=0"}``.
         gradient: "best" (libx264: that of :class:`~diffcodec.DiffH264` guided by the same encode; the others: "identity"), "identity", None or
             a simulator: see :class:`~diffcodec.real.base.Real`.
-        tune, profile, bframes, keyint: the encoder's, as its options ``tune``, ``profile``, ``bf`` and ``g``.
+        tune, profile, bframes, keyint: the encoder's, as its options ``tune``, ``profile``, ``bf`` and ``g``. VP9 and SVT-AV1 have no ``bframes``;
+            their tunes are "psnr" and "ssim" (VP9) and 0..3 (SVT-AV1).
         bitrate: average bits per second in place of a CRF, 1e3..1e9, in the same forms as ``crf``. Encoders converge to it within a second or
             two: very short clips get the encoder's initial rate.
         maxrate, bufsize: limits of the rate, from 1000: bits per second and bits of the decoder's buffer, or text such as "1.5x", a multiple of
-            each clip's bitrate. Give both or neither; with a CRF they cap its rate (not supported by VP9; SVT-AV1 supports only that).
+            each clip's bitrate. x264 and x265 take both, also as a cap on a CRF. VP9 takes ``maxrate="1x"`` with a ``bufsize``: a constant
+            bitrate. SVT-AV1 takes ``maxrate`` alone, with a CRF.
 
     Shape:
         ``[B, T, 3, H, W]``, any T, H, W >= 1.
 
     Raises:
-        ValueError: a name, CRF, preset or rate that the encoder does not have, or an option that it does not accept (PyAV would
-            ignore it silently) or that changes the meaning of the picture.
+        ValueError: a name, CRF, preset or rate that the encoder does not have, or an option that it does not accept or would pass over (ffmpeg and
+            PyAV ignore both silently) or that changes the meaning of the picture.
         ImportError: PyAV is missing or was built without the encoder.
 
     Example:
@@ -214,9 +102,8 @@ class RealCodec(Real):
             raise ValueError(f"RealCodec got both crf={crf!r} and bitrate={bitrate!r}: one of them sets the rate")
         else:
             self.bitrate = Strength(bitrate, "bitrate", 1e3, 1e9)
-        if (maxrate is None) != (bufsize is None):
-            raise ValueError(f"maxrate and bufsize belong together, got maxrate={maxrate!r}, bufsize={bufsize!r}")
         self.maxrate, self.bufsize = (_limit(n, v, bitrate is not None) for n, v in (("maxrate", maxrate), ("bufsize", bufsize)))
+        limits_of_rate(encoder, bitrate is not None, self.maxrate, self.bufsize)
         self.preset = spec.default_preset if preset is None else str(preset)
         require(f"preset of {encoder}", self.preset, spec.presets)
         self.fps = frame_rate(fps)
@@ -231,16 +118,20 @@ class RealCodec(Real):
         ):
             if value is None:
                 continue
+            if name in spec.lacks:
+                raise ValueError(f"{encoder} has no {name}, got {name}={value!r}: {spec.lacks[name]}")
             if self.options.setdefault(option, str(value)) != str(value):
                 raise ValueError(f"{name}={value!r} and options hold {option}={self.options[option]!r}: one of them sets it")
-        inner = [p.partition("=")[::2] for key in _PARAMS for p in self.options.get(key, "").split(":")]
-        for name, value in [*self.options.items(), *inner]:
-            if name in _OURS:
-                raise ValueError(f"options holds {name}={value!r}, which is not free: {_OURS[name]}")
-            if name == "flags" and "pass" in value:
-                raise ValueError(f"options holds {name}={value!r}, which is not free: {_OURS['pass']}")
-            if name == "profile" and value not in spec.profiles:
-                raise ValueError(f"options holds profile={value!r}; {encoder} codes 8-bit 4:2:0 in {', '.join(spec.profiles)}")
+        check_options(encoder, self.options)
+        if self.preset in spec.realtime and self.options.get("deadline", self.options.get("quality")) != "realtime":
+            raise ValueError(
+                f"preset={self.preset!r} of {encoder} is its {int(spec.realtime[0]) - 1}: give that, or options={{'deadline': 'realtime'}}"
+            )
+        if encoder == "libsvtav1" and "tune" in self.options:  # ffmpeg has no name for it
+            inner = self.options.get(spec.params)
+            if inner and any(p.partition("=")[0] == "tune" for p in inner.split(":")):
+                raise ValueError(f"tune={tune!r} and {spec.params}={inner!r}: one of them sets it")
+            self.options[spec.params] = ":".join(filter(None, (f"tune={self.options.pop('tune')}", inner)))
         self._try()
         self.settle_gradient()
 
@@ -286,6 +177,8 @@ class RealCodec(Real):
         for name, limit in (("maxrate", self.maxrate), ("bufsize", self.bufsize)):
             if limit is not None:
                 out[name] = f"{limit if isinstance(limit, float) else float(limit[:-1]) * (bitrate or 0):.0f}"
+        if self.encoder == "libvpx-vp9" and self.maxrate is not None:
+            out["minrate"] = out["b"]  # by which it knows a constant bitrate
         return out
 
     def _try(self) -> None:
@@ -308,7 +201,7 @@ class RealCodec(Real):
                 said = "; ".join(text.strip() for _, _, text in log) or str(error)
                 limits = f", maxrate={self.maxrate}, bufsize={self.bufsize}" if self.maxrate is not None else ""
                 raise ValueError(f"{self.encoder} refused preset={self.preset!r}, options={self.options}{limits}: {said}") from error
-        refused = [text.strip() for _, _, text in log if _REFUSED.search(text)]
+        refused = [text.strip() for _, _, text in log if REFUSED.search(text)]
         left = {k: v for k, v in context.options.items() if k in self.options}
         if left:
             raise ValueError(

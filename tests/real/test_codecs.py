@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import diffcodec as dc
-from diffcodec.real.av_codec import _av1_payload, _h264_payload, _nal_units
+from diffcodec.real.encoders import _av1_payload, _h264_payload, _nal_units
 
 NAMES = ["libx264", "libx265", "libvpx-vp9", "libsvtav1"]
 CRF = {"libx264": 23, "libx265": 28, "libvpx-vp9": 32, "libsvtav1": 35}
