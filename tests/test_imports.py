@@ -79,7 +79,8 @@ def test_public_names_exist_and_are_documented() -> None:
 
 
 def test_revmark_trains_from_a_packed_file_without_pyav(tmp_path: Path) -> None:
-    dc.write_video(tmp_path / "a.mp4", natural(1, 12, 48, 48)[0])
+    for i in range(2):  # one to train on, one to validate on
+        dc.write_video(tmp_path / f"{i}.mp4", natural(1, 12, 48, 48, seed=i)[0])
     data.pack(tmp_path, tmp_path / "a.clips")
     code = BLOCKED.replace('"PIL", ', "").replace('"rich", ', "") + textwrap.dedent(
         f"""
