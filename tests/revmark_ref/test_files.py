@@ -91,7 +91,7 @@ def test_poses_only_change_places() -> None:
     def seen(change: Callable[[Tensor], Tensor]) -> np.ndarray:
         windows = sync.Windows()
         video = change(torch.stack([paint(t / 25) for t in range(40)]))
-        found = [z for t in range(40) for z in windows.add(video[t].contiguous(), t / 25)]
+        found = [z for t in range(40) for _, z in windows.add(video[t].contiguous(), t / 25)]
         return sync.responses(torch.stack(found), sync.Place(np.eye(2), 0.0)).mean(0)
 
     plain = seen(lambda v: v)
