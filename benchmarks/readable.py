@@ -1,8 +1,8 @@
-"""Is the prediction of ``embed`` right? Films of many kinds, marked with ``base`` at embed's defaults (libx264 veryfast at CRF 20), read as written and
-after coding again at CRF 28; and how many excerpts of clips are read, by their length.
+"""Is the prediction of ``embed`` right? Films of many kinds, marked with ``base`` at embed's defaults (libx264 veryfast at CRF 20), read as written and after
+coding again at CRF 28; and how many excerpts of clips are read, by their length.
 
-Parts: ``contents`` are the synthetic films of ``benchmarks.contents``; ``clips`` are those of ``--clips``, played forwards and backwards for 4 or 8 s, and
-their excerpts. Finished films are kept in --work, so that an interrupted part resumes where it stopped.
+Parts: ``contents`` are the synthetic films of ``benchmarks.contents``; ``clips`` are those of ``--clips``, played forwards and backwards for 4 or 8 s, and their
+excerpts. Finished films are kept in --work, so that an interrupted part resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def excerpts(net: Any, marked: Path, cut: Path, each: int, seed: str) -> dict[st
         read = 0
         for _ in range(each):
             first = rng.randint(0, info.frames - frames)
-            trim = f"trim=start_frame={first}:end_frame={first + frames},setpts=PTS-STARTPTS"
+            trim = f"select='between(n,{first},{first + frames - 1})',setpts=PTS-STARTPTS"
             file_attacks.apply(FileAttack("time", trim), marked, cut)
             read += is_read(net, cut)
         out[f"{length:g} s"] = read
