@@ -61,16 +61,14 @@ def _photo(seed: int, height: int = HEIGHT, width: int = WIDTH, fall: float = 1.
     return np.clip(120 + 34 * light[:, :, None] + 16 * planes[:3].transpose(1, 2, 0), 0, 255)
 
 
-def _clouds(seed: int) -> Array:
-    return _photo(seed, fall=2.5)
-
-
-def _drawn(background: object, draw: Callable[[ImageDraw.ImageDraw], None]) -> Array:
+def _drawn(background: object, *steps: Callable[[ImageDraw.ImageDraw], None]) -> Array:
+    """A frame that is drawn in steps on a colour or a frame."""
     if isinstance(background, np.ndarray):
         image = Image.fromarray(np.clip(background, 0, 255).astype(np.uint8))
     else:
         image = Image.new("RGB", (WIDTH, HEIGHT), background)  # type: ignore[arg-type]
-    draw(ImageDraw.Draw(image))
+    for step in steps:
+        step(ImageDraw.Draw(image))
     return np.asarray(image, dtype=np.float32)
 
 
@@ -112,7 +110,7 @@ def _pan(i: int, seed: int = 1) -> Array:
 
 
 def _still(frame: Array) -> Callable[[int], Array]:
-    return lambda i: frame
+    return lambda _: frame
 
 
 _Y, _X = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
@@ -129,7 +127,7 @@ content("dark blue")(_still(np.broadcast_to(np.array([10.0, 20.0, 70.0]), (HEIGH
 content("gradient")(_still(30 + 190 * _X / WIDTH))
 content("checkerboard")(_still(40 + 170 * (((_X // 20) + (_Y // 20)) % 2)))
 content("test card")(_still(np.where(np.hypot(_X - 320, _Y - 180) < 150, 60 + 130 * ((_X // (4 + _Y // 60)) % 2), 128)))
-content("still photograph")(lambda i: _photos(0))
+content("still photograph")(lambda _: _photos(0))
 content("still of noise")(_still(128 + 40 * _rng(3).normal(size=(HEIGHT, WIDTH))))
 content("text slide")(_still(_page(0, "black", "white")))
 content("title on black")(_still(_page(1, "white", "black", 30, 1)))
@@ -173,8 +171,10 @@ content("web page, scrolling")(lambda i: _scroll[3 * i : 3 * i + HEIGHT])
 _credits = np.concatenate([np.zeros((HEIGHT, WIDTH, 3)), *(_page(50 + k, "white", "black", 18, 11, 180, 26) for k in range(3))])
 content("credits")(lambda i: _credits[2 * i + 120 : 2 * i + 120 + HEIGHT])
 _desk = _drawn(
-    _page(60, "black", (245, 245, 245), 14, 13, 250, 40), lambda d: (d.rectangle((0, 0, 220, 360), fill=(40, 44, 52)), d.rectangle((0, 0, 640, 22), fill=(200, 205, 215)))
-)  # fmt: skip
+    _page(60, "black", (245, 245, 245), 14, 13, 250, 40),
+    lambda d: d.rectangle((0, 0, 220, 360), fill=(40, 44, 52)),
+    lambda d: d.rectangle((0, 0, 640, 22), fill=(200, 205, 215)),
+)
 
 
 @content("screen capture, cursor")
@@ -186,14 +186,22 @@ def _(i: int) -> Array:
 @content("screen capture, windows")
 def _(i: int) -> Array:
     x = 40 + min(200, 4 * (i % 75))
-    return _drawn(_desk, lambda d: (d.rectangle((x, 90, x + 300, 270), fill=(230, 240, 250), outline="black"), d.text((x + 20, 120), _words(_rng(6, i // 75), 30), fill="black", font=ImageFont.load_default(18))))  # fmt: skip
+    return _drawn(
+        _desk,
+        lambda d: d.rectangle((x, 90, x + 300, 270), fill=(230, 240, 250), outline="black"),
+        lambda d: d.text((x + 20, 120), _words(_rng(6, i // 75), 30), fill="black", font=ImageFont.load_default(18)),
+    )
 
 
 @content("chart, growing")
 def _(i: int) -> Array:
     rise = np.cumsum(_rng(7).normal(size=FRAMES)) * 8
     points = [(60 + 3.4 * k, 190 - float(rise[k])) for k in range(max(2, i))]
-    return _drawn("white", lambda d: (d.line([(60, 20), (60, 330), (600, 330)], fill="black", width=2), d.line(points, fill=(200, 30, 30), width=3)))  # fmt: skip
+    return _drawn(
+        "white",
+        lambda d: d.line([(60, 20), (60, 330), (600, 330)], fill="black", width=2),
+        lambda d: d.line(points, fill=(200, 30, 30), width=3),
+    )
 
 
 @content("countdown")
@@ -204,7 +212,11 @@ def _(i: int) -> Array:
 @content("ticker over a still")
 def _(i: int) -> Array:
     text = _words(_rng(8), 200)
-    return _drawn(_photos(2), lambda d: (d.rectangle((0, 310, 640, 350), fill=(170, 20, 20)), d.text((600 - 6 * i, 316), text, fill="white", font=ImageFont.load_default(24))))  # fmt: skip
+    return _drawn(
+        _photos(2),
+        lambda d: d.rectangle((0, 310, 640, 350), fill=(170, 20, 20)),
+        lambda d: d.text((600 - 6 * i, 316), text, fill="white", font=ImageFont.load_default(24)),
+    )
 
 
 # --- drawn ---------------------------------------------------------------------------------------------------------------------
@@ -216,14 +228,20 @@ def _shapes(i: int, background: object, outline: object = None) -> Array:
     def draw(d: ImageDraw.ImageDraw) -> None:
         for k, colour in enumerate(_COLOURS):
             x, y, r = 320 + 240 * math.sin(i / 22 + 1.3 * k), 180 + 110 * math.cos(i / 17 + 2.1 * k), 30 + 9 * k
-            (d.ellipse if k % 2 else d.rectangle)((x - r, y - r, x + r, y + r), fill=colour, outline=outline, width=3)  # type: ignore[operator]
+            shape = d.ellipse if k % 2 else d.rectangle
+            shape((x - r, y - r, x + r, y + r), fill=colour, outline=outline, width=3)  # type: ignore[arg-type]
 
     return _drawn(background, draw)
 
 
 content("shapes on black")(lambda i: _shapes(i, "black"))
 content("shapes on white")(lambda i: _shapes(i, "white"))
-_scene = _drawn((140, 200, 240), lambda d: (d.rectangle((0, 240, 640, 360), fill=(110, 180, 90), outline="black", width=3), d.polygon([(60, 240), (200, 80), (340, 240)], fill=(150, 140, 130), outline="black"), d.ellipse((500, 30, 570, 100), fill=(250, 230, 90))))  # fmt: skip
+_scene = _drawn(
+    (140, 200, 240),
+    lambda d: d.rectangle((0, 240, 640, 360), fill=(110, 180, 90), outline="black", width=3),
+    lambda d: d.polygon([(60, 240), (200, 80), (340, 240)], fill=(150, 140, 130), outline="black"),
+    lambda d: d.ellipse((500, 30, 570, 100), fill=(250, 230, 90)),
+)
 content("cartoon")(lambda i: _shapes(i, _scene, "black"))
 _tiles = (
     np.array([(90, 140, 60), (100, 150, 70), (120, 90, 50), (60, 110, 180)])[_rng(9).integers(0, 4, (30, 60))].repeat(16, 0).repeat(16, 1)
@@ -241,8 +259,8 @@ def _(i: int) -> Array:
 
 @content("logo on black, turning")
 def _(i: int) -> Array:
-    a = i / 15
-    return _drawn("black", lambda d: d.polygon([(320 + 90 * math.cos(a + k * 2.1), 180 + 90 * math.sin(a + k * 2.1)) for k in range(3)], fill=(220, 180, 40)))  # fmt: skip
+    corners = [(320 + 90 * math.cos(i / 15 + k * 2.1), 180 + 90 * math.sin(i / 15 + k * 2.1)) for k in range(3)]
+    return _drawn("black", lambda d: d.polygon(corners, fill=(220, 180, 40)))
 
 
 content("gradient, drifting")(lambda i: 40 + 170 * ((_X + 2 * i) % WIDTH) / WIDTH)
@@ -254,10 +272,11 @@ content("grating at the mark's rate")(lambda i: 128 + 60 * np.sign(np.sin(0.35 *
 
 content("noise")(lambda i: 128 + 40 * _rng(13, i).normal(size=(HEIGHT, WIDTH)))
 content("grain on grey")(lambda i: 128 + 3 * _rng(14, i).normal(size=(HEIGHT, WIDTH)))
-content("sky with faint grain")(lambda i: (150 + 60 * (1 - _Y / HEIGHT) + 1.0 * _rng(15, i).normal(size=(HEIGHT, WIDTH)))[:, :, None] * np.array([0.7, 0.85, 1.0]))  # fmt: skip
+_SKY = (150 + 60 * (1 - _Y / HEIGHT))[:, :, None] * np.array([0.7, 0.85, 1.0])
+content("sky with faint grain")(lambda i: _SKY + _rng(15, i).normal(size=(HEIGHT, WIDTH, 1)) * np.array([0.7, 0.85, 1.0]))
 content("grain on black")(lambda i: 4 + 2 * _rng(16, i).normal(size=(HEIGHT, WIDTH)))
+_CLOUDS = 110 + 0.5 * _photo(3, fall=2.5)
 content("clouds, drifting")(lambda i: np.roll(_CLOUDS, i, axis=1))
-_CLOUDS = 110 + 0.5 * _clouds(3)
 content("pan")(_pan)
 content("slow pan")(lambda i: _wide(4)[40 : 40 + HEIGHT, 20 + i // 8 : 20 + i // 8 + WIDTH])
 

@@ -251,6 +251,31 @@ def watermark_short() -> Table:
     return ["files", "number", "message read", "wrong message"], rows
 
 
+def readable() -> Table:
+    """What ``embed`` predicts of its marks, beside what is read."""
+    rows = []
+    for part, words in (("contents", "synthetic films of many kinds"), ("clips", "clips")):
+        data = load(f"readable_{part}")
+        for called, how in (("as written", "as written"), ("CRF 28", "coded again at CRF 28")):
+            n = data["counts"][called]
+            cells = [str(n[f"predicted {p}, {r}"]) for p in ("readable", "unreadable") for r in ("read", "not read")]
+            rows.append([f"{words}, {how}", *cells])
+    head = [
+        "films",
+        "predicted readable, read",
+        "predicted readable, not read",
+        "predicted unreadable, read",
+        "predicted unreadable, not read",
+    ]
+    return head, rows
+
+
+def excerpts() -> Table:
+    """Excerpts that are read, by their length."""
+    lengths = load("readable_clips")["excerpts"]
+    return ["length", "excerpts", "message read"], [[n, str(r["number"]), str(r["read"])] for n, r in lengths.items()]
+
+
 CODECS = {
     "libx264:18": "libx264 CRF 18", "libx264:22": "22", "libx264:27": "27", "libx264:32": "32", "libx265:28": "libx265 28",
     "libvpx-vp9:36": "VP9 36", "libsvtav1:40": "AV1 40",
@@ -408,6 +433,8 @@ TABLES = {
     "protocol": protocol,
     "watermark": watermark,
     "watermark-short": watermark_short,
+    "readable": readable,
+    "excerpts": excerpts,
 }
 
 

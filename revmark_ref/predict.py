@@ -1,10 +1,10 @@
 """Prediction, while a film is being marked, of whether its mark can be read back.
 
 What the visual mask, the limits in flat places, clipping at black and white, rounding, and the encoder leave of the mark depends on the film and its
-bitrate. So the encoded frames are decoded as they are written, at the size at which they are read, and demodulated as
-:mod:`revmark_ref.sync` does. Since message, geometry and clock are known here, nothing is searched: the reader's own sums over windows
-(:func:`revmark_ref.sync.combined`) are compared with the waves that were drawn. Their signal-to-noise ratio decides whether the channel code gives the
-message, and how far their lattice stands out of the spectrum, whether it is found.
+bitrate. So the encoded frames are decoded as they are written, at the size at which they are read, and demodulated as :mod:`revmark_ref.sync` does.
+Since message, geometry and clock are known here, nothing is searched: the reader's own sums over windows (:func:`revmark_ref.sync.combined`) are
+compared with the waves that were drawn. Their signal-to-noise ratio decides whether the channel code gives the message, and how far their lattice
+stands out of the spectrum, whether it is found.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from . import reading, sync
 from .filemark import CELLS, PERIOD, TILE, VECTORS, WORD, Painter
 from .marking import WavePen
 
-# dB. Of 91 training clips and synthetic films, most of them coded at CRF 28 to 34, the strongest that was not read has -3.3; of the 75 that were read,
-# two have less
+# dB. Of 91 training clips and synthetic films, most of them coded at CRF 28 to 34, the strongest that was not read has -3.3; of the 75 that were
+# read, two have less
 NEEDED = -2.8
 CLEAR = 15.0  # score of the geometry from which the search does not fail before the channel code does
 SPAN = 6  # windows of an excerpt: 3.1 s
@@ -97,7 +97,7 @@ class Watch:
         import av
 
         if self.decoder is None:
-            self.decoder = av.CodecContext.create(encoder.name.removeprefix("lib").replace("x264", "h264"), "r")
+            self.decoder = av.CodecContext.create("h264", "r")
             self.decoder.extradata = encoder.extradata
             self.decoder.thread_count = 1
         self._take(self.decoder.decode(packet))

@@ -129,10 +129,10 @@ def test_the_share_of_the_film_in_which_an_excerpt_can_be_read(net: REVMark, tmp
     """Black in the first half: the message is read, but not from there."""
     path, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
     written(path, torch.cat([torch.zeros(100, 3, 128, 160), footage(100, 128, 160)]))
-    told = apply.embed(net, path, out, message=MESSAGE, crf=14, verify=True)
+    told = apply.embed(net, path, out, message=MESSAGE, crf=20, verify=True)
     assert told.verified is True
     assert told.prediction is not None
-    assert 0.3 < told.prediction.share < 0.8
+    assert 0.2 < told.prediction.share < 0.8
     assert f"in {int(100 * told.prediction.share)} % of the film" in str(told.prediction)
 
 
