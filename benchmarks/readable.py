@@ -1,8 +1,8 @@
-"""Is the prediction of ``embed`` right? Films of many kinds, marked with ``base`` at embed's defaults (libx264 veryfast at CRF 20), read as written and
-after coding again at CRF 28; and how many excerpts of clips are read, by their length.
+"""Is the prediction of ``embed`` right? Films of many kinds, marked with ``base`` at embed's defaults (libx264 veryfast at CRF 20), read as written
+and after coding again at CRF 28; and how many excerpts of clips are read, by their length.
 
-Parts: ``contents`` are the synthetic films of ``benchmarks.contents``; ``clips`` are those of ``--clips``, played forwards and backwards for 4 or 8 s,
-and their excerpts. Finished films are kept in --work, so that an interrupted part resumes where it stopped.
+Parts: ``contents`` are the synthetic films of ``benchmarks.contents``; ``clips`` are those of ``--clips``, played forwards and backwards for 4 or
+8 s, and their excerpts. Finished films are kept in --work, so that an interrupted part resumes where it stopped.
 """
 
 from __future__ import annotations
