@@ -2,7 +2,8 @@
 and after coding again at CRF 28; and how many excerpts of clips are read, by their length.
 
 Parts: ``contents`` are the synthetic films of ``benchmarks.contents``; ``clips`` are those of ``--clips``, played forwards and backwards for 4 or
-8 s, and their excerpts. Finished films are kept in --work, so that an interrupted part resumes where it stopped.
+8 s, and their excerpts; ``weak`` are both, marked at 43 dB and written at CRF 32, so that many are not read. Finished films are kept in --work, so
+that an interrupted part resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from revmark_ref import apply, predict, weights
 
 MESSAGE = "0123456789abcdef"
 CARRIED = {"CRF 28": FileAttack("coding", **encoder("libx264", 28, "veryfast"))}
+WEAK = {"psnr": 43.0, "crf": 32.0}
 LENGTHS = (1.5, 2.0, 2.5, 3.0, 4.0)  # seconds
 
 
 def films(args: argparse.Namespace, part: str, source: Path) -> Iterator[tuple[str, Any]]:
     """Names of films, and functions that write each to ``source``."""
-    if part == "contents":
+    if part != "clips":
         for name in contents.CONTENTS:
             yield name, lambda name=name: contents.write(name, source)
-        return
-    for i, path in enumerate(args.paths):
+    for i, path in enumerate(args.paths if part != "contents" else []):
 
         def write(i: int = i, path: Path = path) -> None:
             dc.write_video(source, watermark.clip(path, 2 * i), fps=watermark.FPS, crf=10, preset="ultrafast")
@@ -63,7 +64,8 @@ def is_read(net: Any, path: Path) -> bool:
 
 
 def predictions(net: Any, args: argparse.Namespace, part: str) -> dict[str, Any]:
-    """Films marked at the defaults: predicted, and read as written and after coding again."""
+    """Films marked: predicted, and read as written and after coding again."""
+    attacks = {} if part == "weak" else CARRIED
     done = Rows(args.work / f"{part}.jsonl", "film")
     source, out, carried = (args.work / f"{part}-{n}.mp4" for n in ("source", "marked", "carried"))
     names = []
@@ -72,8 +74,8 @@ def predictions(net: Any, args: argparse.Namespace, part: str) -> dict[str, Any]
         if (name,) in done:
             continue
         write()
-        row = {"film": name} | marked(net, source, out) | {"as written": is_read(net, out)}
-        for called, attack in CARRIED.items():
+        row = {"film": name} | marked(net, source, out, **(WEAK if part == "weak" else {})) | {"as written": is_read(net, out)}
+        for called, attack in attacks.items():
             file_attacks.apply(attack, out, carried)
             row[called] = is_read(net, carried)
         if part == "clips":
@@ -81,7 +83,7 @@ def predictions(net: Any, args: argparse.Namespace, part: str) -> dict[str, Any]
         done.add(row)
         print(row, flush=True)
     rows = [done[(name,)] for name in names]
-    counts = {called: _counts(rows, called) for called in ("as written", *CARRIED)}
+    counts = {called: _counts(rows, called) for called in ("as written", *attacks)}
     told = {"films": len(rows), "needed": predict.NEEDED, "counts": counts}
     if part == "clips":
         told["excerpts"] = {
@@ -119,13 +121,13 @@ def excerpts(net: Any, marked: Path, cut: Path, each: int, seed: str) -> dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=Path, help="folder of video files, for the part clips")
-    parser.add_argument("--parts", nargs="+", choices=["contents", "clips"], default=["contents"])
+    parser.add_argument("--clips", type=Path, help="folder of video files, for the parts clips and weak")
+    parser.add_argument("--parts", nargs="+", choices=["contents", "clips", "weak"], default=["contents"])
     parser.add_argument("--each", type=int, default=2, help="excerpts of each length from each clip")
     parser.add_argument("--work", type=Path, default=Path("out/readable"), help="folder for intermediate files")
     args = parser.parse_args()
     if args.clips is None and args.parts != ["contents"]:
-        parser.error("the part clips needs --clips")
+        parser.error("the parts clips and weak need --clips")
     net, _ = weights.load("base")
     args.paths = [] if args.clips is None else video_files(args.clips)
     clips = named(args.paths)

@@ -254,10 +254,10 @@ def watermark_short() -> Table:
 def readable() -> Table:
     """What ``embed`` predicts of its marks, beside what is read."""
     rows = []
-    for part, words in (("contents", "synthetic films of many kinds"), ("clips", "clips")):
-        data = load(f"readable_{part}")
-        for called, how in (("as written", "as written"), ("CRF 28", "coded again at CRF 28")):
-            n = data["counts"][called]
+    kinds = {"contents": "synthetic films of many kinds", "clips": "clips", "weak": "all, marked at 43 dB and written at CRF 32"}
+    for part, words in kinds.items():
+        for called, n in load(f"readable_{part}")["counts"].items():
+            how = {"CRF 28": "coded again at CRF 28"}.get(called, called)
             cells = [str(n[f"predicted {p}, {r}"]) for p in ("readable", "unreadable") for r in ("read", "not read")]
             rows.append([f"{words}, {how}", *cells])
     head = [

@@ -143,7 +143,8 @@ def _judged(source: Path, prediction: predict.Prediction, force: bool) -> predic
     told = f"{source}: {prediction}: {prediction.reason}"
     if not force:
         raise predict.UnreadableError(
-            f"{told}; a lower crf, a lower psnr or a longer film may help, force=True (--force) marks it all the same; nothing was kept",
+            f"{told}; a crf (--crf 18), which lifts the limit of the bitrate, a lower psnr or a longer film may help; force=True (--force) marks it"
+            " all the same; nothing was kept",
             prediction,
         )
     warnings.warn(told, stacklevel=3)

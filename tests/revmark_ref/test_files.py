@@ -244,9 +244,10 @@ def test_what_cannot_be_read_back_is_refused(net: REVMark, tmp_path: Path) -> No
 def test_size_is_about_the_sources(net: REVMark, source: Path, tmp_path: Path) -> None:
     small, out = tmp_path / "small.mp4", tmp_path / "out.mp4"
     dc.write_video(small, dc.read_video(source), fps=25, crf=32)
-    done = apply.embed(net, small, out, message=MESSAGE)
+    with pytest.warns(UserWarning, match="predicted unreadable"):
+        done = apply.embed(net, small, out, message=MESSAGE, force=True)
     assert (done.bytes_before, done.bytes_after) == (small.stat().st_size, out.stat().st_size)
-    assert done.bytes_after < 1.6 * done.bytes_before
+    assert done.bytes_after < 2 * done.bytes_before
     done = apply.embed(net, small, out, message=MESSAGE, crf=16)
     assert done.bytes_after > 2 * done.bytes_before
 
