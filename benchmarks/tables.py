@@ -272,6 +272,31 @@ def watermark_short() -> Table:
     return ["files", "number", "message read", "wrong message"], rows
 
 
+def readable() -> Table:
+    """What ``embed`` predicts of its marks, beside what is read."""
+    rows = []
+    kinds = {"contents": "synthetic films of many kinds", "clips": "clips", "weak": "all, marked at 43 dB and written at CRF 32"}
+    for part, words in kinds.items():
+        for called, n in load(f"readable_{part}")["counts"].items():
+            how = {"CRF 28": "coded again at CRF 28"}.get(called, called)
+            cells = [str(n[f"predicted {p}, {r}"]) for p in ("readable", "unreadable") for r in ("read", "not read")]
+            rows.append([f"{words}, {how}", *cells])
+    head = [
+        "films",
+        "predicted readable, read",
+        "predicted readable, not read",
+        "predicted unreadable, read",
+        "predicted unreadable, not read",
+    ]
+    return head, rows
+
+
+def excerpts() -> Table:
+    """Excerpts that are read, by their length."""
+    lengths = load("readable_clips")["excerpts"]
+    return ["length", "excerpts", "message read"], [[n, str(r["number"]), str(r["read"])] for n, r in lengths.items()]
+
+
 CODECS = {
     "libx264:18": "libx264 CRF 18", "libx264:22": "22", "libx264:27": "27", "libx264:32": "32", "libx265:28": "libx265 28",
     "libvpx-vp9:36": "VP9 36", "libsvtav1:40": "AV1 40",
@@ -454,6 +479,8 @@ TABLES = {
     "protocol": protocol,
     "watermark": watermark,
     "watermark-short": watermark_short,
+    "readable": readable,
+    "excerpts": excerpts,
 }
 
 

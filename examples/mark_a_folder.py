@@ -25,13 +25,17 @@ for name, clip in zip(("street", "rabbit"), report.demo_clips()[1:]):
 
 # %%
 # Embedding. On the command line this is ``revmark embed in.mp4 out.mp4 --message ...``. Without the ``key`` the mark cannot be found.
+# A video that cannot be marked, such as one whose mark is predicted not to be readable, is an error, which does not stop the others.
 net, _ = weights.load("base")
 for number, path in enumerate(sorted(folder.glob("*.mp4"))):
-    told = apply.embed(
-        net, path, folder / f"{path.stem}.marked.mkv", message=f"{number:016x}", key="studio"
-    )
+    out = folder / f"{path.stem}.marked.mkv"
+    try:
+        told = apply.embed(net, path, out, message=f"{number:016x}", key="studio")
+    except dc.VideoError as error:
+        print(f"left out: {error}")
+        continue
     print(
-        f"{path.name}: {told.frames} frames, {told.bytes_before // 1024} -> {told.bytes_after // 1024} KiB"
+        f"{path.name}: {told.frames} frames, {told.bytes_before // 1024} -> {told.bytes_after // 1024} KiB; {told.prediction}"
     )
 
 # %%

@@ -15,6 +15,7 @@ from .checkpoint import CheckpointError
 from .config import PRESETS, Config, Model, Training
 from .framing import MessageError
 from .model import Detector, Discriminator, REVMark
+from .predict import Prediction, UnreadableError
 from .run import Plan
 from .train import train
 from .weights import load, load_detector
@@ -28,8 +29,10 @@ __all__ = [
     "MessageError",
     "Model",
     "Plan",
+    "Prediction",
     "REVMark",
     "Training",
+    "UnreadableError",
     "detect",
     "embed",
     "extract",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from diffcodec.files import replacing
 from diffcodec.media import DAMAGED, NO_SPACE, Damage, decode, opened
 from diffcodec.video import X264_PRESETS, VideoError, video_info
 
-from . import framing, reading, sync
+from . import framing, predict, reading, sync
 from .filemark import BITS, LOWEST_RATE, PERIOD, WORD, Mark
 from .framing import Found, MessageError
 from .marking import Coding, Marked, Marking, Progress, SegmentPen, Small, WavePen
@@ -41,6 +42,7 @@ def embed(
     damaged: str = "error",
     key: str = "",
     force: bool = False,
+    verify: bool = False,
 ) -> Marked:
     """Embed a message (or a text) in a video file, from the first frame to the last; the output file is written completely or not at all.
 
@@ -62,13 +64,16 @@ def embed(
         progress: called with the number of frames written.
         damaged: "error" raises; "keep" marks what can be decoded, and warns.
         key: any string; the mark can only be found with the same key.
-        force: mark a video even if it already carries a mark with this key.
+        force: mark a video even if it already carries a mark with this key, or if the mark is predicted not to be readable (with a warning).
+        verify: read the written file, and compare the message or text; works for every mark.
 
     Returns:
-        Numbers of frames and segments, duration, damage, and file sizes.
+        Numbers of frames and segments, duration, damage, file sizes, and the prediction whether the mark can be read back (``base`` only); with
+        ``verify``, whether it was.
 
     Raises:
         MessageError: neither or both of message and text given, wrong length, not hex, text too long for the video.
+        UnreadableError: a VideoError; the mark is predicted not to be readable. No file is left.
         VideoError: input unreadable, damaged, already marked, too short or too small; output path unusable, disk full.
         ValueError: psnr, crf, preset or damaged out of range.
     """
@@ -111,14 +116,50 @@ def embed(
                 if not force and reading.read(source, key, damage=Damage(), limit=1, far=False).marked:
                     raise VideoError(f"{source} carries a mark of this key already; force=True (--force) adds another")
             pen = WavePen(Mark.of(key), rows, psnr, rate) if waves else SegmentPen(net, rows, psnr)
+            watch = predict.Watch(pen, rate) if isinstance(pen, WavePen) else None
             coding = Coding(20.0 if crf is None else crf, preset, _most(reader, video) if crf is None else None)
             with replacing(out) as temporary, av.open(f"file:{temporary}", "w") as writer:
-                done = Marking(pen, reader, video, writer, coding, progress, source, damaged).run()
-            return dataclasses.replace(done, bytes_before=source.stat().st_size, bytes_after=out.stat().st_size)
+                done = Marking(pen, reader, video, writer, coding, progress, source, damaged, watch).run()
+                if watch is not None:
+                    done = dataclasses.replace(done, prediction=_judged(source, watch.end(), force))
+            done = dataclasses.replace(done, bytes_before=source.stat().st_size, bytes_after=out.stat().st_size)
     except av.error.FFmpegError as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise VideoError(f"{out}: no space left to write it; nothing was kept") from error
         raise VideoError(f"{source} -> {out}: {error.strerror or error}; nothing was kept") from error
+    if verify:
+        done = dataclasses.replace(done, verified=_read_back(net, out, rows, text, key))
+    return done
+
+
+def _judged(source: Path, prediction: predict.Prediction, force: bool) -> predict.Prediction:
+    """The prediction, if the mark is readable or ``force`` is given.
+
+    Raises:
+        UnreadableError: otherwise.
+    """
+    if prediction.readable:
+        return prediction
+    told = f"{source}: {prediction}: {prediction.reason}"
+    if not force:
+        raise predict.UnreadableError(
+            f"{told}; a crf (--crf 18), which lifts the limit of the bitrate, a lower psnr or a longer film may help; force=True (--force) marks it"
+            " all the same; nothing was kept",
+            prediction,
+        )
+    warnings.warn(told, stacklevel=3)
+    return prediction
+
+
+def _read_back(net: REVMark, out: Path, rows: np.ndarray, text: str | None, key: str) -> bool:
+    """Whether a written file gives its message or text."""
+    try:
+        found = extract(net, out, key=key)
+    except VideoError:  # too short to be read
+        return False
+    if text is not None:
+        return found.text == text
+    return found.message == framing.to_hex(rows[0][: framing.message_bits(net.model.bits)])
 
 
 SMALLEST = 96  # pixels: the least short side at which the finest waves are still sampled well enough
@@ -142,7 +183,13 @@ def _most(reader: Any, video: Any) -> int | None:
         rate = reader.bit_rate - sum(s.bit_rate or 0 for s in reader.streams if s.type == "audio")
     if not rate or rate < 1000:
         return None
-    return int(1.15 * rate * _WORTH.get(video.codec_context.name, 1.0))
+    context = video.codec_context
+    samples = context.width * context.height * float(video.average_rate or video.guessed_rate or 25)
+    return int(1.15 * rate * _WORTH.get(context.name, 1.0) + min(_MARK * samples, _MARK_MOST))
+
+
+# Bits per pixel that a mark takes where the source has next to none, as in a still picture, and a limit in bit/s. A cap without them leaves no mark
+_MARK, _MARK_MOST = 0.02, 200e3
 
 
 def small_frames(path: str | os.PathLike[str], height: int, width: int, damage: Damage) -> Iterator[Tensor]:

@@ -22,7 +22,7 @@ Progress = Callable[[int], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status as that of :func:`diffcodec.cli.main`."""
+    """Run a command line; returns the exit status as that of :func:`diffcodec.cli.main`, and 1 if ``embed --verify`` does not read its mark."""
     return run(_parser(), argv, "; pip install 'diffcodec[revmark]' installs it ('diffcodec[demo]' for figures)")
 
 
@@ -47,7 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     e.add_argument("--crf", type=float, help="CRF of libx264 (default: 20, with the bitrate capped near that of the input's video)")
     e.add_argument("--preset", default="veryfast", help="preset of libx264; slower presets give smaller files")
     e.add_argument("--weights", default="base", help="shipped weights by name, or a file")
-    e.add_argument("--force", action="store_true", help="mark a video even if it already carries a mark with this key")
+    e.add_argument(
+        "--force",
+        action="store_true",
+        help="mark a video even if it already carries a mark with this key, or if the mark is predicted not to be readable",
+    )
+    e.add_argument("--verify", action="store_true", help="read the output back; the exit status is 1 if its message or text is not found")
     e.add_argument(
         "--damaged", choices=["error", "keep"], default="error", help="damaged input: 'error' refuses it, 'keep' marks what can be decoded"
     )
@@ -150,18 +155,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _embed(args: argparse.Namespace, command: str) -> None:
+def _embed(args: argparse.Namespace, command: str) -> int:
     from . import apply, weights
 
     net, _ = weights.load(args.weights)
     with _bar("marking", args.input) as progress:
         done = apply.embed(
-            net, args.input, args.output, args.message, args.text, args.psnr, args.crf, args.preset, progress, args.damaged, args.key, args.force
+            net, args.input, args.output, args.message, args.text, args.psnr, args.crf, args.preset, progress, args.damaged, args.key, args.force,
+            args.verify,
         )  # fmt: skip
     print(
         f"{args.output}: {done.frames} frames, {done.seconds:.1f} s, {args.psnr:g} dB before encoding;"
         f" {_size(done.bytes_before)} became {_size(done.bytes_after)}"
     )
+    if done.prediction is not None:
+        print(done.prediction)
+    if done.verified is False:
+        print(f"revmark embed: {args.output}: verification failed, the mark was not read back; the file was kept", file=sys.stderr)
+        return 1
+    if done.verified:
+        print(f"verified: the {'text' if args.text is not None else 'message'} was read back")
+    return 0
 
 
 def _size(count: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from .filemark import FLATTEST, PERIOD, Mark, Painter
 from .model import REVMark
 from .waves import BAREST, hidden
 
+if TYPE_CHECKING:
+    from .predict import Prediction
+
 Progress = Callable[[int], None]
 SEGMENTS = 2  # segments that go through the network at once: for a single one torch has no fast 3-D convolution on a CPU
 
@@ -39,6 +42,8 @@ class Marked:
         seconds: length of the video.
         damage: description of the damage to the input; None if none was noticed.
         bytes_before, bytes_after: sizes of input and output file.
+        prediction: whether the mark can be read back (:class:`revmark_ref.predict.Prediction`); None for marks of a network.
+        verified: with ``verify``, whether the message or text was read from the written file; otherwise None.
     """
 
     frames: int
@@ -47,6 +52,8 @@ class Marked:
     damage: str | None = None
     bytes_before: int = 0
     bytes_after: int = 0
+    prediction: Prediction | None = None
+    verified: bool | None = None
 
 
 # Tags that say how the input was written, not what it is
@@ -104,6 +111,12 @@ class Pen(Protocol):
         """How many segments (periods) were written."""
 
 
+class Watch(Protocol):
+    """Follows the encoded packets of the marked video, before they are written."""
+
+    def __call__(self, packet: Any, encoder: Any) -> None: ...
+
+
 @dataclass(frozen=True)
 class Coding:
     """How the marked video is encoded: CRF and preset of libx264, and a maximum bitrate in bit/s (None: no limit)."""
@@ -117,8 +130,18 @@ class Marking:
     """Marks one video: decodes, marks, encodes, and interleaves the copied tracks."""
 
     def __init__(
-        self, pen: Pen, reader: Any, video: Any, writer: Any, coding: Coding, progress: Progress | None, source: Path, damaged: str
+        self,
+        pen: Pen,
+        reader: Any,
+        video: Any,
+        writer: Any,
+        coding: Coding,
+        progress: Progress | None,
+        source: Path,
+        damaged: str,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch
         self.pen, self.reader, self.video, self.writer = pen, reader, video, writer
         self.coding, self.progress, self.source, self.damaged = coding, progress, source, damaged
         self.stream: Any = None
@@ -160,7 +183,7 @@ class Marking:
             warnings.warn(f"{self.source}: {damage}; what could be decoded was marked", stacklevel=3)
         if self.frames < self.pen.least:
             raise VideoError(f"{self.source}: {self.frames} frames; a mark needs at least {self.pen.least} to be read back")
-        self.writer.mux(self.stream.encode(None))
+        self._send(None)
         length = (self.last + self.clock.step - (self.first or 0)) * self.video.time_base
         return Marked(self.frames, self.pen.segments(), float(length), str(damage) if damage else None)
 
@@ -232,10 +255,16 @@ class Marking:
         for marked, stamp in zip(self.pen(held, [float((s - self.first) * base) for s in stamps]), stamps):
             marked.pts, marked.time_base = stamp, base
             self.last = stamp
-            self.writer.mux(self.stream.encode(marked))
+            self._send(marked)
             self.frames += 1
         if self.progress is not None:
             self.progress(self.frames)
+
+    def _send(self, frame: Any) -> None:
+        for packet in self.stream.encode(frame):
+            if self.watch is not None:
+                self.watch(packet, self.stream.codec_context)
+            self.writer.mux(packet)
 
 
 class SegmentPen:
@@ -293,6 +322,7 @@ class WavePen:
         self.mark, self.words, self.level = mark, words, 255 * 10 ** (-psnr / 20)
         self.least = math.ceil(SHORTEST * rate)
         self.last = 0.0
+        self.drawn = self.limited = 0  # frames, and those of them whose mark is weaker than asked for, as they have nearly no texture
 
     def segments(self) -> int:
         return math.ceil(self.last / PERIOD + 1e-9) or 1
@@ -312,7 +342,10 @@ class WavePen:
             waves = self.painter(at)
             fine = F.interpolate((mask * waves)[None, None], (self.planes.h, self.planes.w), mode="bilinear")[0, 0]
             gain = self.level / max(1e-6, float(fine.norm()) / math.sqrt(fine.numel()))
-            gain = min(gain, FLATTEST / (BAREST * float(waves.norm()) / math.sqrt(waves.numel())))
+            most = FLATTEST / (BAREST * float(waves.norm()) / math.sqrt(waves.numel()))
+            self.drawn += 1
+            self.limited += gain > most
+            gain = min(gain, most)
             yield self.planes.add(frame, [fine.mul_(gain * self.planes.gains[0]).round_().to(torch.int16), None, None])
 
 

@@ -72,51 +72,85 @@ class Read:
         }
 
 
+class Shrink:
+    """Luma of decoded frames with a short side of at most ``sync.ROWS`` pixels, and their times.
+
+    Args:
+        rate: frames per second where there are no time stamps.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.luma: Luma | None = None
+        self.last, self.shift = -1.0, 0.0
+
+    def __call__(self, frame: Any) -> tuple[Tensor, float]:
+        """Luma ``[H, W]`` of the next frame in 8-bit levels, and its time in seconds."""
+        shown = (frame.width, frame.height) if orientation(frame)[0] % 2 else (frame.height, frame.width)
+        scale = min(1.0, sync.ROWS / min(shown))
+        height, width = (max(8, round(n * scale)) for n in shown)
+        if self.luma is None or (self.luma.height, self.luma.width) != (height, width):
+            self.luma = Luma(height, width)
+        follows = self.last + 1 / self.rate
+        at = self.shift + float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else follows
+        if (
+            not self.last < at < self.last + 5
+        ):  # the time stamps jump, or begin late: continue at the frame rate, and by the clock from there on
+            self.shift += follows - at
+            at = follows
+        self.last = at
+        return self.luma(frame), at
+
+
 def frames(path: str | os.PathLike[str], damage: Damage, progress: Progress | None = None) -> Iterator[tuple[Tensor, float]]:
-    """Luma of each frame in 8-bit levels, with a short side of at most ``sync.ROWS`` pixels, and its time in seconds.
+    """What :class:`Shrink` gives for each frame of a file.
 
     Raises:
         VideoError: unreadable file.
     """
-    luma: Luma | None = None
-    last, shift = -1.0, 0.0
     with opened(path) as (container, stream):
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        shrink = Shrink(float(stream.average_rate or stream.guessed_rate or 25))
         for seen, frame in enumerate(decode(container, stream, damage), 1):
-            shown = (frame.width, frame.height) if orientation(frame)[0] % 2 else (frame.height, frame.width)
-            scale = min(1.0, sync.ROWS / min(shown))
-            height, width = (max(8, round(n * scale)) for n in shown)
-            if luma is None or (luma.height, luma.width) != (height, width):
-                luma = Luma(height, width)
-            follows = last + 1 / rate
-            at = shift + float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else follows
-            if not last < at < last + 5:  # the time stamps jump, or begin late: continue at the frame rate, and by the clock from there on
-                shift += follows - at
-                at = follows
-            last = at
-            yield luma(frame), at
+            yield shrink(frame)
             if progress is not None:
                 progress(seen)
 
 
+class Groups:
+    """Demodulated windows, ``sync.GROUP`` at a time: their numbers and ``[C, H, W]``. A frame of another size begins a new group."""
+
+    def __init__(self) -> None:
+        self.windows, self.size = Windows(), torch.Size()
+        self.held: list[tuple[int, Tensor]] = []
+
+    def add(self, y: Tensor, at: float) -> Iterator[tuple[list[int], Tensor]]:
+        """Add a frame ``[H, W]`` at a time in seconds; yields a group that is finished by then."""
+        if self.size and y.shape != self.size:
+            yield from self.end()
+        self.size = y.shape
+        self.held += self.windows.add(sync.whitened(y), at)
+        if len(self.held) >= sync.GROUP:
+            yield self._group()
+
+    def end(self) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield what is left."""
+        self.held += self.windows.end()
+        if self.held:
+            yield self._group()
+        self.windows = Windows()
+
+    def _group(self) -> tuple[list[int], Tensor]:
+        numbers, windows = zip(*self.held)
+        self.held = []
+        return list(numbers), torch.stack(windows)
+
+
 def groups(source: Iterator[tuple[Tensor, float]]) -> Iterator[Tensor]:
-    """Demodulated windows, ``sync.GROUP`` at a time. A frame of another size begins a new group."""
-    windows, held = Windows(), list[Tensor]()
-    size = None
+    """Demodulated windows of frames, a group at a time (:class:`Groups`)."""
+    found = Groups()
     for y, at in source:
-        if size is not None and y.shape != size:
-            held += windows.end()
-            if held:
-                yield torch.stack(held)
-            windows, held = Windows(), []
-        size = y.shape
-        held += windows.add(sync.whitened(y), at)
-        if len(held) >= sync.GROUP:
-            yield torch.stack(held)
-            held = []
-    held += windows.end()
-    if held:
-        yield torch.stack(held)
+        yield from (windows for _, windows in found.add(y, at))
+    yield from (windows for _, windows in found.end())
 
 
 def read(

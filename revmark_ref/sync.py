@@ -36,7 +36,12 @@ _NUMBER = {tuple(v): i for i, v in enumerate(VECTORS.tolist())}
 _PLACES = [np.array([_NUMBER[tuple(v)] for v in (VECTORS @ o.T).tolist()]) for o in ORIENTATIONS]
 _SQUARES = (VECTORS**2).sum(1)
 _NEAR = np.abs(_SQUARES[:, None] - _SQUARES) <= 6
-_RINGS = _NEAR / _NEAR.sum(1, keepdims=True)  # mean over waves of about the same frequency
+_RINGS = _NEAR / _NEAR.sum(1, keepdims=True)
+
+
+def rings(power: np.ndarray) -> np.ndarray:
+    """Mean over waves of about the same frequency. Shape: ``[J]`` -> same."""
+    return _RINGS @ power  # type: ignore[no-any-return]
 
 
 class Windows:
@@ -45,21 +50,21 @@ class Windows:
     def __init__(self) -> None:
         self.open: dict[int, _Window] = {}
 
-    def add(self, y: Tensor, seconds: float) -> Iterator[Tensor]:
-        """Add a whitened frame ``[H, W]``; yields the windows that are finished by then, complex ``[H, W]``."""
+    def add(self, y: Tensor, seconds: float) -> Iterator[tuple[int, Tensor]]:
+        """Add a whitened frame ``[H, W]``; yields the windows that are finished by then: the period that each begins with, and complex ``[H, W]``."""
         at = seconds / PERIOD
         last = math.floor(at)
         for number in [n for n in self.open if n < last - 1]:
-            yield from self.open.pop(number).end()
+            yield from ((number, w) for w in self.open.pop(number).end())
         for number in (last - 1, last):
             if number not in self.open:
                 self.open[number] = _Window(y)
             self.open[number].add(y, at, math.sin(math.pi * (at - number) / 2) ** 2)
 
-    def end(self) -> Iterator[Tensor]:
+    def end(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the windows that are still open."""
         for number in sorted(self.open):
-            yield from self.open.pop(number).end()
+            yield from ((number, w) for w in self.open.pop(number).end())
 
 
 class _Window:
@@ -350,7 +355,7 @@ def align(x: np.ndarray, mark: Mark, best: int = 3, tried: int = 24) -> list[Ali
         tried: number of candidates from the pilots that are refined.
     """
     n = OFFSETS
-    power = _RINGS @ np.abs(x) ** 2  # all waves were embedded equally strong: weight by amplitude over noise power
+    power = rings(np.abs(x) ** 2)  # all waves were embedded equally strong: weight by amplitude over noise power
     unit = x / power * np.sqrt(np.mean(power))
     unit /= np.sqrt(np.mean(np.abs(unit) ** 2))
     a, b = VECTORS[mark.pilots].T % n

@@ -91,7 +91,7 @@ def test_poses_only_change_places() -> None:
     def seen(change: Callable[[Tensor], Tensor]) -> np.ndarray:
         windows = sync.Windows()
         video = change(torch.stack([paint(t / 25) for t in range(40)]))
-        found = [z for t in range(40) for z in windows.add(video[t].contiguous(), t / 25)]
+        found = [z for t in range(40) for _, z in windows.add(video[t].contiguous(), t / 25)]
         return sync.responses(torch.stack(found), sync.Place(np.eye(2), 0.0)).mean(0)
 
     plain = seen(lambda v: v)
@@ -244,9 +244,10 @@ def test_what_cannot_be_read_back_is_refused(net: REVMark, tmp_path: Path) -> No
 def test_size_is_about_the_sources(net: REVMark, source: Path, tmp_path: Path) -> None:
     small, out = tmp_path / "small.mp4", tmp_path / "out.mp4"
     dc.write_video(small, dc.read_video(source), fps=25, crf=32)
-    done = apply.embed(net, small, out, message=MESSAGE)
+    with pytest.warns(UserWarning, match="predicted unreadable"):
+        done = apply.embed(net, small, out, message=MESSAGE, force=True)
     assert (done.bytes_before, done.bytes_after) == (small.stat().st_size, out.stat().st_size)
-    assert done.bytes_after < 1.6 * done.bytes_before
+    assert done.bytes_after < 2 * done.bytes_before
     done = apply.embed(net, small, out, message=MESSAGE, crf=16)
     assert done.bytes_after > 2 * done.bytes_before
 
@@ -254,7 +255,8 @@ def test_size_is_about_the_sources(net: REVMark, source: Path, tmp_path: Path) -
 def test_flat_and_black_videos_stay_as_they_are(net: REVMark, tmp_path: Path) -> None:
     path, out = tmp_path / "black.mp4", tmp_path / "out.mp4"
     dc.write_video(path, torch.zeros(60, 3, 96, 128), fps=25)
-    apply.embed(net, path, out, message=MESSAGE)
+    with pytest.warns(UserWarning, match="predicted unreadable"):
+        apply.embed(net, path, out, message=MESSAGE, force=True)
     assert dc.read_video(out).max() < 0.02
     assert apply.extract(net, out).message in (MESSAGE, None)
 
