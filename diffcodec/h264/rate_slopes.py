@@ -21,7 +21,7 @@ CUT = 0.1  # a coefficient beyond its threshold whose level is 0 all the same li
 
 @dataclass(frozen=True)
 class Slopes:
-    """Thresholds and noise, chosen on training clips by the slope of libx264's bits (benchmarks/bits_slope.py).
+    """Thresholds and noise, chosen on training clips by the slope of libx264's bits (python -m benchmarks.bits_gradient --parts pixels).
 
     Attributes:
         intra, inter: threshold of the first level in steps, in intra and inter macroblocks; further ones stand one step apart.
@@ -29,10 +29,10 @@ class Slopes:
         alone: share of what a 4x4 block costs that the first level in it is charged: x264 drops most levels that stand alone.
     """
 
-    intra: float = 0.9
+    intra: float = 0.8
     inter: float = 0.7
-    width: float = 0.12
-    alone: float = 0.75
+    width: float = 0.08
+    alone: float = 1.0
 
 
 SLOPES = Slopes()
