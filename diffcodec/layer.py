@@ -48,6 +48,7 @@ class Layer(Buildable, nn.Module):
     channels: tuple[int, ...] = (3,)
     # the :mod:`diffcodec.opaque` operator that replaces the layer under tracing and torch.func; None if torch can trace the layer itself
     operator: Any = None
+    mixes = False  # whether a draw chooses between layers: without one, such a layer is a single operator of a compiled graph
     geometric = False  # whether it only moves samples within or between frames; masks then follow it
     lacks: tuple[str, ...] = ()  # torch.func transforms that the layer does not support: "jvp", "vmap", "grad of grad"
 
@@ -271,6 +272,14 @@ class Layer(Buildable, nn.Module):
         """
         if others:
             raise TypeError(f"{self.who} takes (video, draw), got {len(others)} more; {_ADAPT}")
+        if self.mixes and draw is None and generator is None and not strengths and traced(video):
+            if any(p.requires_grad for p in self.parameters()):
+                raise RuntimeError(
+                    f"{self.who}: a compiled mixture trains no members: freeze them, or pass a draw from sample(video.shape)"
+                )
+            self.check(video)
+            with torch.autocast(device_type=video.device.type, enabled=False):
+                return opaque.mixture(self, video, step)
         draw = self.complete(video, draw, step, generator, strengths)
         with torch.autocast(device_type=video.device.type, enabled=False):
             return self.run(video, draw)

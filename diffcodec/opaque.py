@@ -182,3 +182,96 @@ def operator(name: str) -> Callable[[Layer, Tensor, Mapping[str, Any]], Tensor]:
         return forward(video, tensors, layer.number, text)  # type: ignore[no-any-return]
 
     return call
+
+
+# Mixtures: what is drawn is Python data, on which a graph would be specialised. Called without a draw they are one operator that draws as it runs; its
+# backward pass draws the same again from the random state of before.
+
+CPU_STATE = torch.get_rng_state().numel()
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """The state of the generators that a draw for this device takes numbers from, as bytes on the CPU."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return torch.cat(states)
+
+
+def _checked(layer: Layer) -> Layer:
+    from .layer import Layer
+
+    for member in layer.modules():
+        for name, strength in member.strengths().items() if isinstance(member, Layer) else ():
+            if isinstance(strength.value, Tensor) and strength.value.requires_grad:
+                raise RuntimeError(
+                    f"{member.who}: {name} requires a gradient, which a compiled mixture gives only with a draw: pass mixture.sample(..)"
+                )
+    return layer
+
+
+def _draw_and_run(layer: Layer, video: Tensor, step: int) -> Tensor:
+    return layer.work(video, layer.sample(video.shape, step=None if step < 0 else step, device=video.device))
+
+
+def _mixed(video: Tensor, layer: int, step: int) -> tuple[Tensor, Tensor]:
+    state = _random_state(video.device)
+    with torch.no_grad():
+        out = _draw_and_run(_checked(_layer(layer)), video.detach(), step)
+    if out.shape != video.shape:
+        raise ValueError(
+            f"a compiled mixture called without a draw must keep the shape of the video, got {tuple(out.shape)} for {tuple(video.shape)}:"
+            " pass mixture.sample(video.shape)"
+        )
+    return out.contiguous().clone(), state
+
+
+def _mixed_gradient(grad: Tensor, video: Tensor, state: Tensor, layer: int, step: int) -> Tensor:
+    cuda = [video.device] if video.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), torch.enable_grad():
+        torch.set_rng_state(state[:CPU_STATE])
+        for device in cuda:
+            torch.cuda.set_rng_state(state[CPU_STATE:], device)
+        x = video.detach().requires_grad_(True)
+        out = _draw_and_run(_layer(layer), x, step)
+        (found,) = torch.autograd.grad(out, x, grad.to(out.dtype)) if out.requires_grad else (torch.zeros_like(x),)
+    return found.contiguous().clone()
+
+
+_mixture = torch.library.custom_op("diffcodec::mixture", _mixed, mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+_library.define(f"mixture_backward{torch.library.infer_schema(_mixed_gradient, mutates_args=())}")
+_library.impl("mixture_backward", _mixed_gradient, "CompositeExplicitAutograd")
+
+
+@_mixture.register_fake
+def _(video: Tensor, layer: int, step: int) -> tuple[Tensor, Tensor]:
+    size = CPU_STATE + (16 if video.device.type == "cuda" else 0)  # seed and offset of a CUDA generator
+    return torch.empty_like(video, memory_format=torch.contiguous_format), torch.empty(size, dtype=torch.uint8, device="cpu")
+
+
+@torch.library.register_fake("diffcodec::mixture_backward", lib=_library)
+def _(grad: Tensor, video: Tensor, state: Tensor, layer: int, step: int) -> Tensor:
+    return torch.empty_like(video, memory_format=torch.contiguous_format)
+
+
+def _keep_mixed(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    video, ctx.layer, ctx.step = inputs
+    ctx.save_for_backward(video, output[1])
+
+
+def _differentiate_mixed(ctx: Any, grad: Tensor, _state: Any) -> tuple[Any, ...]:
+    with torch.no_grad():
+        return torch.ops.diffcodec.mixture_backward(grad.contiguous(), *ctx.saved_tensors, ctx.layer, ctx.step), None, None
+
+
+_mixture.register_autograd(_differentiate_mixed, setup_context=_keep_mixed)
+
+
+def mixture(layer: Layer, video: Tensor, step: int | None) -> Tensor:
+    """Draw and apply a layer as one step of a graph, whatever it draws.
+
+    Raises:
+        ValueError: the layer changes the shape of the video.
+        RuntimeError: a strength that requires a gradient.
+    """
+    return _mixture(video, layer.number, -1 if step is None else step)[0]  # type: ignore[no-any-return]

@@ -204,3 +204,82 @@ def test_jacobians_by_rows() -> None:
         v = x.clone().requires_grad_(True)
         (row,) = torch.autograd.grad(layer(v, draw).flatten()[i], v)
         torch.testing.assert_close(jacobian[i], row)
+
+
+def _graphs(module: torch.nn.Module) -> tuple[torch.nn.Module, list[int]]:
+    """A module compiled in one graph, and a list that grows with each graph that is compiled."""
+    from torch._dynamo.backends.registry import lookup_backend
+
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        graphs.append(len(graph.graph.nodes))
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    torch._dynamo.reset()
+    return torch.compile(module, backend=backend, fullgraph=True), graphs
+
+
+class _Training(torch.nn.Module):
+    def __init__(self, layer: dc.Layer) -> None:
+        super().__init__()
+        self.before, self.layer, self.after = torch.nn.Linear(24, 24), layer, torch.nn.Linear(24, 1)
+
+    def forward(self, x: Tensor, step: int | None = None) -> Tensor:
+        return self.after(self.layer(torch.sigmoid(self.before(x)), step=step)).sum()
+
+
+@pytest.mark.parametrize("per", ["batch", "sample"])
+def test_a_mixture_is_one_graph_whatever_it_draws(per: str) -> None:
+    """Dynamo gives up after eight; the result is that of eager mode from the same random state, its gradient as well."""
+    inner = dc.RandomDistortion([dc.Brightness((0.5, 1.5)), dc.DiffJPEG((30, 90))], per=per)
+    members = [
+        dc.GaussianNoise((0, 0.1)),
+        dc.FrameDrop(0.5),
+        dc.DiffH264((20, 40), "ultrafast"),
+        dc.Flip(0.5),
+        dc.RealCodec(preset="ultrafast"),
+        inner,
+    ]
+    eager = _Training(dc.RandomDistortion(members, dc.Ramp([1] * 6, [1, 2, 3, 1, 1, 2], 0, 30), per=per))
+    compiled, graphs = _graphs(eager)
+    x = natural(2, 2, 24, 24)
+    chosen = set()
+    for step in range(24):
+        torch.manual_seed(step)
+        chosen.add(tuple(eager.layer.sample(x.shape, step=step)["choice"]))
+        found = []
+        for module in (eager, compiled):
+            torch.manual_seed(step)
+            eager.zero_grad()
+            loss = module(x, step)
+            loss.backward()
+            found.append((loss.item(), eager.before.weight.grad.clone(), torch.rand(1).item()))
+        assert found[0][0] == pytest.approx(found[1][0], abs=1e-4)
+        torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-4)
+        assert found[0][2] == found[1][2]  # the same numbers were taken from the generator
+    assert len(chosen) > 3
+    assert len(graphs) <= 2  # the second takes any step
+    with torch.no_grad():
+        assert compiled(x, 3).isfinite()
+
+
+def test_a_compiled_composition_with_a_mixture_inside() -> None:
+    mixture = dc.RandomDistortion([dc.Identity(), dc.Flip(1.0), dc.GaussianNoise(0.1), dc.DiffJPEG(50)])
+    compiled, graphs = _graphs(dc.Compose([dc.Resize((0.5, 1.0)), mixture]))
+    for _ in range(12):
+        assert compiled(natural(1, 2, 16, 16)).shape == (1, 2, 3, 16, 16)
+    assert len(graphs) == 1
+
+
+def test_what_a_compiled_mixture_cannot_do_says_so() -> None:
+    crf = torch.tensor([30.0], requires_grad=True)
+    compiled, _ = _graphs(dc.RandomDistortion([dc.DiffH264(crf, "ultrafast")]))
+    with pytest.raises(Exception, match=r"crf requires a gradient, .*pass mixture\.sample"):
+        compiled(natural(1, 2, 16, 16))
+    compiled, _ = _graphs(dc.RandomDistortion([dc.FrameRate(0.5, keep_length=False)]))
+    with pytest.raises(Exception, match=r"must keep the shape of the video, got .*pass mixture\.sample"):
+        compiled(natural(1, 4, 16, 16))
+    compiled, _ = _graphs(dc.RandomDistortion([dc.CompNet(4, 2)]))
+    with pytest.raises(Exception, match=r"a compiled mixture trains no members: freeze them, or pass a draw"):
+        compiled(natural(1, 2, 16, 16))

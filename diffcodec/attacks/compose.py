@@ -128,6 +128,7 @@ class Compose(Several):
                 )
         self.layers = nn.ModuleList(layers)
         ours = [layer for layer in layers if isinstance(layer, Layer)]
+        self.mixes = any(layer.mixes for layer in ours)
         self.images = all(layer.images for layer in ours)
         self.channels = tuple(c for c in (1, 3) if all(c in layer.channels for layer in ours))
 
@@ -192,8 +193,8 @@ class RandomDistortion(Several):
     """Apply one of several layers, drawn at random by weight.
 
     The choice is plain Python data in the draw (``draw["choice"]``, the index of a member for each sample), so nothing waits for the GPU.
-    ``torch.compile`` compiles one graph for each combination that occurs; if these are too many, compile the members instead.
-    Members run as they do on their own, with the same kernels.
+    Under ``torch.compile`` a call without a draw is one operator, which draws as it runs: one graph, whatever is chosen. A draw that is passed is
+    part of the graph, which is compiled for each combination that occurs. Members run as they do on their own, with the same kernels.
 
     Args:
         layers: codecs, attacks or other mixtures; with ``per="sample"`` each must keep the shape of the video.
@@ -213,6 +214,7 @@ class RandomDistortion(Several):
     """
 
     raw = True  # members convert and clamp
+    mixes = True
 
     def __init__(self, layers: Sequence[Layer], weights: Weights | None = None, per: str = "batch") -> None:
         super().__init__()
