@@ -9,7 +9,8 @@ from torch import Tensor
 
 # Least squares over photographs x qualities against libjpeg's entropy-coded segments: benchmarks/rate.py, results/rate.json.
 PER_OCTAVE, PER_NONZERO = 0.4945, 6.0362
-WIDTH = 0.1  # of the noise over which the count is averaged for its gradient by coefficients, in steps: python -m benchmarks.bits_gradient --parts pixels
+# Of the noise over which the count is averaged for its gradient by coefficients, in steps: python -m benchmarks.bits_gradient --parts pixels
+WIDTH = 0.1
 
 
 def terms(levels: Tensor) -> tuple[Tensor, Tensor]:
