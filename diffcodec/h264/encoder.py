@@ -57,7 +57,11 @@ class Analysis(NamedTuple):
     def decided(self, crf: Tensor, settings: Settings) -> tuple[CodingPlan, SearchedMotion, Tensor]:
         """Frames, motion and QPs at the CRFs of the clips ``[B]``."""
         frame_qp = self.frame_qp + crf[listed(self.plan.clip, crf.device)]  # QPs depend on the CRF linearly, with slope 1
-        return self.plan, SearchedMotion(self.plan, self.costs, settings.preset), macroblock_qp(frame_qp, self.offsets, settings.constants.qp)
+        return (
+            self.plan,
+            SearchedMotion(self.plan, self.costs, settings.preset),
+            macroblock_qp(frame_qp, self.offsets, settings.constants.qp),
+        )
 
 
 def encode_video(
