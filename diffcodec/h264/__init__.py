@@ -11,6 +11,7 @@ module                 contents                                        clause   
 ``lookahead``          cost estimates at half resolution                                           encoder/slicetype.c
 ``frame_types``        I, P and B by cost, scene cuts                                              encoder/slicetype.c
 ``rate_control``       CRF to QP: frames, AQ, macroblock tree                                      encoder/ratecontrol.c
+``bitrate``            CRF of a bitrate
 ``prediction``         intra and inter prediction of a group           8.3, 8.4                    encoder/analyse.c
 ``motion``             vectors from a search or from a guide           8.4.1                       encoder/me.c
 ``inter``              direct, skip and transform decisions            8.4.1                       encoder/analyse.c

@@ -205,13 +205,13 @@ class X264H264(DiffH264):
     ) -> Tensor:
         """CRF ``[B]`` at which each clip is estimated to have a bitrate (bits per second, ``[B]``); differentiable in it.
 
-        It takes one encode, two if the bitrate requires a gradient (:mod:`diffcodec.h264.bitrate`).
+        See :mod:`diffcodec.h264.bitrate`.
         """
         if guides is not None:  # QPs are the guide's at any CRF
             return torch.full_like(bitrate, 23.0).to(video)
         settings = Settings(self.fps, self.settings, self.constants, True)
         analysis = analysis or Analysis.of(video.detach(), gops, settings)
-        return bitrates.crf_of_bitrate(analysis, bitrate, video.shape[1], settings).to(video)
+        return bitrates.crf_of_bitrate(video, gops, analysis, bitrate, settings).to(video)
 
     def distort(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         return self.features(video, draw, False)[0]
