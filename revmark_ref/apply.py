@@ -116,7 +116,7 @@ def embed(
                 if not force and reading.read(source, key, damage=Damage(), limit=1, far=False).marked:
                     raise VideoError(f"{source} carries a mark of this key already; force=True (--force) adds another")
             pen = WavePen(Mark.of(key), rows, psnr, rate) if waves else SegmentPen(net, rows, psnr)
-            watch = predict.Watch(pen, rate) if isinstance(pen, WavePen) else None
+            watch = predict.Watch(pen, key, rate) if isinstance(pen, WavePen) else None
             coding = Coding(20.0 if crf is None else crf, preset, _most(reader, video) if crf is None else None)
             with replacing(out) as temporary, av.open(f"file:{temporary}", "w") as writer:
                 done = Marking(pen, reader, video, writer, coding, progress, source, damaged, watch).run()

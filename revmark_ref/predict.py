@@ -4,7 +4,7 @@ What the visual mask, the limits in flat places, clipping at black and white, ro
 bitrate. So the encoded frames are decoded as they are written, at the size at which they are read, and demodulated as :mod:`revmark_ref.sync` does.
 Since message, geometry and clock are known here, nothing is searched: the reader's own sums over windows (:func:`revmark_ref.sync.combined`) are
 compared with the waves that were drawn. Their signal-to-noise ratio decides whether the channel code gives the message, and how far their lattice
-stands out of the spectrum, whether it is found.
+stands out of the spectrum, whether it is found. Where the margin is small either way, the reader itself is tried on the same windows.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .marking import WavePen
 # dB. Of 91 training clips and synthetic films, most of them coded at CRF 28 to 34, the strongest that was not read has -3.3; of the 75 that were
 # read, two have less
 NEEDED = -2.8
+DOUBT = (-5.5, 2.0)  # dB: between these the reader itself is tried, as pictures such as text can mislead its search
 CLEAR = 15.0  # score of the geometry from which the search does not fail before the channel code does
 SPAN = 6  # windows of an excerpt: 3.1 s
 DARK, BRIGHT = 20, 235  # mean luma, for the reason that is given
@@ -42,6 +43,7 @@ class Prediction:
         needed: margin from which a film counts as readable.
         share: of the film's time, 0..1, the part in which an excerpt of ``seconds`` can be read (of a text: in which its words can be read).
         seconds: length of such an excerpt.
+        tried: whether the reader read the encoded frames; it is tried where the margin is between those of ``DOUBT``, otherwise this is None.
         reason: what weakens the mark, in words, where it is not readable; otherwise empty.
     """
 
@@ -49,15 +51,17 @@ class Prediction:
     needed: float
     share: float
     seconds: float
+    tried: bool | None = None
     reason: str = ""
 
     @property
     def readable(self) -> bool:
-        return self.margin >= self.needed
+        return self.margin >= self.needed if self.tried is None else self.tried
 
     def __str__(self) -> str:
+        tried = {None: "", True: ", tried: read", False: ", tried: not read"}[self.tried]
         return (
-            f"mark predicted {'readable' if self.readable else 'unreadable'}: margin {self.margin:.1f} dB (needs {self.needed:g}),"
+            f"mark predicted {'readable' if self.readable else 'unreadable'}: margin {self.margin:.1f} dB (needs {self.needed:g}{tried}),"
             f" in {math.floor(100 * self.share)} % of the film"
         )
 
@@ -79,11 +83,13 @@ class Watch:
 
     Args:
         pen: draws the mark.
+        key: of the mark.
         rate: frames per second.
     """
 
-    def __init__(self, pen: WavePen, rate: float) -> None:
-        self.pen, self.words = pen, len(pen.words)
+    def __init__(self, pen: WavePen, key: str, rate: float) -> None:
+        self.pen, self.key, self.words = pen, key, len(pen.words)
+        self.tried: bool | None = None
         self.painter = Painter(pen.mark, pen.words, 1, 1)
         self.shrink, self.groups = reading.Shrink(rate), reading.Groups()
         self.decoder: Any = None
@@ -108,6 +114,8 @@ class Watch:
             self._take(self.decoder.decode(None))
         self._judge(self.groups.end())
         told = predicted(self.found, text=self.words > 1)
+        if told.margin < DOUBT[1]:
+            told = replace(told, tried=self.tried)
         return told if told.readable else replace(told, reason=self._reason())
 
     def _reason(self) -> str:
@@ -132,7 +140,11 @@ class Watch:
 
     def _judge(self, groups: Iterator[tuple[list[int], Tensor]]) -> None:
         for numbers, windows in groups:
-            self.found.append(measured(windows, self._expected(numbers), numbers, self.words))
+            group = measured(windows, self._expected(numbers), numbers, self.words)
+            self.found.append(group)
+            if DOUBT[0] <= group.margin < DOUBT[1] and not self.tried:
+                read = reading.read_group(windows, self.pen.mark, self.key, len(windows), far=False)
+                self.tried = read.text is not None if self.words > 1 else read.bits is not None
 
     def _expected(self, numbers: list[int]) -> np.ndarray:
         """Response of each window to each wave as it was drawn. Shape: complex ``[C, J]``."""
@@ -153,6 +165,10 @@ class _Group:
     signal: float
     score: float
     spans: np.ndarray
+
+    @property
+    def margin(self) -> float:
+        return decibels(self.signal) + min(0.0, 10 * math.log10(max(self.score, 0.1) / CLEAR))
 
 
 def correlation(x: np.ndarray) -> float:
@@ -202,7 +218,7 @@ def predicted(groups: list[_Group], text: bool) -> Prediction:
     margin = -30.0
     good = total = 0
     for g in groups:
-        margin = max(margin, decibels(g.signal) + min(0.0, 10 * math.log10(max(g.score, 0.1) / CLEAR)))
+        margin = max(margin, g.margin)
         good += sum(decibels(s) >= NEEDED for s in g.spans)
         total += len(g.spans)
     return Prediction(margin, NEEDED, good / max(1, total), (WORD if text else SPAN + 1) * PERIOD)

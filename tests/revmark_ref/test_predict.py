@@ -157,7 +157,7 @@ def test_what_is_decoded_on_the_way_is_what_the_file_holds(net: REVMark, source:
     out = tmp_path / "out.mp4"
     told = apply.embed(net, source, out, message=MESSAGE, crf=16)
     words = framing.protected(framing.from_hex(MESSAGE, 64), 96)[None]
-    watch = predict.Watch(marking.WavePen(Mark.of(), words, 40.0, 25.0), 25.0)
+    watch = predict.Watch(marking.WavePen(Mark.of(), words, 40.0, 25.0), "", 25.0)
     groups = reading.Groups()
     for y, at in reading.frames(out, Damage()):
         assert not list(groups.add(y, at))
@@ -176,3 +176,23 @@ def test_correlation_is_of_signal_and_noise() -> None:
         assert told == pytest.approx(10 * np.log10(ratio), abs=0.6)
     assert np.mean([predict.correlation(row) for row in noise]) < 0.1
     assert predict.correlation(np.zeros(240)) == 0
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_near_the_threshold_the_reader_decides(
+    net: REVMark, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: bool
+) -> None:
+    """Whatever the margin says, the reader's own word on the encoded frames is taken."""
+    monkeypatch.setattr(predict, "DOUBT", (-30.0, 31.0))
+    if not read:
+        monkeypatch.setattr(framing, "message_of", lambda *_: None)  # as if every check failed
+    out = tmp_path / "out.mp4"
+    if read:
+        told = apply.embed(net, source, out, message=MESSAGE, crf=14).prediction
+    else:
+        with pytest.raises(UnreadableError, match="tried: not read") as caught:
+            apply.embed(net, source, out, message=MESSAGE, crf=14)
+        told = caught.value.prediction
+    assert told is not None
+    assert told.tried is told.readable is read
+    assert told.margin > told.needed
