@@ -57,7 +57,7 @@ def opened(path: str | Any) -> Iterator[tuple[Any, Any]]:
             if not container.streams.video:
                 kinds = ", ".join(sorted({s.type for s in container.streams})) or "none"
                 raise VideoError(f"{path} holds no video stream (streams: {kinds})")
-            stream = container.streams.video[0]
+            stream = next((v for v in container.streams.video if not is_picture(v)), container.streams.video[0])
             if stream.codec_context is None:
                 raise VideoError(f"{path}: its video is coded in a format that this build of ffmpeg cannot decode")
             # One thread: with frame threading, ffmpeg returns frames before it knows whether they are damaged; and a process that is forked while
@@ -69,6 +69,31 @@ def opened(path: str | Any) -> Iterator[tuple[Any, Any]]:
             raise
         what = "unsupported format, or damaged" if isinstance(error, av.error.InvalidDataError) else error.strerror or error
         raise VideoError(f"{path}: not a readable video ({what})") from error
+
+
+def is_picture(stream: Any) -> bool:
+    """Whether a video stream is a cover picture or a thumbnail."""
+    return bool(getattr(stream, "disposition", 0) & 0xC00)  # AV_DISPOSITION_ATTACHED_PIC and AV_DISPOSITION_TIMED_THUMBNAILS
+
+
+def announced(container: Any, stream: Any) -> int:
+    """Number of frames that the container says it shows, before it is read; 0 if it does not say.
+
+    From the index of MP4 and AVI where there is one, as ``stream.frames`` also counts what an edit list leaves out, and the empty chunks that stand
+    in AVI for a frame that is shown for longer.
+    """
+    index = _index(container, stream)
+    if stream.frames and len(index):
+        return sum(1 for entry in index if entry.size and not entry.is_discard)
+    return int(stream.frames)
+
+
+def _index(container: Any, stream: Any) -> Any:
+    """The index of MP4 and AVI, before they are read; empty if there is none, as in AVI cut short."""
+    return (getattr(stream, "index_entries", None) or ()) if container.format.name in (_MOV, "avi") else ()
+
+
+_MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 
 
 class Damage:
@@ -128,11 +153,13 @@ def decode(
     import av
 
     packets = frames = refused = 0
-    pending: set[int] = set()  # timestamps of packets whose frame has not been decoded
+    told, indexed = announced(container, stream), len(_index(container, stream)) > 0
+    stamps = Stamps()
     packed = is_packed(container, stream)
     # AVI has no time stamps of its own; frames that VP8 does not show have some
     hidden = container.format.name == "avi" or stream.codec_context.name in ("vp8", "libvpx")
     end: int | None = None
+    lasts = 0  # duration of the last frame
     for packet in _packets(container, stream, others):
         if packet is None:
             refused += 1
@@ -141,23 +168,23 @@ def decode(
             if pass_on is not None:
                 pass_on(packet)
             continue
-        real = packet.size > 0 and not packet.is_discard
+        real = stamps.sent(packet)
         packets += real
         refused += real and packet.is_corrupt  # cut short, or with a gap before it
-        if real and packet.pts is not None:
-            pending.add(packet.pts)
         try:
             decoded = packet.decode()
         except av.error.InvalidDataError:
             refused += not (real and packet.is_corrupt)  # with threads an error may come with a later packet, or at the end
             continue
         for frame in decoded:
-            if frame.pts is not None:
-                late = {p for p in pending if p < frame.pts}
-                damage.lost += 0 if hidden else len(late)
-                pending -= late
-                pending.discard(frame.pts)
-                end = frame.pts if end is None else max(end, frame.pts)
+            if not frames and not refused:
+                leading = stamps.leading(frame, stream)
+                packets -= leading
+                told -= leading
+            late = stamps.late(frame, stream)
+            damage.lost += 0 if hidden else late
+            if frame.pts is not None and (end is None or frame.pts >= end):
+                end, lasts = frame.pts, getattr(frame, "duration", 0) or 0
             if frame.is_corrupt:
                 damage.corrupt.append(frames)
                 damage.spreads = True
@@ -167,8 +194,71 @@ def decode(
             yield frame
     if not whole:
         return
-    missing = max(packets, stream.frames) - frames - (packed and not refused)  # the index of packed frames counts one too many
-    damage.lost = max(damage.lost, missing, refused, _cut(container, stream, end), int(_ends_early(container)))
+    missing = max(packets, told) - frames - (packed and not refused)  # the index of packed frames counts one too many
+    cut = 0 if indexed else _cut(container, stream, end, lasts)
+    damage.lost = max(damage.lost, missing, refused, cut, int(_ends_early(container)))
+
+
+class Stamps:
+    """Time stamps of packets against those of the frames that a decoder makes of them."""
+
+    def __init__(self) -> None:
+        self.all: list[int | None] = []  # of the packets that hold a frame to be shown, in the order of decoding
+        self._begins_with_key: bool | None = None
+        self._seen: set[int] = set()
+        self._pending: set[int] = set()  # of packets whose frame has not been decoded
+        self._trusted, self._in_order = True, True
+        self._latest: int | None = None  # of the packets
+        self._last: int | None = None  # of the frames
+
+    def sent(self, packet: Any) -> bool:
+        """A packet is given to the decoder; whether it holds a frame to be shown."""
+        if self._begins_with_key is None and packet.size:
+            self._begins_with_key = bool(packet.is_keyframe)
+        if not packet.size or packet.is_discard:
+            return False
+        pts = packet.pts
+        self.all.append(pts)
+        if pts is None or pts in self._seen:
+            self._trusted = False
+            return True
+        if self._latest is not None and pts < self._latest:
+            self._in_order = False
+            self._trusted &= not packet.is_keyframe  # what is decoded before a key frame is also shown before it
+        self._latest = pts if self._latest is None else max(pts, self._latest)
+        self._seen.add(pts)
+        self._pending.add(pts)
+        return True
+
+    def trusted(self, stream: Any) -> bool:
+        """Whether they say when frames are shown: each has its own, and they are not in the order of decoding where frames are reordered."""
+        return self._trusted and not (self._in_order and len(self.all) > 1 and stream.codec_context.has_b_frames)
+
+    def leading(self, frame: Any, stream: Any) -> int:
+        """Number of frames before the first one shown, ``frame``, that no decoder shows: they are predicted from what was cut off before."""
+        if not self._begins_with_key:
+            return 0
+        early = {p for p in self._pending if p < frame.pts} if frame.pts is not None and frame.pts == self.all[0] else set()
+        self._pending -= early
+        if stream.codec_context.name in _DELAYED:
+            return max(0, len(self.all) - 1 - bool(stream.codec_context.has_b_frames))
+        return len(early)
+
+    def late(self, frame: Any, stream: Any) -> int:
+        """Number of frames that should have been shown before this one, and were not."""
+        if frame.pts is None:
+            return 0
+        self._trusted &= self._last is None or frame.pts > self._last
+        self._last = frame.pts
+        self._pending.discard(frame.pts)
+        if not self.trusted(stream):
+            return 0
+        early = {p for p in self._pending if p < frame.pts}
+        self._pending -= early
+        return len(early)
+
+
+_DELAYED = ("mpeg4", "mpeg2video", "mpeg1video")  # decoders that hold back one frame where there are B frames, and none otherwise
 
 
 def _packets(container: Any, stream: Any, others: Sequence[Any]) -> Iterator[Any]:
@@ -190,19 +280,20 @@ def _packets(container: Any, stream: Any, others: Sequence[Any]) -> Iterator[Any
         yield packet
 
 
-def _cut(container: Any, stream: Any, end: int | None) -> int:
-    """Number of frames missing between the last one and the end of the video according to the container."""
+def _cut(container: Any, stream: Any, end: int | None, lasts: int) -> int:
+    """Number of frames missing between the last one, at ``end``, and the end of the video according to the container."""
     if end is None or not stream.average_rate:
         return 0
-    if told := _DURATION.fullmatch(stream.metadata.get("DURATION", "")):
+    if container.format.name == "matroska,webm" and (told := _DURATION.fullmatch(stream.metadata.get("DURATION", ""))):
         hours, minutes, seconds = (float(v) for v in told.groups())
         length = 3600 * hours + 60 * minutes + seconds
     elif container.duration and len(container.streams) == 1 and container.format.name in _TIMED:
         length = container.duration / 1e6
     else:
         return 0
-    shown = float(end * stream.time_base)
-    return max(0, int((length - shown) * float(stream.average_rate) - 0.5))
+    rate = float(stream.average_rate)
+    shown = float(end * stream.time_base) + max(0.0, float(lasts * stream.time_base) - 1 / rate)
+    return max(0, int((length - shown) * rate - 0.5))
 
 
 def _ends_early(container: Any) -> bool:

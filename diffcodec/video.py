@@ -24,7 +24,9 @@ from .media import (
     Converter,
     Damage,
     Pictures,
+    Stamps,
     VideoError,
+    announced,
     coded_vops,
     decode,
     is_packed,
@@ -63,19 +65,22 @@ def video_info(path: Path_) -> VideoInfo:
 
     with opened(path) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        counted, first, packed = 0, None, is_packed(container, stream)
+        counted, told, first, packed = 0, announced(container, stream), None, is_packed(container, stream)
+        stamps, cut = Stamps(), 0
         for packet in container.demux(stream):
-            counted += coded_vops(packet) if packed else packet.size > 0 and not packet.is_discard
+            real = stamps.sent(packet)
+            counted += coded_vops(packet) if packed else real
             if first is None:
                 with contextlib.suppress(av.error.InvalidDataError):
                     first = next(iter(packet.decode()), None)
-            elif stream.frames and not packed:
+                    cut = stamps.leading(first, stream) if first is not None else 0
+            elif told and not packed:
                 break
         if first is None:
             raise VideoError(f"{path}: damaged, no frame could be decoded")
         size = (first.height, first.width)
         quarters, _ = orientation(first)
-        return VideoInfo(counted if packed else stream.frames or counted, *(size[::-1] if quarters % 2 else size), Fraction(rate))
+        return VideoInfo((counted if packed else told or counted) - cut, *(size[::-1] if quarters % 2 else size), Fraction(rate))
 
 
 def read_frames(path: Path_, start: int = 0, damaged: str = "error") -> Generator[Tensor, None, None]:
@@ -147,10 +152,18 @@ def _from(container: Any, stream: Any, start: int, damage: Damage) -> Iterator[A
 
 def _time_of(container: Any, stream: Any, index: int) -> int | None:
     """Timestamp of a frame in display order, from the packets only; None if it cannot be determined."""
-    stamps = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
-    if None in stamps or len(set(stamps)) < len(stamps) or index >= len(stamps):
+    import av
+
+    stamps, first = Stamps(), None
+    for packet in container.demux(stream):
+        stamps.sent(packet)
+        if first is None:
+            with contextlib.suppress(av.error.InvalidDataError):
+                first = next(iter(packet.decode()), None)
+    if first is None or first.pts is None or not stamps.trusted(stream):
         return None
-    return sorted(stamps)[index]  # type: ignore[no-any-return]
+    shown = sorted(s for s in stamps.all if s is not None and (s >= first.pts or first.pts != stamps.all[0]))
+    return shown[index] if index < len(shown) else None
 
 
 def read_video(

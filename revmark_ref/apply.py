@@ -48,8 +48,9 @@ def embed(
 
     Weights with the mapping "waves" (``base``) add waves to luma at the frame's own size (:mod:`revmark_ref.filemark`). Those of a network compute a
     residual for every segment of 8 frames at the model's size and upscale it (appendix A.1). Planes that are not marked are not converted. Audio and
-    subtitle tracks are copied, with languages, titles, dispositions and their order; time stamps are kept wherever they increase. A rotation in the
-    file's metadata is applied to the frames.
+    subtitle tracks are copied, with languages, titles, dispositions and their order, cover pictures, chapters, attachments and tags; time stamps are
+    kept wherever they increase. A rotation in the file's metadata is applied to the frames. A warning names what the output does not hold of the
+    source (:class:`revmark_ref.tracks.Tracks`).
 
     Args:
         net: the model.
@@ -102,7 +103,7 @@ def embed(
                 raise VideoError(f"{out}: input and output are the same file; the input is never overwritten")
             rate = float(video.average_rate or video.guessed_rate or 25)
             if text is not None:
-                total = (video.frames or video_info(source).frames) / rate
+                total = video_info(source).frames / rate
                 needed = len(rows) * (WORD * PERIOD if waves else model.frames / rate)
                 if total < needed:
                     raise MessageError(
@@ -118,10 +119,14 @@ def embed(
             pen = WavePen(Mark.of(key), rows, psnr, rate) if waves else SegmentPen(net, rows, psnr)
             watch = predict.Watch(pen, key, rate) if isinstance(pen, WavePen) else None
             coding = Coding(20.0 if crf is None else crf, preset, _most(reader, video) if crf is None else None)
-            with replacing(out) as temporary, av.open(f"file:{temporary}", "w") as writer:
-                done = Marking(pen, reader, video, writer, coding, progress, source, damaged, watch).run()
-                if watch is not None:
-                    done = dataclasses.replace(done, prediction=_judged(source, watch.end(), force))
+            with replacing(out) as temporary:
+                with av.open(f"file:{temporary}", "w") as writer:
+                    marking = Marking(pen, reader, video, writer, coding, progress, source, damaged, watch)
+                    done = marking.run()
+                    if watch is not None:
+                        done = dataclasses.replace(done, prediction=_judged(source, watch.end(), force))
+                if said := marking.left_out(Path(temporary)):
+                    warnings.warn(said, stacklevel=2)
             done = dataclasses.replace(done, bytes_before=source.stat().st_size, bytes_after=out.stat().st_size)
     except av.error.FFmpegError as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:

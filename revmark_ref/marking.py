@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +24,7 @@ from diffcodec.video import VideoError
 from . import framing
 from .filemark import FLATTEST, PERIOD, Mark, Painter
 from .model import REVMark
+from .tracks import Clock, Tracks
 from .waves import BAREST, hidden
 
 if TYPE_CHECKING:
@@ -54,40 +55,6 @@ class Marked:
     bytes_after: int = 0
     prediction: Prediction | None = None
     verified: bool | None = None
-
-
-# Tags that say how the input was written, not what it is
-_NOT_COPIED = (
-    "encoder", "major_brand", "minor_version", "compatible_brands", "duration", "handler_name", "vendor_id", "rotate", "bps",
-    "number_of_frames", "number_of_bytes",
-)  # fmt: skip
-
-
-def _tags(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {k: v for k, v in metadata.items() if k.lower().partition("-")[0] not in _NOT_COPIED and not k.lower().startswith("_statistics")}
-
-
-class _Clock:
-    """Strictly increasing time stamps: unchanged where they increase, evenly spaced where there are none, shifted where they jump back.
-
-    Args:
-        step: duration of a frame where nothing else is known, in units of the time base.
-    """
-
-    def __init__(self, step: int) -> None:
-        self.step, self.shift = max(1, step), 0
-        self.last: int | None = None
-
-    def __call__(self, stamp: int | None) -> int:
-        if stamp is None:
-            stamp = 0 if self.last is None else self.last + self.step
-        else:
-            stamp += self.shift
-            if self.last is not None and stamp <= self.last:
-                self.shift += self.last + self.step - stamp
-                stamp = self.last + self.step
-        self.last = stamp
-        return stamp
 
 
 class Pen(Protocol):
@@ -146,29 +113,20 @@ class Marking:
         self.coding, self.progress, self.source, self.damaged = coding, progress, source, damaged
         self.stream: Any = None
         self.rate = video.average_rate or video.guessed_rate or Fraction(25)
-        self.clock = _Clock(round(1 / (self.rate * video.time_base)))
+        self.clock = Clock(round(1 / (self.rate * video.time_base)))
         self.frames = 0
         self.first: int | None = None
         self.last = 0
 
     def run(self) -> Marked:
-        copied: dict[int, Any] = {}
-        waiting: list[Any] = []  # packets of other streams before the first frame, which the output's tracks depend on
         damage = Damage()
         held: list[Any] = []
-
-        def pass_on(packet: Any) -> None:
+        self.tracks = Tracks(self.reader, self.video, self.writer)
+        for frame in decode(self.reader, self.video, damage, others=self.tracks.others, pass_on=self.tracks.copy):
             if self.stream is None:
-                waiting.append(packet)
-            elif packet.stream.index in copied and packet.dts is not None:
-                self._copy(packet, copied[packet.stream.index])
-
-        others = [s for s in self.reader.streams if s.type in ("audio", "subtitle")]
-        for frame in decode(self.reader, self.video, damage, others=others, pass_on=pass_on):
-            if self.stream is None:
-                self._streams(frame, others, copied)
-                for packet in waiting:
-                    pass_on(packet)
+                self.turn = orientation(frame)
+                self.stream = self.tracks.create(self._stream, frame)
+            self.tracks.saw(frame)
             self._judge(damage)
             held.append(frame)
             if len(held) == self.pen.together:
@@ -187,41 +145,16 @@ class Marking:
         length = (self.last + self.clock.step - (self.first or 0)) * self.video.time_base
         return Marked(self.frames, self.pen.segments(), float(length), str(damage) if damage else None)
 
+    def left_out(self, out: Path) -> str:
+        """Warning that names what the file written does not hold of the source; empty if it holds everything."""
+        missing = list(dict.fromkeys(self.tracks.missing(out, self.turn[0] % 2 == 1)))
+        return f"{self.source}: left out of the marked file: {'; '.join(missing)}" if missing else ""
+
     def _judge(self, damage: Damage) -> None:
         if damage and self.damaged == "error":
             raise VideoError(
                 f"{self.source}: damaged: {damage}; damaged='keep' (--damaged keep) marks what can be decoded; nothing was kept"
             )
-
-    def _streams(self, frame: Any, others: Sequence[Any], copied: dict[int, Any]) -> None:
-        """Create the tracks of the output, in the order of the input."""
-        self.turn = orientation(frame)
-        self.writer.metadata.update(_tags(self.reader.metadata))
-        self.clocks: dict[int, _Clock] = {}
-        for s in self.reader.streams:
-            if s.index == self.video.index:
-                new = self.stream = self._stream(frame)
-            elif s in others:
-                try:
-                    new = copied[s.index] = self.writer.add_stream_from_template(s)
-                except ValueError:  # a kind of stream that this container does not take
-                    warnings.warn(
-                        f"{self.source}: the {s.type} track {s.index} cannot be stored in the output and was left out", stacklevel=4
-                    )
-                    continue
-                self.clocks[s.index] = _Clock(1)
-            else:
-                continue
-            new.metadata.update(_tags(s.metadata))
-            with contextlib.suppress(AttributeError, TypeError):
-                new.disposition = s.disposition
-
-    def _copy(self, packet: Any, stream: Any) -> None:
-        dts = self.clocks[packet.stream.index](packet.dts)
-        if packet.pts is not None:
-            packet.pts += dts - packet.dts
-        packet.dts, packet.stream = dts, stream
-        self.writer.mux(packet)
 
     def _stream(self, frame: Any) -> Any:
         context = self.video.codec_context

@@ -22,13 +22,14 @@ from helpers import natural
 
 import diffcodec as dc
 from diffcodec.media import Damage
-from revmark_ref import apply, checkpoint, framing, marking, weights
+from revmark_ref import apply, checkpoint, framing, weights
 from revmark_ref.checkpoint import CheckpointError
 from revmark_ref.cli import main
 from revmark_ref.config import PRESETS, Config, Model
 from revmark_ref.data import unpack
 from revmark_ref.model import REVMark
 from revmark_ref.run import Plan
+from revmark_ref.tracks import Clock
 from revmark_ref.train import _alone, train
 
 av = pytest.importorskip("av")
@@ -169,9 +170,9 @@ def test_streams_without_time_stamps_play_as_long_as_they_should(net: REVMark, t
 
 
 def test_clocks_go_forwards() -> None:
-    clock = marking._Clock(40)
+    clock = Clock(40)
     assert [clock(t) for t in (0, 40, 80, 0, 40, None, 200)] == [0, 40, 80, 120, 160, 200, 320]
-    clock = marking._Clock(40)
+    clock = Clock(40)
     assert [clock(t) for t in (None, None, 100, 100)] == [0, 40, 100, 140]
 
 
