@@ -203,21 +203,31 @@ GALLERY: dict[str, Callable[[], list[tuple[str, dc.Layer]]]] = {
 SHOWN = 6  # frame of eight: not the middle one, from which the paper's model predicts the others
 
 
+@torch.no_grad()
+def through(title: str, video: Tensor) -> list[tuple[str, Tensor]]:
+    """The frame of a clip ``[1, 8, 3, H, W]`` that the gallery shows, through a layer at each strength: label, ``[3, H, W]``."""
+    draws = [(label, layer, layer.sample(video.shape, torch.Generator().manual_seed(3))) for label, layer in GALLERY[title]()]
+    return [(label, layer(video, draw)[0, SHOWN]) for label, layer, draw in draws]
+
+
 def gallery(folder: Path) -> None:
     """A picture for each layer, and ``gallery.txt`` that shows them: the source and three strengths."""
     video = report.load_clip(report.demo_clips()[0], 8, 128).video[None]
     text = []
-    for title, make in GALLERY.items():
-        shown = [("source", video[0, SHOWN])]
-        for label, layer in make():
-            with torch.no_grad():
-                attacked = layer(video, layer.sample(video.shape, torch.Generator().manual_seed(3)))
-            shown.append((label, attacked[0, SHOWN]))
-        figure = Figure(figsize=(6.4, 1.9), dpi=130, layout="constrained")
+    for title in GALLERY:
+        shown = [("source", video[0, SHOWN]), *through(title, video)]
+        faint = all((frame - shown[0][1]).abs().mean() < 0.06 for _, frame in shown)  # then the differences are shown as well
+        figure = Figure(figsize=(6.4, 3.5 if faint else 1.9), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
-        for ax, (label, frame) in zip(figure.subplots(1, len(shown)), shown):
-            ax.imshow(frame.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
-            ax.set_title(label, fontsize=9)
+        axes = figure.subplots(1 + faint, len(shown), squeeze=False)
+        for (top, *below), (label, frame) in zip(axes.T, shown):
+            top.imshow(frame.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+            top.set_title(label, fontsize=9)
+            if below and label != "source":
+                error = 0.5 + 4 * (frame - shown[0][1])
+                below[0].imshow(error.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+                below[0].set_title("minus source, x 4", fontsize=9)
+        for ax in axes.flat:
             ax.axis("off")
         name = "gallery-" + re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
         figure.savefig(str(folder / f"{name}.png"), format="png")
