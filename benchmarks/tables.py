@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from benchmarks.tables_fidelity import (
     jpeg_steering,
     load,
     motion,
+    rate,
     survival,
 )
 from diffcodec import leaderboard
@@ -240,36 +241,39 @@ FAMILIES = {
 }
 
 
+def _marked_rows(families: dict[str, str], named: Callable[[str], str], total: str, share: bool) -> list[list[str]]:
+    """A row for each group of families of attacks: files, messages read, wrong messages."""
+    marked = load("watermark_attacks")
+    family_of = {name: r["family"] for name, r in marked["attacks"].items()}
+    wrong = [family_of[r["attack"]] for r in marked["not_exact"] if r["verdict"] in ("message", "text")]
+    assert len(wrong) == marked["wrong_messages"]
+    rows = []
+    for family, words in families.items():
+        own = [r for r in marked["attacks"].values() if named(r["family"]) in family.split(",")]
+        files, exact = sum(r["files"] for r in own), sum(r["exact"] for r in own)
+        rows.append([words, str(files), _read(files, exact, share), str(sum(named(w) in family.split(",") for w in wrong))])
+    rows.append([total, str(marked["files"]), _read(marked["files"], marked["exact"], share), str(len(wrong))])
+    unmarked = load("watermark_unmarked")
+    return [*rows, ["unmarked, attacked or not", str(unmarked["files"]), "0", str(unmarked["wrong_messages"])]]
+
+
+def _read(files: int, exact: int, share: bool) -> str:
+    return f"{exact} ({1000 * exact // files / 10} %)" if share else str(exact)  # rounded down: 100 % is all of them
+
+
 def watermark() -> Table:
     """Marks in files, by families of attacks."""
-    marked, unmarked = (load(f"watermark_{n}") for n in ("attacks", "unmarked"))
-
-    def cells(files: int, exact: int) -> list[str]:
-        return [str(files), f"{exact} ({1000 * exact // files / 10} %)"]  # rounded down: 100 % is all of them
-
-    rows = []
-    for family, words in FAMILIES.items():
-        own = [r for r in marked["attacks"].values() if r["family"] == family]
-        rows.append([words, *cells(sum(r["files"] for r in own), sum(r["exact"] for r in own)), ""])
-    rows.append(["all", *cells(marked["files"], marked["exact"]), str(marked["wrong_messages"])])
-    rows.append(["unmarked files, as they are and attacked", str(unmarked["files"]), "", str(unmarked["wrong_messages"])])
-    return ["files", "number", "message exact", "wrong messages"], rows
+    return ["files", "number", "message exact", "wrong messages"], _marked_rows(FAMILIES, str, "all", share=True)
 
 
 def watermark_short() -> Table:
     """The README's part of :func:`watermark`: families taken together."""
-    marked, unmarked = (load(f"watermark_{n}") for n in ("attacks", "unmarked"))
     families = {
-        "coding": "H.264, H.265, VP9, AV1, MJPEG, coded twice, 500 kbit/s", "geometry rotation": "scaled, cropped, turned, mirrored, bars, logo",
+        "coding": "H.264, H.265, VP9, AV1, MJPEG, coded twice, 500 kbit/s", "geometry,rotation": "scaled, cropped, turned, mirrored, bars, logo",
         "time": "24 to 60 frames a second, faster, cut, reversed", "light": "light, contrast, grain, blur, GIF",
     }  # fmt: skip
-    rows = []
-    for family, words in families.items():
-        own = [r for r in marked["attacks"].values() if r["family"].split()[0] in family.split()]  # "rotation 5" is a rotation
-        rows.append([words, str(sum(r["files"] for r in own)), str(sum(r["exact"] for r in own)), ""])
-    rows.append(["all, and untouched", str(marked["files"]), str(marked["exact"]), str(marked["wrong_messages"])])
-    rows.append(["unmarked, attacked or not", str(unmarked["files"]), "", str(unmarked["wrong_messages"])])
-    return ["files", "number", "message read", "wrong message"], rows
+    first = lambda family: family.split()[0]  # noqa: E731  "rotation 5" is a rotation
+    return ["files", "number", "message read", "wrong message"], _marked_rows(families, first, "all, and untouched", share=False)
 
 
 def readable() -> Table:
@@ -440,6 +444,7 @@ TABLES = {
     "survival": survival,
     "h264": h264,
     "h264-short": h264_short,
+    "rate": rate,
     "h264-unseen": h264_unseen,
     "h264-guided": h264_guided,
     "h264-steering": h264_steering,

@@ -148,6 +148,15 @@ def h264_short() -> Table:
     return ["preset", *(f"survival error, CRF {c:g}" for c in crfs), *FIGURES[1:], "bits: rank", "median error"], out
 
 
+def rate() -> Table:
+    """Estimated bits against real ones: each preset over clips and CRFs, JPEG over clips and qualities."""
+    found = {f'`DiffH264(preset="{r["preset"]}")`': r["rate"] for r in load("h264_fidelity")["rows"] if "preset" in r}
+    found["`DiffJPEG()`"] = load("rate")["in_use"]
+    return ["bits of", "rank correlation", "median error"], [
+        [name, number(r["rank_correlation"], 3), f"{100 * r['median_relative_error']:.1f} %"] for name, r in found.items()
+    ]
+
+
 def h264_unseen() -> Table:
     """Settings that no constant was fitted on, medium."""
     rows = [[r["name"], *_figures(r["figures"])] for r in load("h264_unseen")["rows"]]

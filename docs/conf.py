@@ -18,7 +18,16 @@ author = "the diffcodec authors"
 copyright = "2026, the diffcodec authors"
 release = version = diffcodec.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx.ext.mathjax", "sphinx_gallery.gen_gallery"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+copybutton_prompt_text = "$ "
+copybutton_exclude = ".linenos, .gp, .go"
 html_theme = "furo"
 html_title = f"diffcodec {release}"
 autodoc_member_order = "bysource"
