@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from .containers import wrong
+
 # Demuxers of video containers and raw video streams. Playlists and file patterns are excluded, as they read files other than the one named.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,ivf,yuv4mpegpipe,ogg,flv,asf,mxf,nut,gif,apng,dv,rm,wtv,mjpeg,vc1,"
@@ -102,16 +104,18 @@ class Damage:
     Attributes:
         corrupt: indices of the frames that the decoder marked as corrupt.
         lost: number of frames that packets announced and that were not decoded.
+        structure: what contradicts itself in the container (:func:`diffcodec.containers.wrong`); empty if nothing does.
         spreads: whether there was a corrupt frame since the last intact key frame: frames predicted from it are wrong as well.
     """
 
     def __init__(self) -> None:
         self.corrupt: list[int] = []
         self.lost = 0
+        self.structure = ""
         self.spreads = False
 
     def __bool__(self) -> bool:
-        return bool(self.corrupt or self.lost)
+        return bool(self.corrupt or self.lost or self.structure)
 
     def __str__(self) -> str:
         out = []
@@ -120,6 +124,8 @@ class Damage:
             out.append(f"{len(self.corrupt)} damaged frames ({some})")
         if self.lost:
             out.append(f"{self.lost} missing frames")
+        if self.structure:
+            out.append(self.structure)
         return " and ".join(out) or "no damage"
 
 
@@ -196,7 +202,8 @@ def decode(
         return
     missing = max(packets, told) - frames - (packed and not refused)  # the index of packed frames counts one too many
     cut = 0 if indexed else _cut(container, stream, end, lasts)
-    damage.lost = max(damage.lost, missing, refused, cut, int(_ends_early(container)))
+    damage.lost = max(damage.lost, missing, refused, cut)
+    damage.structure = wrong(Path(container.name.removeprefix("file:")), container.format.name)
 
 
 class Stamps:
@@ -294,29 +301,6 @@ def _cut(container: Any, stream: Any, end: int | None, lasts: int) -> int:
     rate = float(stream.average_rate)
     shown = float(end * stream.time_base) + max(0.0, float(lasts * stream.time_base) - 1 / rate)
     return max(0, int((length - shown) * rate - 0.5))
-
-
-def _ends_early(container: Any) -> bool:
-    """Whether a Matroska file is shorter than its segment says (RFC 8794; the segment is the element after the EBML header)."""
-    if container.format.name != "matroska,webm":
-        return False
-    path = Path(container.name.removeprefix("file:"))
-    with open(path, "rb") as file:
-        head, at = file.read(4096), 4
-        size, n = _vint(head, at)  # of the EBML header
-        at += n + size
-        if head[at : at + 4] != b"\x18\x53\x80\x67":
-            return False
-        size, n = _vint(head, at + 4)
-        return size != (1 << 7 * n) - 1 and at + 4 + n + size > path.stat().st_size  # all ones: not known
-
-
-def _vint(data: bytes, at: int) -> tuple[int, int]:
-    """A variable-size integer and its length in bytes (RFC 8794, section 4)."""
-    if at >= len(data) or not data[at]:
-        return (1 << 7) - 1, 1
-    n = 9 - data[at].bit_length()
-    return int.from_bytes(data[at : at + n], "big") & ((1 << 7 * n) - 1), n
 
 
 _DURATION = re.compile(r"(\d+):(\d\d):(\d\d\.?\d*)")  # a tag of Matroska, as ffmpeg writes it: 00:00:01.200000000

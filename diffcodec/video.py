@@ -132,6 +132,8 @@ def read_frames(path: Path_, start: int = 0, damaged: str = "error") -> Generato
             raise VideoError(
                 f"{path}: damaged or truncated, {n} of about {n + damage.lost} frames can be decoded; damaged='keep' reads those"
             )
+        if damage.structure and damaged == "error":
+            raise VideoError(f"{path}: damaged or truncated: {damage.structure}; damaged='keep' reads the frames that can be decoded")
     finally:
         if damage and damaged == "keep":
             warnings.warn(f"{path}: {damage}, kept as they are", stacklevel=2)

@@ -91,7 +91,7 @@ def test_extract_and_detect_go_on_and_report(net: REVMark, broken: Path, tmp_pat
     apply.embed(net, broken.parent / "whole.mp4", clean, message="cafe", psnr=37, crf=16, preset="ultrafast")
     assert apply.extract(net, clean).damage is None
     data = bytearray(clean.read_bytes())
-    for part in (0.7, 0.72):
+    for part in (0.6, 0.65, 0.7, 0.72, 0.75):
         data[int(part * len(data))] ^= 16
     hurt = tmp_path / "hurt.mp4"
     hurt.write_bytes(data)
