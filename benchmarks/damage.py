@@ -109,7 +109,11 @@ def main() -> None:
                             (args.keep / f"{len(silent):03}-{kind}-{name}").write_bytes(changed)
     for row, counts in found.items():
         print(f"{row:16}", dict(counts))
-    record("damage", {"clips": named(files), "copies": args.copies, "counts": {k: dict(v) for k, v in found.items()}, "silent": silent}, args.out)
+    record(
+        "damage",
+        {"clips": named(files), "copies": args.copies, "counts": {k: dict(v) for k, v in found.items()}, "silent": silent},
+        args.out,
+    )
 
 
 if __name__ == "__main__":
