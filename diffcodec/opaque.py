@@ -184,8 +184,8 @@ def operator(name: str) -> Callable[[Layer, Tensor, Mapping[str, Any]], Tensor]:
     return call
 
 
-# Mixtures: what is drawn is Python data, on which a graph would be specialised. Called without a draw they are one operator that draws as it runs; its
-# backward pass draws the same again from the random state of before.
+# Mixtures: what is drawn is Python data, on which a graph would be specialised. Called without a draw they are one operator that draws as it
+# runs; its backward pass draws the same again from the random state of before.
 
 CPU_STATE = torch.get_rng_state().numel()
 
