@@ -117,7 +117,7 @@ class Real(Codec):
         check_names(type(self).__name__, draw, dict.fromkeys(draw) | {"gradient": ()})
         own = to_device(draw["gradient"], video.device)
         guided = isinstance(self.gradient, DiffH264) and self.gradient.model == "x264" and len(guide) == len(video)
-        more = {"guide": guide} if guided else {}
+        more: dict[str, Any] = {"guide": guide} if guided else {}
         if rate and isinstance(self.gradient, Codec):
             coded = self.gradient.encode(video, own, **more)
             return coded.video, coded.frame_bits if coded.frame_bits.requires_grad else self._no_rate(video)
