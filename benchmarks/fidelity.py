@@ -5,7 +5,9 @@ The results of the manual, each with ``--clips DIR``:
 fidelity            as it is: CRF 17 22 27 32, steering at CRF 22
 fidelity_unfitted   CRFs that no constant was fitted on: --name fidelity_unfitted --crf 19.5 24.5 29.5 35 --steering 19.5 24.5 29.5
 fidelity_60         windows of 60 frames: --name fidelity_60 --frames 60 --crf 22 29.5 --steering
-The last two take --sim x264 revmark revmark:rounding=paper jpeg:quality=50,rounding=cubic benchmarks.peers:KorniaJPEG:quality=50 none
+fidelity_60_first   windows of 8 frames of the same clips: --name fidelity_60_first --at-least 60 --crf 22 29.5 --steering
+The last three take --sim x264 revmark revmark:rounding=paper benchmarks.peers:KorniaJPEG:quality=50 none, the second also
+jpeg:quality=50,rounding=cubic.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from benchmarks.common import record
 from diffcodec import report
 from diffcodec.files import video_files
-from diffcodec.video import VideoError
+from diffcodec.video import VideoError, video_info
 
 SIMULATORS = [
     "x264",
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--fps", type=float, default=25)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--at-least", type=int, default=1, help="leave out clips of fewer frames")
     parser.add_argument("--steering", nargs="*", type=float, default=[22])
     parser.add_argument("--derivatives", nargs="*", type=float, default=[])
     parser.add_argument("--name", default="fidelity", help="name of the result file")
@@ -51,6 +54,8 @@ def main() -> None:
     clips = []
     for path in video_files(args.clips):
         try:
+            if video_info(path).frames < args.at_least:
+                raise VideoError(f"{path}: fewer than {args.at_least} frames")
             clips.append(report.load_clip(path, args.frames, args.size))
         except VideoError as error:
             print(f"left out: {error}")
