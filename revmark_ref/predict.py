@@ -144,7 +144,10 @@ class Watch:
             self.found.append(group)
             if DOUBT[0] <= group.margin < DOUBT[1] and not self.tried:
                 read = reading.read_group(windows, self.pen.mark, self.key, len(windows), far=False)
-                self.tried = read.text is not None if self.words > 1 else read.bits is not None
+                if self.words > 1:
+                    self.tried = read.text is not None
+                else:  # an earlier mark of this key is another message
+                    self.tried = read.bits is not None and np.array_equal(read.bits, self.pen.words[0][: len(read.bits)])
 
     def _expected(self, numbers: list[int]) -> np.ndarray:
         """Response of each window to each wave as it was drawn. Shape: complex ``[C, J]``."""

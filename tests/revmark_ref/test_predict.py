@@ -184,15 +184,14 @@ def test_near_the_threshold_the_reader_decides(
 ) -> None:
     """Whatever the margin says, the reader's own word on the encoded frames is taken."""
     monkeypatch.setattr(predict, "DOUBT", (-30.0, 31.0))
-    if not read:
-        monkeypatch.setattr(framing, "message_of", lambda *_: None)  # as if every check failed
+    if not read:  # as if an earlier mark with the same key were read in its place
+        monkeypatch.setattr(framing, "message_of", lambda *_: framing.from_hex("f" * 16, 64))
     out = tmp_path / "out.mp4"
     if read:
         told = apply.embed(net, source, out, message=MESSAGE, crf=14).prediction
     else:
-        with pytest.raises(UnreadableError, match="tried: not read") as caught:
-            apply.embed(net, source, out, message=MESSAGE, crf=14)
-        told = caught.value.prediction
+        with pytest.warns(UserWarning, match="predicted unreadable: .*tried: not read"):
+            told = apply.embed(net, source, out, message=MESSAGE, crf=14, force=True).prediction
     assert told is not None
     assert told.tried is told.readable is read
     assert told.margin > told.needed
