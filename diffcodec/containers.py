@@ -52,7 +52,9 @@ def _matroska(file: IO[bytes], end: int) -> str:
         at += width + n
         if at + size > end:
             return ""
-        if size >= 6 and head[width + n : width + n + 2] == b"\xbf\x84":  # a CRC-32 of 4 bytes comes first, little-endian, of all that follows
+        if (
+            size >= 6 and head[width + n : width + n + 2] == b"\xbf\x84"
+        ):  # a CRC-32 of 4 bytes comes first, little-endian, of all that follows
             file.seek(at + 6)
             if _crc(file, size - 6) != int.from_bytes(head[width + n + 2 : width + n + 6], "little"):
                 return "a checksum does not fit"
@@ -100,7 +102,23 @@ def _mp4(file: IO[bytes], end: int) -> str:
     return ""
 
 
-_BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"sidx", b"styp", b"meta", b"uuid", b"mfra", b"emsg", b"prft", b"pdin")
+_BOXES = (
+    b"ftyp",
+    b"moov",
+    b"mdat",
+    b"moof",
+    b"free",
+    b"skip",
+    b"wide",
+    b"sidx",
+    b"styp",
+    b"meta",
+    b"uuid",
+    b"mfra",
+    b"emsg",
+    b"prft",
+    b"pdin",
+)
 
 
 def _avi(file: IO[bytes], end: int) -> str:
