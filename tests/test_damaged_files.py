@@ -468,14 +468,3 @@ def test_bits_of_motion_jpeg(tmp_path: Path) -> None:
             with pytest.warns(UserWarning, match="damaged frames|missing"):
                 dc.read_video(tmp_path / "b.mov", damaged="keep")
     assert told >= 5
-
-
-def test_one_frame_less_in_avi_of_mpeg4(tmp_path: Path) -> None:
-    """Only packed files announce one frame too many."""
-    path = encode(tmp_path / "a.avi", "mpeg4")
-    data = bytearray(path.read_bytes())
-    starts = [i for i in range(len(data)) if data[i : i + 4] == b"\0\0\1\xb6"]
-    data[starts[12] : starts[12] + 4] = b"\0\0\0\0"
-    path.write_bytes(data)
-    with pytest.raises(dc.VideoError, match="damaged"):
-        dc.read_video(path)
