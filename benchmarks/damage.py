@@ -19,6 +19,7 @@ import torch
 import diffcodec as dc
 from benchmarks.common import named, record
 from benchmarks.fuzz_files import hashes
+from diffcodec.media import x264_options
 
 FRAMES = 60
 KINDS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -41,8 +42,8 @@ KINDS: dict[str, tuple[str, str, dict[str, str]]] = {
 def encode(path: Path, video: torch.Tensor, codec: str, pix: str, options: dict[str, str]) -> None:
     import av
 
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options)
+    with av.open(str(path), "w", options={"fflags": "bitexact"}) as container:
+        stream = container.add_stream(codec, rate=25, options=x264_options(options) if codec == "libx264" else options)
         stream.height, stream.width, stream.pix_fmt = video.shape[-2], video.shape[-1], pix
         stream.codec_context.thread_count = 1
         for frame in (video * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy():

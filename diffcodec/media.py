@@ -161,7 +161,8 @@ def decode(
     packets = frames = refused = 0
     told, indexed = announced(container, stream), len(_index(container, stream)) > 0
     stamps = Stamps()
-    packed = is_packed(container, stream)
+    strict = _strict(stream)
+    maybe, packed = is_packed(container, stream), False
     # AVI has no time stamps of its own; frames that VP8 does not show have some
     hidden = container.format.name == "avi" or stream.codec_context.name in ("vp8", "libvpx")
     end: int | None = None
@@ -176,9 +177,13 @@ def decode(
             continue
         real = stamps.sent(packet)
         packets += real
+        packed = packed or (real and maybe and coded_vops(packet) > 1)
         refused += real and packet.is_corrupt  # cut short, or with a gap before it
         try:
             decoded = packet.decode()
+            if real and strict is not None and decoded and not _decodes(strict, packet):
+                damage.corrupt.append(frames)
+                damage.spreads = True
         except av.error.InvalidDataError:
             refused += not (real and packet.is_corrupt)  # with threads an error may come with a later packet, or at the end
             continue
@@ -191,10 +196,10 @@ def decode(
             damage.lost += 0 if hidden else late
             if frame.pts is not None and (end is None or frame.pts >= end):
                 end, lasts = frame.pts, getattr(frame, "duration", 0) or 0
-            if frame.is_corrupt:
+            if frame.is_corrupt and damage.corrupt[-1:] != [frames]:
                 damage.corrupt.append(frames)
                 damage.spreads = True
-            elif frame.key_frame:
+            elif frame.key_frame and damage.corrupt[-1:] != [frames]:
                 damage.spreads = False
             frames += 1
             yield frame
@@ -204,6 +209,31 @@ def decode(
     cut = 0 if indexed else _cut(container, stream, end, lasts)
     damage.lost = max(damage.lost, missing, refused, cut)
     damage.structure = wrong(Path(container.name.removeprefix("file:")), container.format.name)
+
+
+def _strict(stream: Any) -> Any:
+    """A second decoder that stops at errors, for codecs whose decoder conceals them without a mark; None for the others."""
+    import av
+
+    if stream.codec_context.name != "mjpeg":
+        return None
+    decoder = av.CodecContext.create("mjpeg", "r")
+    if stream.codec_context.extradata:
+        decoder.extradata = stream.codec_context.extradata
+    decoder.options = {"err_detect": "explode"}
+    decoder.thread_count = 1
+    return decoder
+
+
+def _decodes(decoder: Any, packet: Any) -> bool:
+    """Whether a packet that needs no other is decoded without an error."""
+    import av
+
+    try:
+        decoder.decode(packet)
+    except av.error.InvalidDataError:
+        return False
+    return True
 
 
 class Stamps:

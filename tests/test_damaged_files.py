@@ -425,3 +425,46 @@ def test_no_space_is_told_apart_from_a_bad_input(tmp_path: Path) -> None:
     with pytest.raises(dc.VideoError, match="no space left"), videos.replacing(tmp_path / "x.mp4"):
         raise Full(errno.ENOSPC, "full")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bit_anywhere_in_a_cluster_of_matroska_is_noticed(tmp_path: Path) -> None:
+    """ffmpeg writes checksums into it."""
+    data = encode(tmp_path / "a.mkv", options={"preset": "ultrafast"}).read_bytes()
+    for part in (0.3, 0.5, 0.7, 0.9):
+        out = bytearray(data)
+        out[int(part * len(data))] ^= 1
+        (tmp_path / "b.mkv").write_bytes(out)
+        with pytest.raises(dc.VideoError, match="damaged"):
+            dc.read_video(tmp_path / "b.mkv")
+        with pytest.warns(UserWarning, match="kept as they are"):
+            dc.read_video(tmp_path / "b.mkv", damaged="keep")
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.ts", "mpeg2video"), ("a.ts", "libx264"), ("a.avi", "mpeg4"), ("a.mp4", "mpeg4")])
+def test_a_few_bytes_less_are_noticed(tmp_path: Path, name: str, codec: str) -> None:
+    data = encode(tmp_path / name, codec, options={"g": "12"}).read_bytes()
+    for missing in (3, 50, 150):
+        (tmp_path / f"b{name}").write_bytes(data[:-missing])
+        with pytest.raises(dc.VideoError):
+            dc.read_video(tmp_path / f"b{name}")
+    (tmp_path / f"c{name}").write_bytes(data + bytes(188))  # what follows the end is not damage, as long as it is whole packets
+    if name != "a.ts":
+        assert len(dc.read_video(tmp_path / f"c{name}")) == FRAMES
+
+
+def test_bits_of_motion_jpeg(tmp_path: Path) -> None:
+    """Its decoder conceals errors without marking the frame."""
+    data = encode(tmp_path / "a.mov", "mjpeg", "yuvj420p").read_bytes()
+    told = 0
+    for k in range(20):
+        out = bytearray(data)
+        at = int((0.1 + 0.04 * k) * len(data))
+        out[at : at + 4] = bytes(b ^ 255 for b in out[at : at + 4])
+        (tmp_path / "b.mov").write_bytes(out)
+        try:
+            dc.read_video(tmp_path / "b.mov")
+        except dc.VideoError:
+            told += 1
+            with pytest.warns(UserWarning, match="damaged frames|missing"):
+                dc.read_video(tmp_path / "b.mov", damaged="keep")
+    assert told >= 5
