@@ -86,7 +86,7 @@ def h264_short() -> Table:
 
 def rate() -> Table:
     """Estimated bits against real ones: each preset over clips and CRFs, JPEG over clips and qualities."""
-    found = {f"`DiffH264(preset=\"{r['preset']}\")`": r["rate"] for r in load("h264_fidelity")["rows"] if "preset" in r}
+    found = {f'`DiffH264(preset="{r["preset"]}")`': r["rate"] for r in load("h264_fidelity")["rows"] if "preset" in r}
     found["`DiffJPEG()`"] = load("rate")["in_use"]
     return ["bits of", "rank correlation", "median error"], [
         [name, number(r["rank_correlation"], 3), f"{100 * r['median_relative_error']:.1f} %"] for name, r in found.items()
