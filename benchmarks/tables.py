@@ -499,7 +499,9 @@ def rst(table: Table) -> str:
     head, rows = table
     quote = [["\\-" if c == "-" else "``".join(c.split("`")) for c in r] for r in [head, *rows]]  # a lone dash would be a bullet
     body = "".join("   * - " + "\n     - ".join(r) + "\n" for r in quote)
-    return f".. list-table::\n   :header-rows: 1\n   :class: figures\n\n{body}"
+    width = sum(max(map(len, column)) for column in zip(*rows))
+    kind = "figures" if width <= 100 else "figures words"  # cells of a wide table break
+    return f".. list-table::\n   :header-rows: 1\n   :class: {kind}\n\n{body}"
 
 
 def filled(text: str) -> str:
