@@ -160,7 +160,10 @@ def _code(group: FrameGroup, p: Prediction, qp: Tensor, qpc: Tensor, settings: S
     quant, rate = quantiser(settings.preset, settings.constants).numbers(), settings.rate
     luma, levels4, levels8, coded = code_luma(group.luma, p.luma, qp, p.intra, p.transform_8x8, p.intra16x16, quant, rate)
     chroma, levels_c = code_chroma(group.chroma, p.chroma, qpc, p.intra, quant, rate)
-    return luma, chroma, coded, bits.features([levels4, levels8, levels_c], coded, p.side_bits, p.not_skipped) if rate else None
+    if not rate:
+        return luma, chroma, coded, None
+    of_luma = levels4 + levels8 if settings.preset.transform8 else levels4  # one of them is 0 in every macroblock
+    return luma, chroma, coded, bits.features([of_luma, levels_c], coded, p.side_bits, p.not_skipped)
 
 
 def _features_by_qp(group: FrameGroup, p: Prediction, settings: Settings) -> Tensor:
