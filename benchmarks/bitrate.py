@@ -44,7 +44,7 @@ def load(folder: Path, count: int) -> Tensor:
 
 
 def analysed(x: Tensor, preset: str, phase: int = START) -> tuple[Analysis, Settings, list[Gop]]:
-    layer = dc.DiffH264(23, preset)
+    layer = dc.DiffH264(23, preset, gop="start" if phase == START else "middle")
     settings = Settings(layer.fps, layer.settings, layer.constants, True)
     gops = layer.gops(torch.full((len(x),), phase), x.shape[1])
     with torch.no_grad():
@@ -99,10 +99,12 @@ def met(x: Tensor, preset: str, phase: int = START) -> dict[str, Any]:
 
 
 def cost(x: Tensor, preset: str, bitrate: float, rounds: int) -> dict[str, dict[str, float]]:
-    """CPU time of a call by bitrate and by CRF, in turn."""
+    """CPU time of a call by bitrate and by the CRFs that it finds, in turn."""
     grad, out = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), {}
-    layers = {"crf": dc.DiffH264(23, preset), "bitrate": dc.DiffH264(bitrate=bitrate, preset=preset)}
     rates = torch.full((len(x),), bitrate, requires_grad=True)
+    analysis, settings, gops = analysed(x, preset)
+    crf = bitrates.crf_of_bitrate(x, gops, analysis, rates.detach(), settings).float()
+    layers = {"crf": dc.DiffH264(crf, preset), "bitrate": dc.DiffH264(bitrate=bitrate, preset=preset)}
     forward = {name: lambda layer=layer: forward_only(layer, x) for name, layer in layers.items()}
     both = {name: lambda layer=layer: forward_backward(layer, x, grad) for name, layer in layers.items()}
     both["bitrate with a gradient"] = lambda: forward_backward(dc.DiffH264(bitrate=rates, preset=preset), x, grad)

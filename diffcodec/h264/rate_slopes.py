@@ -68,7 +68,8 @@ def sums(residual: Residual, slopes: Slopes = SLOPES) -> Tensor:
 class _Sums(torch.autograd.Function):
     @staticmethod
     def forward(ctx, luma, chroma, residual, slopes):  # type: ignore[no-untyped-def]
-        octaves, nonzero = (sum(t) for t in zip(*(terms(v) for v in residual.levels)))
+        four, eight, of_chroma = residual.levels  # one of the first two is 0 in every macroblock
+        octaves, nonzero = (a + b for a, b in zip(terms(four + eight), terms(of_chroma)))
         ctx.save_for_backward(luma, chroma, *residual[2:7], *residual.levels)
         ctx.slopes = slopes
         return torch.stack([octaves, nonzero, residual.coded.flatten(1).sum(1).to(octaves)], 1)
