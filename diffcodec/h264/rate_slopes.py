@@ -29,9 +29,9 @@ class Slopes:
         alone: share of what a 4x4 block costs that the first level in it is charged: x264 drops most levels that stand alone.
     """
 
-    intra: float = 0.8
-    inter: float = 0.7
-    width: float = 0.08
+    intra: float = 0.9
+    inter: float = 0.8
+    width: float = 0.18
     alone: float = 1.0
 
 
@@ -60,9 +60,9 @@ class Residual(NamedTuple):
     coded: Tensor
 
 
-def sums(residual: Residual, slopes: Slopes = SLOPES) -> Tensor:
+def sums(residual: Residual, slopes: Slopes | None = None) -> Tensor:
     """Octaves, nonzero levels and coded 4x4 blocks of frames (:mod:`diffcodec.h264.bits`). Shape: ``[N, 3]``, differentiable in luma and chroma."""
-    return _Sums.apply(residual.luma, residual.chroma, residual, slopes)  # type: ignore[no-any-return]
+    return _Sums.apply(residual.luma, residual.chroma, residual, slopes or SLOPES)  # type: ignore[no-any-return]
 
 
 class _Sums(torch.autograd.Function):
