@@ -26,7 +26,11 @@ _SIDE_DATA = {
 
 
 def _tags(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {k: v for k, v in metadata.items() if k.lower().partition("-")[0] not in _NOT_COPIED and not k.lower().startswith("_statistics")}
+    def kept(name: str, value: str) -> bool:
+        unset = name == "creation_time" and value.startswith(("1904-", "1970-01-01T00:00:00"))  # a time of 0
+        return name.partition("-")[0] not in _NOT_COPIED and not name.startswith("_statistics") and not unset
+
+    return {k: v for k, v in metadata.items() if kept(k.lower(), v)}
 
 
 class Clock:
