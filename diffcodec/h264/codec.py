@@ -39,7 +39,7 @@ class DiffH264(Codec):
         options: further options by x264's or ffmpeg's names, also inside ``x264-params``, as for :class:`~diffcodec.RealCodec`; only those that
             the model supports (:data:`diffcodec.h264.OPTIONS`).
         bitrate: average bits per second in place of a CRF, 1e3..1e9, in the same forms as ``crf``: each clip gets the CRF whose estimated size
-            matches it, to about 2 % on average: it is guessed from the lookahead's costs and corrected by one encode, so that a forward pass takes
+            matches it, to about 2 % on average (4 % inside a stream): it is guessed from the lookahead's costs and corrected by one encode, so that a forward pass takes
             about twice the time of one with ``crf=``. Clips for which the guess is far off (noise, drawings, windows inside a stream) take up to
             five encodes more, and a bitrate that requires a gradient takes one. Differentiable. With ``before=`` it is the average over all coded
             frames.
