@@ -55,8 +55,10 @@ def fidelity_unfitted() -> Table:
 
 
 def fidelity_60() -> Table:
-    """Windows of 60 frames."""
-    return _all_figures("fidelity_60")
+    """Windows of 60 frames, and windows of 8 frames of the same clips."""
+    tables = {n: _all_figures(f"fidelity_60{name}") for n, name in ((60, ""), (8, "_first"))}
+    head = tables[60][0]
+    return ["frames", *head], [[str(n), *r] for n, (_, rows) in tables.items() for r in rows]
 
 
 def _all_figures(result: str) -> Table:
