@@ -10,7 +10,7 @@ from torch import Tensor
 # Least squares over photographs x qualities against libjpeg's entropy-coded segments: benchmarks/rate.py, results/rate.json.
 PER_OCTAVE, PER_NONZERO = 0.4945, 6.0362
 # Of the noise over which the count is averaged for its gradient by coefficients, in steps: python -m benchmarks.bits_gradient --parts pixels
-WIDTH = 0.1
+WIDTH = 0.18
 
 
 def terms(levels: Tensor) -> tuple[Tensor, Tensor]:
