@@ -39,10 +39,10 @@ class DiffH264(Codec):
         options: further options by x264's or ffmpeg's names, also inside ``x264-params``, as for :class:`~diffcodec.RealCodec`; only those that
             the model supports (:data:`diffcodec.h264.OPTIONS`).
         bitrate: average bits per second in place of a CRF, 1e3..1e9, in the same forms as ``crf``: each clip gets the CRF whose estimated size
-            matches it, to about 2 % on average (4 % inside a stream): it is guessed from the lookahead's costs and corrected by one encode, so that a forward pass takes
-            about twice the time of one with ``crf=``. Clips for which the guess is far off (noise, drawings, windows inside a stream) take up to
-            five encodes more, and a bitrate that requires a gradient takes one. Differentiable. With ``before=`` it is the average over all coded
-            frames.
+            matches it, to about 2 % on average (4 % inside a stream): it is guessed from the lookahead's costs and corrected by one encode, so that
+            a forward pass takes about twice the time of one with ``crf=``. Clips for which the guess is far off (noise, drawings, windows inside a
+            stream) take up to five encodes more, and a bitrate that requires a gradient takes one. Differentiable. With ``before=`` it is the
+            average over all coded frames.
         model: "x264" (:class:`~diffcodec.h264.X264H264`), or "revmark", the simulator of the REVMark paper
             (:class:`~diffcodec.h264.REVMarkH264`), which has a fixed strength and takes none of the arguments above.
         **options: further arguments of the model. "x264": ``constants=`` (:class:`~diffcodec.h264.Constants`) of your own calibration,
