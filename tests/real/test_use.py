@@ -265,7 +265,7 @@ def test_bitrate(encoder: str) -> None:
 
 def test_bitrate_gradient_and_errors() -> None:
     x = natural(2, 4, 48, 64).requires_grad_(True)
-    codec = dc.RealCodec(bitrate=[100e3, 200e3, 400e3], maxrate="2x", bufsize="4x")
+    codec = dc.RealCodec(bitrate=dc.Choice([100e3, 200e3, 400e3]), maxrate="2x", bufsize="4x")
     codec(x).sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
