@@ -286,13 +286,13 @@ class Layer(Buildable, nn.Module):
 
     def run(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         """Apply the layer to a checked input and draw; used by its own call and by layers that contain it."""
-        self._check_transforms(video, *draw.values())
-        if self.operator is not None and (traced(video) or any(transforms(x) for x in (video, *draw.values()) if isinstance(x, Tensor))):
+        inside = self._check_transforms(video, *draw.values())
+        if self.operator is not None and (inside or traced(video)):
             return type(self).operator(self, video, draw)  # type: ignore[misc]
         return self.work(video, draw)
 
-    def _check_transforms(self, *values: object) -> None:
-        """Raise an error if a transform of torch.func wraps one of the values that the layer does not support."""
+    def _check_transforms(self, *values: object) -> list[str]:
+        """The transforms of torch.func around the first value that has any; an error if the layer does not support them."""
         inside = next((t for v in values if isinstance(v, Tensor) and (t := transforms(v))), [])
         missing = [t for t in inside if t in self.lacks]
         if not missing and inside.count("grad") > 1 and "grad of grad" in self.lacks:
@@ -301,6 +301,7 @@ class Layer(Buildable, nn.Module):
             if missing[0] == "vmap":
                 raise RuntimeError(f"{self.who} does not support vmap: layers take batches, put the mapped dimension into B")
             raise RuntimeError(f"{self.who} supports gradients of first order only (torch.func.grad, vjp, jacrev), not {missing[0]}")
+        return inside
 
     def work(self, video: Tensor, draw: Mapping[str, Any]) -> Tensor:
         """:meth:`run` outside tracing and transforms."""
