@@ -26,7 +26,7 @@ class Slopes:
     Attributes:
         intra, inter: threshold of the first level in steps, in intra and inter macroblocks; further ones stand one step apart.
         width: mean absolute deviation of the noise, in steps.
-        alone: share of what a 4x4 block costs that the first level in it is charged: x264 drops most levels that stand alone.
+        alone: share of what a coded 4x4 block costs that the only level in it is charged.
     """
 
     intra: float = 0.9
